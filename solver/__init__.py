@@ -8,9 +8,10 @@
 """
 
 from ._version import __version__
+from .budget import compress
 from .descent import Step
 from .factorization import Factorization
 from .fit import fit_subspaces
 from .subspaces import Subspaces
 
-__all__ = ["Factorization", "Step", "Subspaces", "__version__", "fit_subspaces"]
+__all__ = ["Factorization", "Step", "Subspaces", "__version__", "compress", "fit_subspaces"]

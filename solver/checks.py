@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import repeat
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -62,3 +65,33 @@ def check_labels(labels: Array, n: int, k: int) -> Array:
     if not bool(((labels >= 0) & (labels < k) & (labels % 1 == 0)).all()):
         raise ValueError(f"labels must be whole numbers from 0 to {k - 1}")
     return labels.astype(np.int32)
+
+
+def whole(name: str, value: Any, least: int, alternative: str = "") -> int:
+    """A whole number that is at least ``least``; anything else is refused by name."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be {alternative}a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def tolerance(tol: Any) -> float:
+    """tol as a number of at least 0."""
+    if not isinstance(tol, Real) or not 0 <= float(tol) < np.inf:
+        raise ValueError(f"tol must be a number >= 0, got {tol!r}")
+    return float(tol)
+
+
+def generators(seed: Any) -> Iterator[np.random.Generator]:
+    """A generator for each start, all from the caller's seed."""
+    if isinstance(seed, np.random.Generator):
+        root = seed
+    elif seed is None:
+        root = np.random.default_rng()
+    elif isinstance(seed, Integral) and not isinstance(seed, bool):
+        # SeedSequence takes no negative numbers; a second word keeps -1 apart from 1.
+        root = np.random.default_rng(int(seed) if int(seed) >= 0 else [-int(seed), 1])
+    else:
+        raise TypeError(f"seed must be an int, a numpy.random.Generator or None, got {seed!r}")
+    return (np.random.default_rng(root.integers(2**63)) for _ in repeat(None))

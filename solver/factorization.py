@@ -26,7 +26,7 @@ from .arrays import (
     to_numpy,
 )
 from .arrays import energy as total_energy
-from .checks import check_matrix
+from .checks import check_matrix, check_weights
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases
 from .subspaces import coefficients_in, count_parameters, move
 
@@ -82,7 +82,7 @@ class Factorization:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers stored: ``sum n_c j_c + d sum j_c + n``, the last for the labels, and ``k d`` for offsets."""
+        """Numbers stored: ``sum n_c j_c + d sum j_c``, n labels if there is a choice, and ``k d`` if affine."""
         return count_parameters(self.counts, self.dims, self.shape[1], self.offsets is not None)
 
     @property
@@ -138,19 +138,34 @@ class Factorization:
         """The whole matrix (n, d), decoded."""
         return self[:]
 
-    def relative_error(self, X: Any) -> float:
-        """``|X - reconstruct()|^2 / |X|^2`` in Frobenius norm, accumulated in float64; 0 when both are 0."""
+    def relative_error(self, X: Any, sample_weight: Any = None) -> float:
+        """``sum_i w_i |x_i - row i decoded|^2 / sum_i w_i |x_i|^2``, accumulated in float64; 0 when both are 0.
+
+        Parameters
+        ----------
+        X : (n, d) array
+            The matrix that was factored.
+        sample_weight : (n,) array, optional
+            w_i, nonnegative; default all 1.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When X is not a finite matrix of this shape, or the weights do not fit it.
+        """
         with entered(X, "X", self.home.device) as (array, _):
             check_matrix(array, "X", columns=self.shape[1])
             if len(array) != len(self):
                 raise ValueError(f"X has {len(array)} rows, but the factorization has {len(self)}")
             xp = namespace(array)
+            weights = None if sample_weight is None else check_weights(sample_weight, len(self), self.home.device)[0]
             error = 0.0
             for start, block in row_blocks(array):
                 rows = xp.arange(start, start + len(block))
                 difference = block.astype(np.float64) - kernels.lookup(rows, self._local)
-                error += float((difference * difference).sum())
-            energy = total_energy(array)
+                squares = xp.einsum("ij,ij->i", difference, difference)
+                error += float(squares.sum() if weights is None else weights[rows] @ squares)
+            energy = total_energy(array, weights)
         return error / energy if energy > 0 else (0.0 if error == 0 else float("inf"))
 
     def stitch(self) -> tuple[csr_array, np.ndarray]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import repeat
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .arrays import Array, device_of, energy, enter, entered, namespace
-from .checks import check_labels, check_matrix, check_weights
+from .checks import check_labels, check_matrix, check_weights, generators, tolerance, whole
 from .descent import Descent, Problem, Step, descend, finish
 from .progress import Bar, shown
 from .seeding import STARTS
@@ -129,9 +129,8 @@ def fit_subspaces(
     [2, 3]
     """
     begun = time.perf_counter()
-    k, max_iter = _whole("k", k, 1), _whole("max_iter", max_iter, 1)
-    if not isinstance(tol, Real) or not 0 <= float(tol) < np.inf:
-        raise ValueError(f"tol must be a number >= 0, got {tol!r}")
+    k, max_iter = whole("k", k, 1), whole("max_iter", max_iter, 1)
+    tol = tolerance(tol)
     if not isinstance(affine, (bool, np.bool_)):
         raise TypeError(f"affine must be True or False, got {affine!r}")
     if callback is not None and not callable(callback):
@@ -145,22 +144,22 @@ def fit_subspaces(
         weights, unit = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, where)
         problem = Problem(array, weights, _check_dims(j, k, d), affine, unit)
         starts, race_steps = _starts(init, n_init, problem, where)
-        rngs = _generators(seed)
+        rngs = generators(seed)
         total = unit * energy(array, weights)
         if not np.isfinite(total):
             raise ValueError("the weighted sum of squares of X overflows float64; scale X or sample_weight down")
-        bar = Bar(max_iter, total) if progress else None
+        bar = Bar(total, max_iter) if progress else None
 
         def report(start: int, iteration: int, objective: float, moved: int, n_reseeded: int) -> bool:
             step = Step(start, iteration, objective, moved, n_reseeded, time.perf_counter() - begun)
             if bar is not None:
-                bar.update(step)
+                bar.update(f"start {start}, step {iteration}", objective, f"{moved} moved", iteration)
             return bool(callback is not None and callback(step))
 
         with shown(bar):
-            best = _best_descent(problem, starts, rngs, race_steps, max_iter, float(tol), report)
+            best = _best_descent(problem, starts, rngs, race_steps, max_iter, tol, report)
             if bar is not None:
-                bar.finish(len(best.history))
+                bar.finish()
         flats, labels, objective = finish(problem, best.labels)
         return Subspaces(
             [home.back(V) for V in flats.bases],
@@ -200,7 +199,7 @@ def _best_descent(
 def _starts(init: Any, n_init: int | str, problem: Problem, device: str) -> tuple[Iterable[Start], int | None]:
     """The starts to run, and how many steps each is given before the best goes on; None for all it takes."""
     if n_init != "auto":
-        n_init = _whole("n_init", n_init, 1, "'auto' or ")
+        n_init = whole("n_init", n_init, 1, "'auto' or ")
     if isinstance(init, str) and init in STARTS:
         if problem.k == 1:
             return [STARTS[init]], None
@@ -255,30 +254,7 @@ def _check_dims(j: int | Sequence[int], k: int, d: int) -> tuple[int, ...]:
         raise ValueError(f"j must be one int or k={k} of them, got {j!r}") from None
     if isinstance(given, list) and len(given) != k:
         raise ValueError(f"j must be one int or k={k} of them, got {len(given)}")
-    dims = tuple(_whole("j", dim, 0) for dim in (given if isinstance(given, list) else [given] * k))
+    dims = tuple(whole("j", dim, 0) for dim in (given if isinstance(given, list) else [given] * k))
     if max(dims) > d:
         raise ValueError(f"j={max(dims)} is more than the {d} columns of X; a subspace has at most {d} dimensions")
     return dims
-
-
-def _whole(name: str, value: Any, least: int, alternative: str = "") -> int:
-    """A whole number that is at least ``least``; anything else is refused by name."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be {alternative}a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
-
-
-def _generators(seed: Any) -> Iterator[np.random.Generator]:
-    """A generator for each start, all from the caller's seed."""
-    if isinstance(seed, np.random.Generator):
-        root = seed
-    elif seed is None:
-        root = np.random.default_rng()
-    elif isinstance(seed, Integral) and not isinstance(seed, bool):
-        # SeedSequence takes no negative numbers; a second word keeps -1 apart from 1.
-        root = np.random.default_rng(int(seed) if int(seed) >= 0 else [-int(seed), 1])
-    else:
-        raise TypeError(f"seed must be an int, a numpy.random.Generator or None, got {seed!r}")
-    return (np.random.default_rng(root.integers(2**63)) for _ in repeat(None))

@@ -5,35 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .descent import Step
-
 
 class Bar:
-    """Shows each step of a fit: which start, which step, objective relative to the energy, rows moved."""
+    """Shows each step: where the fit is, the objective relative to the energy, and a note.
 
-    def __init__(self, max_iter: int, energy: float) -> None:
+    ``total`` is how many steps fill it; ``None`` where that is not known.
+    """
+
+    def __init__(self, energy: float, total: int | None = None) -> None:
         try:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         except ImportError:
             raise ImportError('progress=True needs rich: pip install "ksubspaces[cli]"') from None
-        self.energy = energy
+        self.energy, self.total = energy, total
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn()
         )
-        self.task = self.progress.add_task("seeding", total=max_iter, status="")
+        self.task = self.progress.add_task("seeding", total=total, status="")
 
-    def update(self, step: Step) -> None:
-        error = step.objective / self.energy if self.energy > 0 else 0.0
-        self.progress.update(
-            self.task,
-            completed=step.iteration,
-            description=f"start {step.start}, step {step.iteration}",
-            status=f"error {error:.5f}, {step.moved} moved",
-        )
+    def update(self, place: str, objective: float, note: str, completed: int | None = None) -> None:
+        """After a step."""
+        error = objective / self.energy if self.energy > 0 else 0.0
+        self.progress.update(self.task, completed=completed, description=place, status=f"error {error:.5f}, {note}")
 
-    def finish(self, n_iter: int) -> None:
-        """The bar full: the best start is finished."""
-        self.progress.update(self.task, total=n_iter, completed=n_iter, description="done")
+    def finish(self) -> None:
+        """The bar full."""
+        total = self.total or 1
+        self.progress.update(self.task, total=total, completed=total, description="done")
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class Subspaces:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that the fitted rows take when factored: ``sum n_c j_c + d sum j_c + n``, and ``k d`` if affine."""
+        """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
         return count_parameters(self.counts.tolist(), self.dims, self.d, self.offsets is not None)
 
     @cached_property
@@ -282,9 +282,10 @@ class Subspaces:
 
 
 def count_parameters(counts: Sequence[int], dims: Sequence[int], d: int, affine: bool) -> int:
-    """Numbers in a factorization: coefficients, bases, one label per row, and offsets if affine."""
+    """Numbers in a factorization: coefficients, bases, a label per row if there is a choice, and offsets if affine."""
     flats = sum(m * j + j * d for m, j in zip(counts, dims, strict=True))
-    return flats + sum(counts) + affine * len(dims) * d
+    labels = sum(counts) if len(dims) > 1 else 0
+    return flats + labels + affine * len(dims) * d
 
 
 def members_of(labels: Array, k: int) -> Iterator[tuple[int, Array]]:

@@ -1,0 +1,316 @@
+"""``compress``: a matrix as k small factors that take a given number of parameters, with the least error that is found.
+
+The descent itself is in :mod:`.pricing`, the number of clusters in :mod:`.splitting`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import islice
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from ksubspaces.kernels import Flats, Streamed
+
+from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place
+from .checks import check_labels, check_matrix, check_weights, generators, tolerance, whole
+from .descent import Problem
+from .factorization import Factorization, factorize, row_numbers
+from .fit import fit_subspaces
+from .pricing import Pricing, Solution, compact
+from .progress import Bar, shown
+from .splitting import grow
+
+WAYS = ("budget", "equal")
+
+
+def compress(
+    A: Any,
+    ratio: float | None = None,
+    *,
+    n_parameters: int | None = None,
+    k: int | str = "auto",
+    dims: str = "budget",
+    sample_weight: Any = None,
+    affine: bool = False,
+    exact_rows: Any = None,
+    init: Any = None,
+    n_init: int | str = "auto",
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    dtype: Any = None,
+    device: str | None = None,
+    seed: Any = None,
+    progress: bool = False,
+) -> Factorization:
+    """Factor a matrix into k clusters of rows and a basis for each, within a number of parameters.
+
+    Minimises ``sum_i w_i |a_i - row i decoded|^2``. Every cluster gets the dimension that its rows are worth: a
+    direction of cluster c costs a coefficient for each of its n_c rows and d numbers of its basis, and is kept if what
+    it captures exceeds that at the price of a parameter; a row goes where its weighted residual and its coefficients
+    together cost least. The price is such that the directions kept fill the budget. Clusters come from splitting one
+    top-down.
+
+    Parameters
+    ----------
+    A : (n, d) array
+        As X in :func:`fit_subspaces`. Never modified.
+    ratio : float, optional
+        Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this or ``n_parameters``.
+    n_parameters : int, optional
+        Most numbers that the factors may take: ``sum n_c j_c + d sum j_c``, and with more than one cluster a label for
+        each row, and with offsets ``k d``.
+    k : "auto" or int, default "auto"
+        Number of clusters. "auto" splits for as long as a split pays for its bases; an int splits up to that many, or
+        fewer where more would only cost. k=1 is the truncated SVD.
+    dims : {"budget", "equal"}, default "budget"
+        "equal" gives every cluster the same dimension, the largest that fits: MESSI, for comparison. It needs an int k
+        and runs :func:`fit_subspaces`.
+    sample_weight : (n,) array, optional
+        Nonnegative weights w_i; default all 1. In tables of words what matters is how often each occurs, see
+        :func:`token_weights`.
+    affine : bool, default False
+        Flats with offsets, which cost d numbers each.
+    exact_rows : (m,) array of ints, or mask (n,), optional
+        Rows to keep just as they are. They count towards the budget: ``min(m, d) (m + d)`` numbers.
+    init : (n,) array of ints or Factorization, optional
+        Labels to begin with (of exact rows they are of no account), in place of one cluster: those of a compression to
+        a similar size save most of the time.
+    n_init : "auto" or int, default "auto"
+        Times to split from the start, each with random numbers of its own; the best is kept. "auto" is once; with equal
+        dimensions it is as in :func:`fit_subspaces`.
+    max_iter : int, default 100
+        Most steps of the last descent.
+    tol : float, default 1e-4
+        The last descent stops when the objective no longer falls by this share of it.
+    dtype : {None, "float32", "float64"}
+        Precision to compute and return; ``None`` goes by A.
+    device : {None, "cpu", "cuda", "cuda:<index>"}
+        Where to compute; ``None`` is where A lives.
+    seed : int, numpy.random.Generator or None
+        The same int gives the same bits on the same machine.
+    progress : bool, default False
+        Show a bar (needs rich: ``pip install "ksubspaces[cli]"``).
+
+    Returns
+    -------
+    Factorization
+        Of A's kind, where A lives. It never has more parameters than asked, and fewer than 99% of them only where A is
+        exact with fewer or no direction of any cluster fits in what is left (a direction takes n_c + d). It is never
+        worse than the truncated SVD at the same count: where no partition beats that, it is what comes back, with a
+        warning (not with ``dims="equal"``, which stays what it is).
+
+    Raises
+    ------
+    ValueError, TypeError
+        When an argument cannot be used, or the budget is less than one direction takes, n + d.
+    ImportError, RuntimeError
+        When ``device`` asks for CUDA and CuPy or a device is missing.
+
+    References
+    ----------
+    Equal dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
+    section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ksubspaces import compress
+    >>> rng = np.random.default_rng(0)
+    >>> small, large = rng.normal(size=(300, 2, 1)) * rng.normal(size=(2, 16)), rng.normal(size=(100, 12))
+    >>> A = np.concatenate([small.sum(axis=1), large @ rng.normal(size=(12, 16))])
+    >>> factors = compress(A, 0.6, seed=0)
+    >>> factors.n_parameters <= 0.4 * A.size
+    True
+    >>> sorted(zip(factors.dims, factors.counts))
+    [(2, 300), (12, 100)]
+    """
+    if dims not in WAYS:
+        raise ValueError(f"dims must be 'budget' or 'equal', got {dims!r}")
+    most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
+    max_iter, tol = whole("max_iter", max_iter, 1), tolerance(tol)
+    with entered(A, "A", device, dtype) as (array, home):
+        check_matrix(array, "A", refuse_tiny=True)
+        n, d = array.shape
+        kept = _numbers(exact_rows, n)
+        problem = _problem(array, kept, sample_weight, bool(affine))
+        pricing = Pricing(problem, _budget(ratio, n_parameters, n, d), len(kept))
+        if pricing.linear.overhead(1) + len(problem.X) + d > pricing.n_parameters:
+            raise ValueError(
+                f"the {len(kept)} exact_rows leave no room for a direction of the others "
+                f"in {pricing.n_parameters} parameters; name fewer, or lower ratio"
+            )
+        if most is not None and most > len(problem.X):
+            raise ValueError(f"k={most} clusters need at least {most} rows, but there are {len(problem.X)}; lower k")
+        start = _start(init, n, kept, device_of(array))
+        if dims == "equal":
+            if most is None:
+                raise ValueError("dims='equal' does not find k; give it, for instance k=5")
+            first = "k-means++" if init is None else start
+            labels, flats = _equal(pricing, most, first, n_init, max_iter, tol, seed, progress)
+        else:
+            runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
+            bar = Bar(problem.unit * energy(problem.X, problem.weights)) if progress else None
+            with shown(bar):
+                labels, flats = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
+        if not len(kept):
+            return factorize(array, labels, flats, home)
+        return _with_exact(factorize(problem.X, labels, flats, home), labels, array, kept, home)
+
+
+def _budget(ratio: float | None, n_parameters: int | None, n: int, d: int) -> int:
+    """Parameters there are, at least as many as one direction takes."""
+    if (ratio is None) == (n_parameters is None):
+        raise ValueError("give either ratio, the share of the parameters to save, or n_parameters, how many to use")
+    if n_parameters is not None:
+        budget, given = whole("n_parameters", n_parameters, 1), f"n_parameters={n_parameters}"
+    else:
+        if isinstance(ratio, (bool, np.bool_)) or not isinstance(ratio, Real):
+            raise TypeError(f"ratio must be a number, got {ratio!r}")
+        if not 0 <= float(ratio) < 1:
+            raise ValueError(f"ratio is the share of the parameters to save, 0 <= ratio < 1; got {ratio!r}")
+        # The product is rounded, so that ratio=0.4 of 10 numbers leaves the 6 that everybody expects.
+        budget, given = math.floor(round((1 - float(ratio)) * n * d, 6)), f"ratio={ratio}"
+    if budget < n + d:
+        most = 1 - (n + d) / (n * d)
+        remedy = f"choose a ratio of at most {math.floor(1e4 * most) / 1e4}" if most >= 0 else "A is too small for it"
+        raise ValueError(
+            f"{given} leaves {budget} parameters for A ({n}, {d}), but one direction takes n + d = {n + d}; {remedy}"
+        )
+    return budget
+
+
+def _numbers(exact_rows: Any, n: int) -> np.ndarray:
+    """Different row numbers, ascending."""
+    if exact_rows is None:
+        return np.zeros(0, dtype=np.int64)
+    try:
+        return np.unique(row_numbers(exact_rows, n))
+    except IndexError as error:
+        raise ValueError(f"exact_rows does not name rows of A: {error}") from None
+
+
+def _problem(A: Array, kept: np.ndarray, sample_weight: Any, affine: bool) -> Problem:
+    """The rows that are to be compressed, and their weights."""
+    weights, unit = None, 1.0
+    if sample_weight is not None:
+        weights, unit = check_weights(sample_weight, len(A), device_of(A))
+    if len(kept) == 0:
+        return Problem(A, weights, (), affine, unit)
+    if len(kept) == len(A):
+        raise ValueError("exact_rows names all rows of A, so that none is left to compress")
+    if weights is not None:
+        weights = weights[namespace(A).asarray(np.delete(np.arange(len(A)), kept))]
+        if not bool((weights > 0).any()):
+            weights = None
+    return Problem(_without(A, kept), weights, (), affine, unit)
+
+
+def _start(init: Any, n: int, kept: np.ndarray, device: str) -> Array:
+    """Labels of the rows that are to be compressed, all in one cluster if none are given."""
+    if init is None:
+        return place(np.zeros(n - len(kept), dtype=np.int32), device)
+    given = init.labels if isinstance(init, Factorization) else init
+    labels = enter(given, "init", device, np.float64)[0]
+    most = float(labels.max()) if labels.size else 0
+    try:
+        labels = check_labels(labels, n, int(most) + 1 if 0 <= most < n else n)
+    except ValueError as error:
+        raise ValueError(f"init does not give clusters to begin with: {error}") from None
+    return labels[namespace(labels).asarray(np.delete(np.arange(n), kept))]
+
+
+def _without(A: Array, rows: np.ndarray) -> Array:
+    """A without some rows; what is streamed stays in host memory."""
+    if isinstance(A, Streamed):
+        row_bytes = A.shape[1] * A.dtype.itemsize
+        return Streamed(np.delete(A.rows, rows, axis=0), A.xp, A.block_rows * row_bytes)
+    return A[namespace(A).asarray(np.delete(np.arange(len(A)), rows))]
+
+
+def _descend(
+    pricing: Pricing, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Any, bar: Bar | None
+) -> tuple[Array, Flats]:
+    """Labels and flats of the best solution; the truncated SVD's if none is better."""
+    problem = pricing.problem
+
+    def show(solution: Solution) -> None:
+        if bar is not None:
+            bar.update(
+                f"{solution.k} clusters", solution.objective, f"{min(solution.dims)} to {max(solution.dims)} dims"
+            )
+
+    first = compact(pricing.solve(start, int(start.max()) + 1))
+    best: Solution | None = None
+    for rng in islice(generators(seed), runs):
+        solution = grow(pricing, first, most, rng, show)
+        solution = compact(pricing.settle(solution, max_iter, tol, show))
+        if best is None or solution.objective < best.objective:
+            best = solution
+    assert best is not None
+    best = pricing.solve(best.labels, best.k, np.float64)
+    svd = pricing.linear.solve(0 * start, 1, np.float64)
+    if svd.objective < best.objective:
+        best = svd
+    if best.k == 1 and most != 1 and best.price > 0:
+        warnings.warn(
+            "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
+            "so that is what is returned (k=1 asks for it)",
+            stacklevel=3,
+        )
+    if bar is not None:
+        bar.finish()
+    return best.labels, best.flats(problem.X.dtype)
+
+
+def _equal(
+    pricing: Pricing, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Any, progress: bool
+) -> tuple[Array, Flats]:
+    """Labels and flats of the largest dimension that fits in every cluster alike."""
+    problem = pricing.problem
+    n, d = problem.X.shape
+    j = min(d, (pricing.n_parameters - pricing.overhead(k)) // (n + k * d))
+    if j < 1:
+        raise ValueError(f"k={k} clusters of equal dimension do not fit in {pricing.n_parameters} parameters; lower k")
+    rows, device = (problem.X.rows, "cuda") if isinstance(problem.X, Streamed) else (problem.X, None)
+    fit = fit_subspaces(
+        rows,
+        k,
+        j,
+        device=device,
+        affine=problem.affine,
+        sample_weight=problem.weights,
+        init=init,
+        n_init=n_init,
+        max_iter=max_iter,
+        tol=tol,
+        seed=seed,
+        progress=progress,
+    )
+    where = device_of(problem.X)
+    labels = place(import_array(fit.labels, "labels"), where)
+    offsets = None if fit.offsets is None else place(fit.offsets, where)
+    return labels, Flats.from_bases([place(V, where) for V in fit.bases], offsets)
+
+
+def _with_exact(part: Factorization, labels: Array, A: Array, kept: np.ndarray, home: Home) -> Factorization:
+    """The factorization of the other rows, and the rows kept as one more cluster.
+
+    Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
+    """
+    xp, (n, d), k = namespace(A), A.shape, len(part.bases)
+    numbers = xp.asarray(kept)
+    rows, identity = A[numbers], xp.eye(min(len(kept), d), dtype=A.dtype)
+    block, basis = (identity, rows) if len(kept) <= d else (rows, identity)
+    everywhere = xp.full(n, k, dtype=np.int32)
+    everywhere[xp.asarray(np.delete(np.arange(n), kept))] = labels
+    offsets = None
+    if part.offsets is not None:
+        own = place(import_array(part.offsets, "offsets"), device_of(A))
+        offsets = home.back(xp.concatenate([own, xp.zeros((1, d), own.dtype)]))
+    return Factorization(
+        home.back(everywhere), [*part.blocks, home.back(block)], [*part.bases, home.back(basis)], offsets, home
+    )

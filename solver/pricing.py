@@ -1,0 +1,194 @@
+"""The alternation under a budget: as :mod:`.descent`, but every flat has the dimension that its rows are worth.
+
+Minimises ``f + lambda P``: f the objective, P the number of parameters, lambda the price of one.
+
+====== ===============================================================================================
+dims   direction i of cluster c is kept iff its eigenvalue exceeds ``lambda (n_c + d)``, what it costs
+assign each row to ``argmin_c w_i r_c(x_i) + lambda j_c``
+lambda in every step, such that the directions kept fill the budget
+====== ===============================================================================================
+
+With one cluster that is the truncated SVD, with dimensions all alike it is MESSI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Flats, Moments
+from ksubspaces.kernels.flats import wants_complement
+
+from .allocation import allocate
+from .arrays import Array, namespace, to_numpy
+from .descent import Problem, moments_in
+from .running import RunningMoments
+from .subspaces import count_parameters
+
+NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
+PATIENCE = 2  # steps in a row that may gain nothing: a new price can cost at first what it brings later
+
+
+@dataclass(frozen=True, eq=False)
+class Spectra:
+    """What a refit can choose from: all eigenvectors of each cluster's second moments."""
+
+    vectors: Sequence[Array]
+    values: Sequence[np.ndarray]
+    means: Array | None
+
+    def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
+        """The best flats of these dimensions."""
+        bases, complements = [], []
+        for vectors, j in zip(self.vectors, dims, strict=True):
+            vectors = vectors.astype(dtype, copy=False)
+            whole = len(vectors) == vectors.shape[1]
+            bases.append(vectors[:j])
+            complements.append(vectors[j:] if whole and wants_complement(j, len(vectors)) else None)
+        return Flats(bases, None if self.means is None else self.means.astype(dtype, copy=False), complements)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Labels, the best flats that the budget pays for with them, and what is left of the rows then.
+
+    Attributes
+    ----------
+    labels : (n,) int32 array
+    spectra : Spectra
+    counts : tuple of int
+        Rows of each cluster.
+    dims : tuple of int
+    price : float
+        lambda.
+    objective : float
+        Infinite where clusters alone, without a direction, take more than the budget.
+    """
+
+    labels: Array
+    spectra: Spectra
+    counts: tuple[int, ...]
+    dims: tuple[int, ...]
+    price: float
+    objective: float
+
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return len(self.dims)
+
+    def flats(self, dtype: Any) -> Flats:
+        """Its flats, in a precision."""
+        return self.spectra.flats(self.dims, dtype)
+
+
+class Pricing:
+    """The alternation within a number of parameters.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its ``dims`` are of no account.
+    n_parameters : int
+        Most that there may be, all told.
+    n_exact : int, default 0
+        Rows beside those of the problem that are kept as they are, in a cluster of their own.
+    """
+
+    def __init__(self, problem: Problem, n_parameters: int, n_exact: int = 0) -> None:
+        self.problem, self.n_parameters, self.n_exact = problem, n_parameters, n_exact
+        self._moments: RunningMoments | None = None
+        self._k = 0
+
+    def solve(self, labels: Array, k: int, dtype: Any = None) -> Solution:
+        """The best that the budget pays for with these labels, computed in X's dtype or the one given."""
+        d = self.problem.X.shape[1]
+        counts = tuple(int(m) for m in to_numpy(namespace(labels).bincount(labels, minlength=k)))
+        spectra = self._spectra(labels, k, dtype)
+        room = self.n_parameters - self.overhead(k)
+        dims, price = allocate(spectra.values, [m + d for m in counts], room)
+        left = sum(float(values[j:].sum()) for values, j in zip(spectra.values, dims, strict=True))
+        return Solution(labels, spectra, counts, dims, price, left if room >= 0 else np.inf)
+
+    @property
+    def linear(self) -> Pricing:
+        """The same for subspaces through the origin."""
+        return Pricing(replace(self.problem, affine=False), self.n_parameters, self.n_exact)
+
+    def overhead(self, k: int) -> int:
+        """Parameters of k clusters before their first direction: labels, offsets, and the rows kept as they are."""
+        n, d = self.problem.X.shape
+        counts, dims = [n] + [0] * (k - 1), [0] * k
+        if self.n_exact:
+            counts.append(self.n_exact)
+            dims.append(min(self.n_exact, d))
+        return count_parameters(counts, dims, d, self.problem.affine)
+
+    def reassign(self, flats: Flats, dims: Sequence[int], price: float) -> Array:
+        """Labels at a price."""
+        xp = namespace(self.problem.X)
+        penalty = xp.asarray([price * j for j in dims])
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)[0]
+
+    def settle(
+        self, solution: Solution, max_iter: int, tol: float, on_step: Callable[[Solution], None] | None = None
+    ) -> Solution:
+        """Alternate from a solution until the objective no longer falls by ``tol`` of itself; the best one met."""
+        best, idle = solution, 0
+        for _ in range(max_iter):
+            labels = self.reassign(solution.flats(self.problem.X.dtype), solution.dims, solution.price)
+            if not bool((labels != solution.labels).any()):
+                break
+            solution = self.solve(labels, solution.k)
+            if on_step is not None:
+                on_step(solution)
+            idle = 0 if solution.objective < (1 - tol) * best.objective else idle + 1
+            if solution.objective < best.objective:
+                best = solution
+            if idle == PATIENCE:
+                break
+        return best
+
+    def _spectra(self, labels: Array, k: int, dtype: Any) -> Spectra:
+        problem = self.problem
+        if self._moments is None or self._k != k:
+            self._moments, self._k = RunningMoments(problem, k), k
+        moments = self._moments(labels) if dtype is None else moments_in(dtype, problem, labels, k, True)
+        return spectra_of(moments, problem.affine, problem.X.dtype if dtype is None else dtype)
+
+
+def spectra_of(moments: Moments, affine: bool, dtype: Any) -> Spectra:
+    """Eigenvectors and eigenvalues of second moments; eigenvalues that are rounding are zero."""
+    d = moments.first.shape[1]
+    spaces = kernels.top_eigenspaces(moments.scatter, [d] * len(moments.counts), dtype)
+    values = [to_numpy(v).astype(np.float64) for v in spaces.eigenvalues]
+    floor = NOISE * np.sqrt(d) * float(np.finfo(dtype).eps)
+    values = [np.where(v > floor * v.max(initial=0), v, 0) for v in values]
+    return Spectra(spaces.bases, values, moments.means if affine else None)
+
+
+def compact(solution: Solution) -> Solution:
+    """The same without clusters that have no rows."""
+    kept = [c for c, m in enumerate(solution.counts) if m > 0]
+    if len(kept) == solution.k:
+        return solution
+    xp = namespace(solution.labels)
+    number = np.zeros(solution.k, dtype=np.int32)
+    number[kept] = np.arange(len(kept))
+    spectra, means = solution.spectra, solution.spectra.means
+    spectra = Spectra(
+        [spectra.vectors[c] for c in kept],
+        [spectra.values[c] for c in kept],
+        None if means is None else means[xp.asarray(kept)],
+    )
+    return replace(
+        solution,
+        labels=xp.asarray(number)[solution.labels],
+        spectra=spectra,
+        counts=tuple(solution.counts[c] for c in kept),
+        dims=tuple(solution.dims[c] for c in kept),
+    )
