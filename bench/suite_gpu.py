@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import fit_subspaces, kernels
-from ksubspaces.descent import Problem, Refit
 from ksubspaces.kernels import Flats
+from ksubspaces.problem import Problem
+from ksubspaces.refit import Refit
 
 from .compare import Row, not_above, ratio_row
 from .data import planted, random_partition

@@ -7,6 +7,10 @@
 ``second_moments``  weighted first and second moments of each cluster (``update_moments``: of the rows that moved)
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
+``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
+``largest``         rows of the largest costs
+``changed_rows``    rows whose label differs
+``label_counts``    rows of each label
 ``lookup``          decoded rows of a factorization
 =================== ==========================================================================
 
@@ -34,8 +38,12 @@ __all__ = [
     "Streamed",
     "assign",
     "batched_svd",
+    "changed_rows",
     "complement",
+    "label_counts",
+    "largest",
     "lookup",
+    "lower_distances",
     "residuals",
     "sample_rows",
     "second_moments",
@@ -155,12 +163,49 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
     return _device(blocks[0]).batched_svd(blocks, rank)
 
 
-def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> np.ndarray:
+def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> Array:
     """Draw up to m distinct row numbers, one after another, with probability proportional to the weights left.
 
     Rows of weight zero are never drawn, so fewer than m come back when fewer have a positive weight.
     """
     return _device(weights).sample_rows(weights, m, rng)
+
+
+def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
+    """Lower each column of trials to at most the distances, in place, and add it up.
+
+    Parameters
+    ----------
+    distances : (n,) array
+        Squared distance of each row to the nearest of the flats so far; infinite where there are none.
+    trials : (n, p) array
+        Squared distances to further flats, in any order of memory. On return: to the nearest, were that flat added.
+    weights : (n,) array
+
+    Returns
+    -------
+    potentials : (p,) float64
+        Weighted sum of each column.
+    """
+    return _device(trials).lower_distances(distances, trials, weights)
+
+
+def largest(costs: Array, m: int) -> Array:
+    """Rows (int64) of the m largest positive costs (n,): largest first, the lower row first where they are equal.
+
+    Fewer come back when fewer costs are positive.
+    """
+    return _device(costs).largest(costs, m)
+
+
+def changed_rows(old: Array, new: Array) -> Array:
+    """Rows (int64, ascending) at which the labels ``old`` (n,) and ``new`` (n,) differ."""
+    return _device(new).changed_rows(old, new)
+
+
+def label_counts(labels: Array, k: int) -> Array:
+    """How many of the labels (n,), int32 in [0, k), are 0, 1, ..., k - 1; (k,) int64."""
+    return _device(labels).label_counts(labels, k)
 
 
 def lookup(rows: Array, factorization: Any) -> Array:

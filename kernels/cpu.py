@@ -266,6 +266,24 @@ def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.nda
     return rng.choice(len(weights), m, replace=False, p=weights / weights.sum())
 
 
+def lower_distances(distances: np.ndarray, trials: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    np.minimum(trials, distances[:, None], out=trials)
+    return weights.astype(np.float64) @ trials
+
+
+def largest(costs: np.ndarray, m: int) -> np.ndarray:
+    rows = np.flatnonzero(costs > 0)
+    return rows[np.argsort(-costs[rows], kind="stable")[:m]]
+
+
+def changed_rows(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(old != new)
+
+
+def label_counts(labels: np.ndarray, k: int) -> np.ndarray:
+    return np.bincount(labels, minlength=k)
+
+
 def lookup(rows: np.ndarray, factorization: Any) -> np.ndarray:
     bases, offsets = factorization.bases, factorization.offsets
     labels, positions = factorization.labels[rows], factorization.positions[rows]

@@ -121,6 +121,29 @@ def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> np.ndarray:
     return np.array(rows, dtype=np.int64)
 
 
+def lower_distances(distances: Array, trials: Array, weights: Array) -> np.ndarray:
+    """trials_ip = min(trials_ip, distances_i) in place; sum_i w_i trials_ip for each p."""
+    for i, distance in enumerate(distances):
+        trials[i] = [min(trial, distance) for trial in trials[i]]
+    return np.sum(np.asarray(weights, dtype=np.float64)[:, None] * trials, axis=0)
+
+
+def largest(costs: Array, m: int) -> np.ndarray:
+    """Rows of the m largest positive costs, by cost and then by number."""
+    rows = sorted((-float(cost), row) for row, cost in enumerate(costs) if cost > 0)
+    return np.array([row for _, row in rows[:m]], dtype=np.int64)
+
+
+def changed_rows(old: Array, new: Array) -> np.ndarray:
+    """Rows i with old_i != new_i."""
+    return np.array([i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b], dtype=np.int64)
+
+
+def label_counts(labels: Array, k: int) -> np.ndarray:
+    """Number of rows with label c, for each c."""
+    return np.array([int(np.sum(labels == c)) for c in range(k)], dtype=np.int64)
+
+
 def lookup(rows: Array, factorization: Any) -> np.ndarray:
     """Decoded rows (b, d): each row's coefficients times the basis of its cluster, plus the offset."""
     decoded = []

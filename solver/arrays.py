@@ -38,8 +38,8 @@ class Home:
         if self.kind == "torch":
             import torch
 
-            if isinstance(array, np.ndarray):
-                return torch.from_numpy(array).to(self.device)
+            if self.device == "cpu" or isinstance(array, np.ndarray):
+                return torch.from_numpy(to_numpy(array)).to(self.device)  # not every Torch has CUDA
             return torch.from_dlpack(array).to(self.device)
         return _cupy_on(self.device, array)
 
@@ -71,14 +71,30 @@ def computing(home: Home, device: str) -> Iterator[None]:
     cupy = _cupy()
     index = int(device.partition(":")[2])
     try:
-        with cupy.cuda.Device(index), _torch_stream_and_pool(index) if home.kind == "torch" else nullcontext():
+        with cupy.cuda.Device(index), _torch_stream_and_pool(index) if _pool_is_torchs(home) else nullcontext():
             yield
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        free, total = (amount / 2**30 for amount in cupy.cuda.runtime.memGetInfo())
+    except _out_of_memory_errors() as error:
+        free, total = (amount / 2**30 for amount in cupy.cuda.Device(index).mem_info)
         raise MemoryError(
             f"{device} ran out of memory: {error} {free:.1f} of its {total:.1f} GiB are free. Free other arrays there, "
             "pass the rows as a NumPy array (then they are streamed) or in a smaller dtype, or use device='cpu'"
         ) from None
+
+
+def _pool_is_torchs(home: Home) -> bool:
+    """Whether a computation for this home takes its memory from Torch: a Torch without CUDA has none to give."""
+    if home.kind != "torch":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _out_of_memory_errors() -> tuple[type[Exception], ...]:
+    """What the pools there are raise when they cannot give what is asked; each says how much that was."""
+    torch = sys.modules.get("torch")
+    ours = _cupy().cuda.memory.OutOfMemoryError
+    return (ours,) if torch is None else (ours, torch.cuda.OutOfMemoryError)
 
 
 @contextmanager
@@ -134,18 +150,37 @@ def enter(x: Any, name: str, device: str | None = None, dtype: Any = None) -> tu
     compute_dtype(array.dtype, name)  # refuses strings, objects and complex numbers whatever was requested
     with np.errstate(over="ignore"):
         converted = array.astype(wanted, copy=False)
-    if np.dtype(wanted).itemsize < array.dtype.itemsize and array.size:
-        xp = namespace(array)
-        lost = xp.isinf(converted) & xp.isfinite(array)
-        if bool(lost.any()):
-            raise ValueError(f"{name} has entries that do not fit {wanted}; use dtype='float64' or scale it down")
+    if wanted.itemsize < array.dtype.itemsize and _overflowed(array, converted):
+        raise ValueError(f"{name} has entries that do not fit {wanted}; use dtype='float64' or scale it down")
     array = converted
     target = home.device if device is None else resolve_device(device)
     if isinstance(array, np.ndarray) and array.ndim == 2 and target != "cpu":
-        room = STREAM_SHARE * _cupy().cuda.runtime.memGetInfo()[0]
+        room = STREAM_SHARE * _free_bytes(home)
         if array.nbytes > room:  # the device needs room for the rows and for what is computed from them
             return Streamed(array, _cupy(), int(room) // STREAM_BLOCKS), home
     return place(array, target), home
+
+
+def _overflowed(array: Array, converted: Array) -> bool:
+    """Whether finite entries have become infinite."""
+    xp = namespace(array)
+    array, converted = xp.atleast_1d(array), xp.atleast_1d(converted)
+    size = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
+    spans = (slice(start, start + size) for start in range(0, len(array), size))
+    return any(bool((xp.isinf(converted[span]) & xp.isfinite(array[span])).any()) for span in spans)
+
+
+def _free_bytes(home: Home) -> int:
+    """Memory that a computation on the current device can have: what is free, and what its pool holds in reserve."""
+    cupy = _cupy()
+    if _pool_is_torchs(home):
+        import torch
+
+        index = cupy.cuda.Device().id
+        reserve = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+    else:
+        reserve = cupy.get_default_memory_pool().free_bytes()
+    return int(cupy.cuda.runtime.memGetInfo()[0] + reserve)
 
 
 def place(array: Array, device: str) -> Array:
@@ -249,11 +284,17 @@ def to_numpy(array: Array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
+def fetched(*arrays: Array) -> list[float]:
+    """All the numbers of a few small arrays, as Python's: a device is waited for once."""
+    xp = namespace(arrays[0])
+    return to_numpy(xp.concatenate([array.reshape(-1).astype(np.float64) for array in arrays])).tolist()
+
+
 def namespace(array: Array) -> Any:
     """NumPy or CuPy, whichever the array belongs to."""
     if isinstance(array, Streamed):
         return array.xp
-    return np if isinstance(array, np.ndarray) else _cupy()
+    return np if isinstance(array, (np.ndarray, np.generic)) else _cupy()
 
 
 def device_of(array: Array) -> str:
@@ -285,5 +326,5 @@ def energy(X: Array, weights: Array | None = None) -> float:
     for start, block in row_blocks(X):
         block = block.astype(np.float64)
         squares = xp.einsum("ij,ij->i", block, block)
-        total += float(squares.sum() if weights is None else weights[start : start + len(block)] @ squares)
-    return total
+        total = total + (squares.sum() if weights is None else weights[start : start + len(block)] @ squares)
+    return float(total)

@@ -17,10 +17,10 @@ from ksubspaces.kernels import Flats, Streamed
 
 from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place
 from .checks import check_labels, check_matrix, check_weights, generators, tolerance, whole
-from .descent import Problem
 from .factorization import Factorization, factorize, row_numbers
 from .fit import fit_subspaces
 from .pricing import Pricing, Solution, compact
+from .problem import Problem
 from .progress import Bar, shown
 from .splitting import grow
 

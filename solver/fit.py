@@ -16,7 +16,8 @@ from ksubspaces.kernels import Flats
 
 from .arrays import Array, device_of, energy, enter, entered, namespace
 from .checks import check_labels, check_matrix, check_weights, generators, tolerance, whole
-from .descent import Descent, Problem, Step, descend, finish
+from .descent import Descent, Step, descend, finish
+from .problem import Problem
 from .progress import Bar, shown
 from .seeding import STARTS
 from .subspaces import Subspaces

@@ -25,8 +25,8 @@ from ksubspaces.kernels.flats import wants_complement
 
 from .allocation import allocate
 from .arrays import Array, namespace, to_numpy
-from .descent import Problem, moments_in
-from .running import RunningMoments
+from .problem import Problem
+from .refit import RunningMoments, eigenspace, moments_in, rows_of_each
 from .subspaces import count_parameters
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
@@ -102,12 +102,11 @@ class Pricing:
     def __init__(self, problem: Problem, n_parameters: int, n_exact: int = 0) -> None:
         self.problem, self.n_parameters, self.n_exact = problem, n_parameters, n_exact
         self._moments: RunningMoments | None = None
-        self._k = 0
 
     def solve(self, labels: Array, k: int, dtype: Any = None) -> Solution:
         """The best that the budget pays for with these labels, computed in X's dtype or the one given."""
         d = self.problem.X.shape[1]
-        counts = tuple(int(m) for m in to_numpy(namespace(labels).bincount(labels, minlength=k)))
+        counts = tuple(to_numpy(kernels.label_counts(labels, k)).tolist())
         spectra = self._spectra(labels, k, dtype)
         room = self.n_parameters - self.overhead(k)
         dims, price = allocate(spectra.values, [m + d for m in counts], room)
@@ -155,20 +154,35 @@ class Pricing:
 
     def _spectra(self, labels: Array, k: int, dtype: Any) -> Spectra:
         problem = self.problem
-        if self._moments is None or self._k != k:
-            self._moments, self._k = RunningMoments(problem, k), k
-        moments = self._moments(labels) if dtype is None else moments_in(dtype, problem, labels, k, True)
-        return spectra_of(moments, problem.affine, problem.X.dtype if dtype is None else dtype)
+        if self._moments is None or self._moments.k != k:
+            self._moments = RunningMoments(problem, k)
+        if not self._moments.resident:
+            return self._one_at_a_time(labels, k, problem.X.dtype if dtype is None else dtype)
+        if dtype is None:
+            return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
+        return spectra_of(moments_in(dtype, problem, labels, k, True), problem.affine, dtype)
+
+    def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
+        vectors, values, means = [], [], []
+        for rows in rows_of_each(labels, k):
+            spaces, mean = eigenspace(self.problem, rows, min(len(rows), self.problem.X.shape[1]), dtype)
+            vectors += spaces.bases
+            values += spaces.eigenvalues
+            means.append(mean)
+        return _without_noise(vectors, values, namespace(labels).concatenate(means) if self.problem.affine else None)
 
 
 def spectra_of(moments: Moments, affine: bool, dtype: Any) -> Spectra:
-    """Eigenvectors and eigenvalues of second moments; eigenvalues that are rounding are zero."""
-    d = moments.first.shape[1]
-    spaces = kernels.top_eigenspaces(moments.scatter, [d] * len(moments.counts), dtype)
-    values = [to_numpy(v).astype(np.float64) for v in spaces.eigenvalues]
-    floor = NOISE * np.sqrt(d) * float(np.finfo(dtype).eps)
-    values = [np.where(v > floor * v.max(initial=0), v, 0) for v in values]
-    return Spectra(spaces.bases, values, moments.means if affine else None)
+    """All eigenvectors and eigenvalues of second moments."""
+    spaces = kernels.top_eigenspaces(moments.scatter, [moments.first.shape[1]] * len(moments.counts), dtype)
+    return _without_noise(spaces.bases, spaces.eigenvalues, moments.means if affine else None)
+
+
+def _without_noise(vectors: Sequence[Array], values: Sequence[Array], means: Array | None) -> Spectra:
+    """Spectra whose eigenvalues are zero where they are rounding."""
+    floor = NOISE * np.sqrt(vectors[0].shape[1]) * float(np.finfo(vectors[0].dtype).eps)
+    known = [to_numpy(v).astype(np.float64) for v in values]
+    return Spectra(vectors, [np.where(v > floor * v.max(initial=0), v, 0) for v in known], means)
 
 
 def compact(solution: Solution) -> Solution:

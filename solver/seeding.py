@@ -11,7 +11,9 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .arrays import Array, namespace, row_blocks, squared_lengths
-from .descent import Descent, Problem, descend, fit_flat
+from .descent import Descent, descend
+from .problem import Problem
+from .refit import fit_flat
 
 CANDIDATES = 4  # tried at each draw, the best kept
 KMEANS_STEPS = 10
@@ -33,25 +35,27 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     X, k, xp = problem.X, problem.k, namespace(problem.X)
     n = len(X)
     weights = xp.ones(n, dtype=X.dtype) if problem.weights is None else problem.weights
-    n_positive = int((weights > 0).sum())
+    n_positive = n if problem.weights is None else int((weights > 0).sum())
     labels = xp.zeros(n, dtype=np.int32)
-    distance = problem.distance_to_middle()
-    for turn, c in enumerate(sorted(range(k), key=lambda c: -problem.dims[c])):
-        drawn = kernels.sample_rows(weights * distance, CANDIDATES, rng)
+    distance, odds = xp.full(n, np.inf, dtype=X.dtype), problem.distance_to_middle()
+    for c in sorted(range(k), key=lambda c: -problem.dims[c]):
+        drawn = kernels.sample_rows(weights * odds, CANDIDATES, rng)
         if len(drawn) == 0:
             break  # every row lies on a flat already
         j = problem.dims[c]
         m = min(n_positive, max(n_positive // (2 * k), j + 1))
         closest = _closest_rows(problem, drawn, weights, m)
         flats = Flats.joined([fit_flat(problem, rows, j, X.dtype) for rows in closest])
-        trial = kernels.sqdistances(X, flats)
-        if turn > 0:
-            trial = xp.minimum(trial, distance[:, None])
-        best = int(xp.argmin(weights.astype(np.float64) @ trial))
-        closer = trial[:, best] < distance if turn > 0 else slice(None)
-        labels[closer] = c
-        distance = trial[:, best]
+        lowered = _best_trial(distance, kernels.sqdistances(X, flats), weights)[1]
+        labels = xp.where(lowered < distance, np.int32(c), labels)
+        distance = odds = lowered
     return labels
+
+
+def _best_trial(distance: Array, trials: Array, weights: Array) -> tuple[Array, Array]:
+    """Which column of trials lowers the distances most, and the distances then; the host need not know which."""
+    best = kernels.lower_distances(distance, trials, weights).argmin()
+    return best, trials.take(best, axis=1)
 
 
 def _closest_rows(problem: Problem, drawn: Array, weights: Array, m: int) -> list[Array]:
@@ -62,7 +66,7 @@ def _closest_rows(problem: Problem, drawn: Array, weights: Array, m: int) -> lis
         closeness = -kernels.sqdistances(X, points)
     else:
         closeness = xp.abs(_cosines(X, X[drawn]))
-    closeness[weights <= 0] = -np.inf
+    closeness = xp.where((weights > 0)[:, None], closeness, -np.inf)
     return [xp.argpartition(-column, m - 1)[:m] for column in closeness.T]
 
 
@@ -97,7 +101,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     if len(centres) == 0:
         return xp.zeros(len(X), dtype=np.int32)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
-    scale = float(xp.sqrt((lengths.astype(np.float64) ** 2).mean()))
+    scale = xp.sqrt((lengths.astype(np.float64) ** 2).mean())
     points = [xp.zeros((0, X.shape[1]), X.dtype)] * len(centres)
     labels = None
     for _ in range(KMEANS_STEPS):
@@ -116,17 +120,16 @@ def _spherical_centres(X: Array, weights: Array, k: int, rng: np.random.Generato
     """Up to k unit rows by greedy k-means++ on the sphere."""
     xp = namespace(X)
     chosen: list[Array] = []
-    distance = xp.ones(len(X), dtype=X.dtype)
+    distance, odds = xp.full(len(X), np.inf, dtype=X.dtype), xp.ones(len(X), dtype=X.dtype)
     for turn in range(k):
-        drawn = kernels.sample_rows(weights * distance, CANDIDATES if turn else 1, rng)
+        drawn = kernels.sample_rows(weights * odds, CANDIDATES if turn else 1, rng)
         if len(drawn) == 0:
             break
-        trial = xp.maximum(1 - _cosines(X, X[drawn]), 0)
-        trial[trial < 8 * np.finfo(X.dtype).eps] = 0  # the same direction, up to rounding
-        trial = xp.minimum(trial, distance[:, None]) if turn else trial
-        best = int(xp.argmin(weights.astype(np.float64) @ trial))
-        distance = trial[:, best]
-        row = X[drawn[best : best + 1]][0].astype(np.float64)
+        trials = 1 - _cosines(X, X[drawn])
+        trials = xp.where(trials < 8 * np.finfo(X.dtype).eps, 0, trials)  # the same direction, up to rounding
+        best, distance = _best_trial(distance, trials, weights)
+        odds = distance
+        row = X[drawn.take(best).reshape(1)][0].astype(np.float64)
         chosen.append(row / xp.sqrt(row @ row))
     return xp.stack(chosen) if chosen else xp.zeros((0, X.shape[1]))
 

@@ -11,8 +11,8 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .arrays import Array, namespace
-from .descent import Problem
 from .pricing import Pricing, Solution, Spectra, compact, spectra_of
+from .problem import Problem
 from .seeding import kmeans
 
 MOST_CLUSTERS = 64

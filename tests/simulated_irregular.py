@@ -1,9 +1,19 @@
 """The Numba kernels for GPUs under Numba's simulator; ``test_cuda_irregular.py`` runs this file with it turned on."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from emulator import emulated, needs_compiler
+from planted import planted
+from test_kernels import unordered
 
+from ksubspaces import kernels
+from ksubspaces.descent import Descent, descend, reseed
+from ksubspaces.kernels import cpu, cuda, reference
 from ksubspaces.kernels.cuda import irregular
+from ksubspaces.problem import Problem
+from ksubspaces.seeding import STARTS
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +84,11 @@ def test_draws_give_what_there_is():
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
 @pytest.mark.parametrize("m", [1, 4, 40])
 def test_largest_are_in_order(n, m):
-    costs = np.random.default_rng(n).random(n).astype(np.float32).round(1)  # most are equal to some other
-    np.testing.assert_array_equal(irregular.largest(costs, m), np.argsort(-costs, kind="stable")[:m])
+    for dtype in (np.float32, np.float64):
+        costs = unordered(np.random.default_rng(n), n, dtype)
+        rows = irregular.largest(costs, m)
+        assert rows.dtype == np.int64
+        np.testing.assert_array_equal(rows, reference.largest(costs, m))
 
 
 def test_smallest_leaves_out_what_is_infinite():
@@ -83,19 +96,25 @@ def test_smallest_leaves_out_what_is_infinite():
     expected = [*range(3, 40, 5), *range(1, 40, 5)]
     for m in (1, 10, 17):
         assert irregular.smallest(keys, m).tolist() == expected[:m]
+    keys[20] = -np.inf
+    for m in (1, 10, 17):
+        assert irregular.smallest(keys, m).tolist() == [20, *expected][:m]
 
 
 @pytest.mark.parametrize("n", [0, 1, 33, 130])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_lower_distances(n, dtype):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_lower_distances(n, dtype, order):
     rng = np.random.default_rng(n)
-    distances, trials, weights = rng.random(n).astype(dtype), rng.random((n, 3)).astype(dtype), rng.random(n)
-    expected = np.minimum(trials, distances[:, None])
-    twice = [irregular.lower_distances(distances, part, weights) for part in (trials, trials.copy())]
-    np.testing.assert_array_equal(trials, expected)
-    assert twice[0].dtype == np.float64
-    np.testing.assert_allclose(twice[0], weights @ expected.astype(np.float64), rtol=1e-12)
-    np.testing.assert_array_equal(*twice)
+    trials, weights = np.asarray(rng.random((n, 3)), dtype, order), rng.random(n)
+    for distances in (np.full(n, np.inf, dtype), rng.random(n).astype(dtype)):
+        expected = trials.copy()
+        sums = reference.lower_distances(distances, expected, weights)
+        twice = [irregular.lower_distances(distances, part, weights) for part in (trials, trials.copy())]
+        np.testing.assert_array_equal(trials, expected)
+        assert twice[0].dtype == np.float64
+        np.testing.assert_allclose(twice[0], sums, rtol=1e-12)
+        np.testing.assert_array_equal(*twice)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 31, 32, 33, 100])
@@ -106,3 +125,44 @@ def test_changed_rows_ascend(n):
         rows = irregular.changed_rows(old, new)
         assert rows.dtype == np.int64
         np.testing.assert_array_equal(rows, np.flatnonzero(old != new))
+
+
+# The solver on all kernels for GPUs at once: these simulated, those of CUDA C++ emulated
+
+
+@contextlib.contextmanager
+def simulated_gpu():
+    with pytest.MonkeyPatch.context() as patch, emulated():
+        patch.setattr(kernels, "_device", lambda array: cuda)
+        yield
+
+
+@needs_compiler
+@pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
+@pytest.mark.parametrize("start", ["k-means++", "k-means"])
+def test_starts_are_those_of_the_cpu(monkeypatch, start, affine):
+    """And what becomes of them is, too, where both draw the same rows."""
+    X, _ = planted(60, 8, 3, 2, offset=3.0 * affine, dtype=np.float64)
+    problem = Problem(X, np.where(np.arange(60) % 9, 0.5, 0.0), (2, 1, 2), affine)
+    expected = descend(problem, Descent(STARTS[start](problem, np.random.default_rng(1))), max_iter=3, tol=0)
+    monkeypatch.setattr(cuda, "sample_rows", cpu.sample_rows)
+    with simulated_gpu():
+        got = descend(problem, Descent(STARTS[start](problem, np.random.default_rng(1))), max_iter=3, tol=0)
+    np.testing.assert_allclose(got.history, expected.history, rtol=1e-9)
+    np.testing.assert_array_equal(got.labels, expected.labels)
+
+
+@needs_compiler
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
+def test_clusters_are_filled_as_on_the_cpu(weighted, affine):
+    rng = np.random.default_rng(0)
+    weights = rng.integers(0, 3, 70) / 2.0 if weighted else None
+    problem = Problem(rng.normal(size=(70, 8)), weights, (2, 1, 8), affine)
+    labels, residuals = rng.integers(0, 2, 70).astype(np.int32), rng.integers(0, 9, 70) / 4
+    labels[3] = 2
+    expected, n_filled = reseed(problem, labels, residuals)
+    with simulated_gpu():
+        got = reseed(problem, labels, residuals)
+    assert n_filled == got[1] == 1
+    np.testing.assert_array_equal(got[0], expected)

@@ -1,6 +1,8 @@
 """Arrays in and out: every kind, dtype and layout gives the same fit, in the caller's kind."""
 
 import sys
+import tracemalloc
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,6 +119,29 @@ def test_half_precision_does_not_overflow_in_sums():
     assert fit_subspaces(big, **FIT).relative_error == pytest.approx(EXPECTED.relative_error, rel=0.05)
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (3000, 700), (2, 3, 4), (0,), (0, 3), (3, 0)], ids=str)
+def test_narrowing_that_overflows_is_refused(shape):
+    given = np.full(shape, 2.0)
+    given.reshape(-1)[:1] = np.inf  # was infinite before
+    given = np.asfortranarray(given)
+    assert arrays.enter(given, "X", dtype="float32")[0].dtype == np.float32
+    if given.size:
+        given[(-1,) * given.ndim] = 1e39
+        with pytest.raises(ValueError, match=r"^X has entries that do not fit float32; use dtype='float64' or scale"):
+            arrays.enter(given, "X", dtype="float32")
+
+
+def test_narrowing_takes_little_beside_the_result():
+    given = np.ones((4000, 1000))
+    tracemalloc.start()
+    try:
+        arrays.enter(given, "X", dtype="float32")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < given.nbytes / 2 + arrays.BLOCK_BYTES
+
+
 def test_no_copy_of_what_is_already_right():
     assert np.shares_memory(arrays.enter(X, "X")[0], X)
     tensor = torch.from_numpy(X.copy())
@@ -180,6 +205,51 @@ def test_cuda_without_a_device_is_an_error(monkeypatch, count, device):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy(count))
     with pytest.raises(RuntimeError, match=f"device='{device}', but CUDA finds .*use device='cpu'"):
         fit_subspaces(X, **FIT, device=device)
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("Out of memory allocating 8,000,000,000 bytes."),
+        torch.cuda.OutOfMemoryError("Tried 8,000,000,000"),
+    ],
+    ids=["cupy", "torch"],
+)
+def test_running_out_of_memory_says_what_to_do(monkeypatch, error):
+    class Device(nullcontext):
+        def __init__(self, index):
+            super().__init__()
+            self.mem_info = (3 << 29, (8 + index) << 30)
+
+    memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(memory=memory, Device=Device))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    expected = r"^cuda:1 ran out of memory: .*8,000,000,000.* 1\.5 of its 9\.0 GiB are free\. .* or use device='cpu'$"
+    for home in (arrays.NUMPY, arrays.Home("cupy", "cuda:1")):
+        with pytest.raises(MemoryError, match=expected), arrays.computing(home, "cuda:1"):
+            raise error
+
+
+def test_memory_in_reserve_is_free(monkeypatch):
+    runtime = SimpleNamespace(memGetInfo=lambda: (100, 1000))
+    pool = SimpleNamespace(free_bytes=lambda: 50)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), get_default_memory_pool=lambda: pool)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert arrays._free_bytes(arrays.NUMPY) == 150
+
+
+def test_results_come_back_to_a_torch_without_cuda():
+    class Elsewhere:
+        """As little of a CuPy array as that takes."""
+
+        def get(self):
+            return np.arange(3)
+
+    assert torch.equal(arrays.Home("torch", "cpu").back(Elsewhere()), torch.arange(3))
 
 
 def test_device_cpu_is_where_numpy_lives():

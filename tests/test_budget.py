@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import planted
 
-from ksubspaces import Factorization, compress, fit_subspaces
+from ksubspaces import Factorization, compress, fit_subspaces, refit
 from ksubspaces.allocation import allocate
 from ksubspaces.kernels import reference
 
@@ -290,3 +290,17 @@ def test_planted_clusters_of_different_dimension_are_found():
     labels = np.asarray(factors.labels)
     assert sorted(factors.dims) == [3, 9]
     assert max((labels == truth).mean(), (labels != truth).mean()) > 0.99
+
+
+def test_moments_that_do_not_fit_are_taken_one_cluster_at_a_time(monkeypatch):
+    A = unequal(dtype=np.float64)
+    wide = np.random.default_rng(0).normal(size=(60, 5)) @ np.random.default_rng(1).normal(size=(5, 200))
+    for X, options in ((A, {}), (A, {"affine": True}), (wide, {}), (wide, {"affine": True})):
+        weights = np.random.default_rng(2).exponential(size=len(X))
+        at_once = compress(X, 0.5, sample_weight=weights, seed=0, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(refit, "RESIDENT_BYTES", 0)
+            patch.setattr(refit, "RESIDENT_SHARE", 0)
+            one_by_one = compress(X, 0.5, sample_weight=weights, seed=0, **options)
+        assert one_by_one.dims == at_once.dims
+        np.testing.assert_allclose(one_by_one.reconstruct(), at_once.reconstruct(), atol=1e-8 * np.abs(X).max())

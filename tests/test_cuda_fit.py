@@ -6,8 +6,10 @@ from emulator import emulated, modes, needs_compiler
 from planted import planted
 
 from ksubspaces import kernels
-from ksubspaces.descent import Descent, Problem, descend, finish
-from ksubspaces.kernels import cuda
+from ksubspaces.descent import Descent, descend, finish
+from ksubspaces.kernels import cpu, cuda
+from ksubspaces.pricing import Pricing
+from ksubspaces.problem import Problem
 
 pytestmark = needs_compiler
 
@@ -15,6 +17,8 @@ pytestmark = needs_compiler
 @pytest.fixture
 def on_the_emulator(monkeypatch):
     monkeypatch.setattr(kernels, "_device", lambda array: cuda)
+    for name in ("changed_rows", "largest"):  # Numba's have a simulator of their own, see simulated_irregular.py
+        monkeypatch.setattr(cuda, name, getattr(cpu, name))
 
 
 @modes
@@ -37,3 +41,23 @@ def test_descent_agrees_with_the_cpu(request, mode, dims, affine, weighted):
     np.testing.assert_allclose(got.history, expected.history, rtol=1e-4)
     assert got_objective == pytest.approx(objective, rel=1e-4)
     assert (got_labels == labels).mean() > 0.98
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_descent_within_a_budget_agrees_with_the_cpu(request, affine):
+    X, _ = planted(160, 10, 2, 2, noise=0.3, offset=1.0 * affine)
+    weights = np.random.default_rng(0).exponential(size=160)
+    labels = (np.arange(160) % 3).astype(np.int32)
+
+    def solved():
+        pricing = Pricing(Problem(X, weights, (), affine), 900)
+        solution = pricing.settle(pricing.solve(labels, 3), 2, 0)
+        return pricing.solve(solution.labels, 3, np.float64)
+
+    expected = solved()
+    request.getfixturevalue("on_the_emulator")
+    with emulated("late"):
+        got = solved()
+    assert got.dims == expected.dims
+    assert got.objective == pytest.approx(expected.objective, rel=1e-4)
+    assert (got.labels == expected.labels).mean() > 0.98

@@ -20,10 +20,15 @@ from ksubspaces.kernels.cuda import irregular  # noqa: E402
 F4, F8, I4, I8 = float32[::1], float64[::1], int32[::1], int64[::1]
 SIGNATURES = {
     "_arrivals": [(F4, int64, int64, F8), (F8, int64, int64, F8)],
-    "_lower": [(F4, float32[:, ::1], F4, float64[:, ::1]), (F8, float64[:, ::1], F8, float64[:, ::1])],
+    "_lower": [
+        (real[::1], trials, weights, float64[:, ::1])
+        for real in (float32, float64)
+        for trials in (real[:, ::1], real[::1, :], real[:, :])
+        for weights in (F4, float64[:])
+    ],
     "_fold": [(float64[:, ::1], F8)],
-    "_count_changed": [(I4, I4, I8)],
-    "_list_changed": [(I4, I4, I8, I8)],
+    "_count_changed": [(I4, I4, I8), (int32[:], int64[:], I8)],
+    "_list_changed": [(I4, I4, I8, I8), (int32[:], int64[:], I8, I8)],
     "_least_of_blocks": [(F8, F8, I8, int64, F8, I8)],
     "_least_of_all": [(F8, I8, int64, F8, I8)],
 }
@@ -60,6 +65,24 @@ def test_cuda_kernels_compile_to_ptx(name, cc, monkeypatch):
 def test_every_numba_kernel_is_compiled():
     kernels = {name for name, value in vars(irregular).items() if hasattr(value, "py_func")}
     assert kernels == {*SIGNATURES, *DEVICE_FUNCTIONS}
+
+
+def test_launches_are_on_cupys_stream(monkeypatch):
+    """Nothing is copied or waited for."""
+    array, calls = SimpleNamespace(), []
+    stream = SimpleNamespace(ptr=7)
+    cupy = SimpleNamespace(ndarray=SimpleNamespace, cuda=SimpleNamespace(get_current_stream=lambda: stream))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    numbas = SimpleNamespace(external_stream=lambda ptr: ptr, as_cuda_array=lambda array, sync: (id(array), sync))
+    monkeypatch.setattr(irregular, "cuda", numbas)
+
+    class Kernel:
+        def __getitem__(self, configuration):
+            return lambda *args: calls.append((configuration, args))
+
+    irregular._launch(Kernel(), 3, array, 5)
+    irregular._launch(Kernel(), 0, array, 5)
+    assert calls == [((3, irregular.THREADS, 7), ((id(array), False), 5))]
 
 
 def test_random_numbers_are_the_same_in_64_bits():

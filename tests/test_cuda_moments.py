@@ -36,6 +36,10 @@ def test_rows_are_grouped_stably(n, k, mode):
     assert order.dtype == starts.dtype == np.int64
     np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
     np.testing.assert_array_equal(starts, np.searchsorted(labels[order], np.arange(k + 1)))
+    with emulated(mode):
+        counts = groups.label_counts(labels, k)
+    assert counts.dtype == np.int64
+    np.testing.assert_array_equal(counts, reference.label_counts(labels, k))
 
 
 @modes

@@ -7,7 +7,9 @@ import pytest
 from planted import planted
 
 from ksubspaces import kernels
-from ksubspaces.descent import UPDATES, Descent, Problem, Refit, descend, finish, reseed
+from ksubspaces.descent import Descent, descend, finish, reseed
+from ksubspaces.problem import Problem
+from ksubspaces.refit import UPDATES, Refit
 
 
 def captured(X, labels, flats):
@@ -27,7 +29,7 @@ def test_refit_from_updates_is_the_refit_from_scratch(affine, weighted):
         labels = labels.copy()
         labels[rng.choice(900, 20)] = rng.integers(0, 3, 20)
         kept, fresh = refit(labels), Refit(problem)(labels)
-        updates.add(refit.updates)
+        updates.add(refit.moments.updates)
         assert captured(X, labels, kept) == pytest.approx(captured(X, labels, fresh), rel=1e-5)
     assert updates == set(range(UPDATES + 1))
 
@@ -61,6 +63,14 @@ def test_reseed_heeds_weights_and_leaves_fitted_rows():
     same, none = reseed(problem, np.zeros(4, np.int32), np.zeros(4))
     assert none == 0
     assert not same.any()
+
+
+def test_reseed_takes_counts_that_are_known():
+    problem = Problem(np.eye(4), np.array([1.0, 1.0, 0.0, 1.0]), (1, 3), False)
+    labels, residuals = np.zeros(4, np.int32), np.ones(4)
+    assert problem.counts(labels).tolist() == [3, 0]
+    assert reseed(problem, labels, residuals, [3.0, 0.0])[0].tolist() == reseed(problem, labels, residuals)[0].tolist()
+    assert reseed(problem, labels, residuals, [3, 3])[1] == 0
 
 
 def test_a_full_cluster_is_left_alone():
@@ -127,7 +137,7 @@ def test_updates_leave_no_rounding_in_a_cluster_that_fades(affine):
     for count in (200, 90, 40, 12, 3, 1, 0, 0):
         labels = np.where(np.arange(400) < count, 0, 1).astype(np.int32)
         refit(labels)
-        for S in refit.moments.scatter:
+        for S in refit.moments.moments.scatter:
             values = np.linalg.eigvalsh(S)
             assert values[0] >= -1e-5 * np.trace(S)
 

@@ -325,13 +325,13 @@ def test_large_common_offset():
 
 def test_all_clusters_cannot_be_held_at_once(monkeypatch):
     """With too many d x d moments to keep, clusters are refitted one at a time to the same result."""
-    from ksubspaces import descent
+    from ksubspaces import refit
 
     X, _ = planted(400, 30, 5, 4, dtype=np.float64)
     for kwargs in ({}, {"affine": True}, {"sample_weight": np.random.default_rng(0).random(400)}):
         expected = fit_subspaces(X, 5, 4, init=np.arange(400) % 5, max_iter=8, **kwargs)
-        monkeypatch.setattr(descent, "RESIDENT_BYTES", 0)
-        monkeypatch.setattr(descent, "RESIDENT_SHARE", 0)
+        monkeypatch.setattr(refit, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(refit, "RESIDENT_SHARE", 0)
         got = fit_subspaces(X, 5, 4, init=np.arange(400) % 5, max_iter=8, **kwargs)
         monkeypatch.undo()
         assert got.objective == pytest.approx(expected.objective, rel=1e-8)

@@ -18,10 +18,13 @@ from test_kernels import (
     scale,
     shapes,
     tolerance,
+    unordered,
 )
 
-from ksubspaces import fit_subspaces, kernels
+from ksubspaces import arrays, fit_subspaces, kernels
+from ksubspaces.descent import reseed
 from ksubspaces.kernels import Flats, Moments, reference
+from ksubspaces.problem import Problem
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 
@@ -125,6 +128,31 @@ def test_sampling_follows_the_weights_and_the_seed():
     assert len(kernels.sample_rows(weights, 9, rng)) == 4
 
 
+@shapes
+@dtypes
+def test_small_and_irregular_operations(n, d, dims, dtype):
+    rng, k = np.random.default_rng([n, d]), len(dims)
+    n *= 20  # several blocks of the kernels
+    weights, trials = rng.random(n), rng.random((n, k)).astype(dtype)
+    for distances in (np.full(n, np.inf, dtype), rng.random(n).astype(dtype)):
+        for order in "CF":
+            lowered, expected = cupy.asarray(trials, order=order), trials.copy()
+            sums = reference.lower_distances(distances, expected, weights)
+            got = [kernels.lower_distances(there(distances), lowered, there(w)) for w in (weights, weights.copy())]
+            np.testing.assert_array_equal(here(lowered), expected)
+            np.testing.assert_allclose(here(got[0]), sums, rtol=1e-12)
+            np.testing.assert_array_equal(here(got[0]), here(got[1]))
+    costs = unordered(rng, n, dtype)
+    for m in (0, 1, k, 100):
+        np.testing.assert_array_equal(here(kernels.largest(there(costs), m)), reference.largest(costs, m))
+    old, new = (rng.integers(0, k, n).astype(np.int32) for _ in range(2))
+    for labels in (old, new):
+        rows = here(kernels.changed_rows(there(old), there(labels)))
+        np.testing.assert_array_equal(rows, reference.changed_rows(old, labels))
+        counts = here(kernels.label_counts(there(labels), k + 2))
+        np.testing.assert_array_equal(counts, reference.label_counts(labels, k + 2))
+
+
 @affine
 def test_lookup(affine):
     rng = np.random.default_rng(6)
@@ -209,6 +237,39 @@ def test_on_a_stream_of_the_callers():
     cupy.cuda.Device().synchronize()
     with cupy.cuda.Stream(non_blocking=True):
         assert fit_subspaces(X, 3, 4, seed=0).history == expected
+
+
+@affine
+def test_clusters_are_filled_as_on_the_cpu(affine):
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(9000, 12)), rng.integers(0, 3, 9000) / 2
+    labels, residuals = rng.integers(0, 2, 9000).astype(np.int32), rng.integers(0, 99, 9000) / 4
+    for dims in ((2, 1, 4), (2, 1, 12, 11)):
+        expected, n_filled = reseed(Problem(X, weights, dims, affine), labels, residuals)
+        got = reseed(Problem(there(X), there(weights), dims, affine), there(labels), there(residuals))
+        assert got[1] == n_filled == len(dims) - 2
+        np.testing.assert_array_equal(here(got[0]), expected)
+
+
+def test_rows_in_host_memory_are_streamed(monkeypatch):
+    X = planted(4000, 32, 3, 4)[0]
+    expected = fit_subspaces(cupy.asarray(X), 3, 4, seed=0)
+    monkeypatch.setattr(arrays, "STREAM_SHARE", 2 * X.nbytes / 3 / arrays._free_bytes(arrays.NUMPY))
+    got = fit_subspaces(X, 3, 4, seed=0, device="cuda")
+    assert got.objective == pytest.approx(expected.objective, rel=1e-3)
+
+
+def test_running_out_of_memory_says_what_to_do():
+    X = planted(2000, 32, 3, 4)[0]
+    pool = cupy.get_default_memory_pool()
+    limit = pool.get_limit()
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.total_bytes() + X.nbytes + 1024)
+    try:
+        with pytest.raises(MemoryError, match=r"cuda:0 ran out of memory: .* bytes .* GiB are free.*device='cpu'"):
+            fit_subspaces(X, 3, 4, seed=0, device="cuda")
+    finally:
+        pool.set_limit(size=limit)
 
 
 @pytest.mark.skipif(device_count() < 2, reason="there is one device")

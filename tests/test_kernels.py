@@ -99,6 +99,48 @@ def test_residuals_are_float64(n, d, dims, affine):
     np.testing.assert_allclose(residuals, reference.residuals(X, labels, flats), rtol=1e-10, atol=1e-13 * scale(X))
 
 
+def unordered(rng, n, dtype):
+    """Numbers many of which are equal, none positive or too close to zero to tell."""
+    return rng.integers(-2, 6, n).astype(dtype) / 4
+
+
+@shapes
+@dtypes
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_lower_distances(n, d, dims, dtype, order):
+    rng = np.random.default_rng([n, d])
+    for distances in (rng.random(n).astype(dtype), np.full(n, np.inf, dtype)):
+        for weights in (rng.random(n), np.ones(n, dtype)):
+            trials = np.asarray(rng.random((n, len(dims))), dtype, order)
+            expected = trials.copy()
+            sums = reference.lower_distances(distances, expected, weights)
+            got = kernels.lower_distances(distances, trials, weights)
+            assert got.dtype == np.float64
+            np.testing.assert_allclose(got, sums, rtol=1e-12)
+            np.testing.assert_array_equal(trials, expected)
+
+
+@shapes
+@dtypes
+def test_largest(n, d, dims, dtype):
+    costs = unordered(np.random.default_rng([n, d]), n, dtype)
+    for m in (0, 1, len(dims), n, n + 1):
+        rows = kernels.largest(costs, m)
+        assert rows.dtype == np.int64
+        np.testing.assert_array_equal(rows, reference.largest(costs, m))
+
+
+@shapes
+def test_changed_rows_and_label_counts(n, d, dims):
+    rng, k = np.random.default_rng([n, d]), len(dims)
+    old = rng.integers(0, k, n).astype(np.int32)
+    for new in (old, np.where(rng.random(n) < 0.1, 0, old).astype(np.int32), (old + 1).astype(np.int32)):
+        rows, counts = kernels.changed_rows(old, new), kernels.label_counts(new, k + 2)
+        assert rows.dtype == counts.dtype == np.int64
+        np.testing.assert_array_equal(rows, reference.changed_rows(old, new))
+        np.testing.assert_array_equal(counts, reference.label_counts(new, k + 2))
+
+
 def test_ties_go_to_the_lowest_flat():
     rng = np.random.default_rng(0)
     basis = random_bases(rng, 9, [3], np.float32)[0]

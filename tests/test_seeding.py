@@ -5,7 +5,7 @@ import pytest
 from planted import planted
 from sklearn.metrics import normalized_mutual_info_score
 
-from ksubspaces.descent import Problem
+from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS, kmeans, kmeans_plusplus
 
 

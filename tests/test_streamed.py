@@ -6,8 +6,9 @@ from planted import planted
 from test_kernels import assert_moments, problem, scale
 
 from ksubspaces import kernels
-from ksubspaces.descent import Descent, Problem, descend, finish
+from ksubspaces.descent import Descent, descend, finish
 from ksubspaces.kernels import Streamed, reference
+from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
 
 affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])

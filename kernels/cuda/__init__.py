@@ -9,6 +9,7 @@ import numpy as np
 
 from ksubspaces.kernels.cuda.assign import assign, sqdistances
 from ksubspaces.kernels.cuda.eigen import batched_svd, top_eigenspaces
+from ksubspaces.kernels.cuda.groups import label_counts
 from ksubspaces.kernels.cuda.lookup import lookup
 from ksubspaces.kernels.cuda.moments import second_moments, update_moments
 from ksubspaces.kernels.cuda.residuals import residuals
@@ -17,7 +18,11 @@ from ksubspaces.kernels.flats import Array
 __all__ = [
     "assign",
     "batched_svd",
+    "changed_rows",
+    "label_counts",
+    "largest",
     "lookup",
+    "lower_distances",
     "residuals",
     "sample_rows",
     "second_moments",
@@ -27,7 +32,28 @@ __all__ = [
 ]
 
 
+# What Numba compiles is imported when first used: Numba's CUDA target takes long to load, and lookup does without it.
+
+
 def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> Array:
-    from ksubspaces.kernels.cuda import irregular  # Numba's CUDA target, which nothing else needs
+    from ksubspaces.kernels.cuda import irregular
 
     return irregular.sample_rows(weights, m, rng)
+
+
+def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
+    from ksubspaces.kernels.cuda import irregular
+
+    return irregular.lower_distances(distances, trials, weights)
+
+
+def largest(costs: Array, m: int) -> Array:
+    from ksubspaces.kernels.cuda import irregular
+
+    return irregular.largest(costs, m)
+
+
+def changed_rows(old: Array, new: Array) -> Array:
+    from ksubspaces.kernels.cuda import irregular
+
+    return irregular.changed_rows(old, new)

@@ -184,7 +184,7 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
     for gram, A, side in zip(grams, exact, sides, strict=True):
         gram[:side, :side] = A @ A.T if side < d else A.T @ A
     values, vectors = eigh(grams, np.dtype(np.float64))
-    check()
+    check()  # the host waits
 
     bases: list[Array] = []
     complements: list[Array | None] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,20 +33,37 @@ def group_by_label(labels: Array, k: int) -> tuple[Array, Array]:
         Rows of label c are ``order[starts[c]:starts[c + 1]]``.
     """
     xp = loader.namespace(labels)
-    n = len(labels)
-    order = xp.empty(n, dtype=np.int64)
-    if n == 0 or k == 0:
+    order = xp.empty(len(labels), dtype=np.int64)
+    if len(labels) == 0 or k == 0:
         return order, xp.zeros(k + 1, dtype=np.int64)
-    labels = xp.ascontiguousarray(labels, dtype=np.int32)
-    length, segments = _segments(n, k)
-    shape = np.int64(n), np.int32(max(k - 1, 1).bit_length()), np.int64(length), np.int64(segments)
-    grid, block = (-(-segments // WARPS),), (32 * WARPS,)
-    counts = xp.zeros(k * segments + 1, dtype=np.int32)
-    loader.kernel("groups", "count_labels")(grid, block, (labels, *shape, counts[1:]))
+    segments, counts, launch = _counted(labels, k)
     places = xp.cumsum(counts, dtype=np.int64)
     starts = places[::segments].copy()
-    loader.kernel("groups", "place_rows")(grid, block, (labels, *shape, places, order))
+    launch("place_rows", places, order)
     return order, starts
+
+
+def label_counts(labels: Array, k: int) -> Array:
+    """How many rows have each label; unlike CuPy's bincount this does not wait for the device."""
+    if len(labels) == 0 or k == 0:
+        return loader.namespace(labels).zeros(k, dtype=np.int64)
+    segments, counts, _ = _counted(labels, k)
+    return counts[1:].reshape(k, segments).sum(axis=1, dtype=np.int64)
+
+
+def _counted(labels: Array, k: int) -> tuple[int, Array, Callable[..., None]]:
+    """Segments of the labels, 0 and then how many of each label each segment has, and a launch over the segments."""
+    xp = loader.namespace(labels)
+    labels = xp.ascontiguousarray(labels, dtype=np.int32)
+    length, segments = _segments(len(labels), k)
+    shape = np.int64(len(labels)), np.int32(max(k - 1, 1).bit_length()), np.int64(length), np.int64(segments)
+
+    def launch(name: str, *args: Array) -> None:
+        loader.kernel("groups", name)((-(-segments // WARPS),), (32 * WARPS,), (labels, *shape, *args))
+
+    counts = xp.zeros(k * segments + 1, dtype=np.int32)
+    launch("count_labels", counts[1:])
+    return segments, counts, launch
 
 
 def _segments(n: int, k: int) -> tuple[int, int]:

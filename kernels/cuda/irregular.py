@@ -51,7 +51,7 @@ def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
 
 
 def changed_rows(old: Array, new: Array) -> Array:
-    """Rows whose label differs, ascending, int64."""
+    """Rows whose label differs, ascending, int64. The host waits to learn how many they are."""
     xp, blocks = loader.namespace(old), _blocks(old)
     counts = xp.zeros(blocks, np.int64)
     _launch(_count_changed, blocks, old, new, counts)
@@ -62,17 +62,21 @@ def changed_rows(old: Array, new: Array) -> Array:
 
 
 def largest(costs: Array, m: int) -> Array:
-    """Rows of the m largest finite costs, largest first, lower rows first where they are equal, int64."""
-    return smallest(-costs.astype(np.float64), m)
+    """Rows of the m largest positive costs, largest first, lower rows first where they are equal, int64."""
+    costs = costs.astype(np.float64)
+    return smallest(loader.namespace(costs).where(costs > 0, -costs, INFINITY), m)
 
 
 def smallest(keys: Array, m: int) -> Array:
-    """Rows of the m smallest keys, smallest first, lower rows first where they are equal; infinite keys never."""
+    """Rows of the m smallest keys, smallest first, lower rows first where they are equal; infinite keys never.
+
+    The host waits to learn how many they are.
+    """
     xp, blocks = loader.namespace(keys), _blocks(keys)
     m = min(m, len(keys))
     if m > PASSES:
         rows = xp.argsort(keys, kind="stable")[:m]
-        return rows[: int(xp.isfinite(keys[rows]).sum())]
+        return rows[: int((keys[rows] < INFINITY).sum())]
     found, rows = xp.empty(m), xp.empty(m, np.int64)
     block_keys, block_rows = xp.empty(blocks), xp.empty(blocks, np.int64)
     for turn in range(m):

@@ -1,0 +1,53 @@
+"""What is to be fitted: rows, their weights, and the kind of flats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Flats
+
+from .arrays import Array, namespace
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Rows X (n, d), their weights (n,) in multiples of a unit, a dimension per flat, whether flats have offsets."""
+
+    X: Array
+    weights: Array | None
+    dims: tuple[int, ...]
+    affine: bool
+    unit: float = 1.0
+
+    @property
+    def k(self) -> int:
+        return len(self.dims)
+
+    def potential(self, residuals: Array) -> Array:
+        """``sum_i w_i r_i`` in units, a float64 number where the residuals are."""
+        weighted = residuals if self.weights is None else self.weights * residuals
+        return weighted.sum(dtype=np.float64)
+
+    def total(self, residuals: Array) -> float:
+        """``sum_i w_i r_i`` in float64."""
+        return self.unit * float(self.potential(residuals))
+
+    def counts(self, labels: Array) -> Array:
+        """Rows of positive weight in each cluster, (k,), where the labels are."""
+        if self.weights is None:
+            return kernels.label_counts(labels, self.k)
+        counted = namespace(labels).where(self.weights > 0, labels, np.int32(self.k))
+        return kernels.label_counts(counted, self.k + 1)[: self.k]
+
+    def distance_to_middle(self) -> Array:
+        """Squared distance of each row to the origin, or to the weighted mean if affine."""
+        xp, d = namespace(self.X), self.X.shape[1]
+        middle = None
+        if self.affine:
+            zeros = xp.zeros(len(self.X), np.int32)
+            middle = kernels.second_moments(self.X, zeros, 1, self.weights, products=False).means
+        point = Flats([xp.zeros((0, d), self.X.dtype)], middle, [None])
+        return kernels.sqdistances(self.X, point)[:, 0]

@@ -1,0 +1,154 @@
+"""The best flats for given labels: spanned by the leading eigenvectors of each cluster's second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Eigenspaces, Flats, Moments
+from ksubspaces.kernels.moments import combined, traces
+
+from .arrays import BLOCK_BYTES, Array, namespace, row_blocks, to_numpy
+from .problem import Problem
+
+RESIDENT_BYTES = 64 << 20  # second moments of all clusters are kept if they take less than this ...
+RESIDENT_SHARE = 0.5  # ... or than this share of X
+UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewer than this share of the rows moved
+FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
+UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
+
+
+class RunningMoments:
+    """Second moments of k clusters whose labels change little by little: only rows that moved are touched."""
+
+    def __init__(self, problem: Problem, k: int, products: bool = True) -> None:
+        self.problem, self.k, self.products = problem, k, products
+        self.moments: Moments | None = None
+        self.labels: Array | None = None
+        self.updates = 0
+        self.peak: Array | None = None
+
+    @property
+    def resident(self) -> bool:
+        """Whether there is room for those of all clusters at a time."""
+        X = self.problem.X
+        return not self.products or self.k * X.shape[1] ** 2 * 8 <= max(RESIDENT_BYTES, RESIDENT_SHARE * X.nbytes)
+
+    def __call__(self, labels: Array) -> Moments:
+        p = self.problem
+        if self.moments is not None and self.labels is not None and self.updates < UPDATES:
+            moved = kernels.changed_rows(self.labels, labels)
+            if len(moved) <= UPDATE_SHARE * len(labels):
+                kernels.update_moments(self.moments, p.X, moved, self.labels[moved], labels[moved], p.weights)
+                self.labels, self.updates = labels, self.updates + 1
+                if not self._faded(self.moments):
+                    return self.moments
+        self.moments = kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
+        self.labels, self.updates, self.peak = labels, 0, None
+        self._faded(self.moments)
+        return self.moments
+
+    def _faded(self, moments: Moments) -> bool:
+        """Whether updates have left some cluster with moments so much smaller than what was added and taken away that
+        rounding shows: most of its rows have left, or its mean is now far from the origin of its sums."""
+        if moments.raw is None:
+            return False
+        left, held = traces(moments.scatter), traces(moments.raw)
+        xp = namespace(left)
+        before = left if self.peak is None else self.peak
+        self.peak = xp.maximum(before, left)
+        return bool(((left < FADED * before) | ((left > 0) & (left < FADED * held))).any())
+
+
+class Refit:
+    """Best flats for given labels; between calls it keeps second moments, where those of all clusters fit in memory."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        d = problem.X.shape[1]
+        self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
+        self.bases: Sequence[Array] | None = None
+        self.warm = True  # may start from the last bases; what comes of it is in ``exact``
+        self.exact = True
+
+    def __call__(self, labels: Array, exact: bool = False) -> Flats:
+        if not self.moments.resident:
+            return self._one_at_a_time(labels, np.float64 if exact else self.problem.X.dtype)
+        if exact:
+            moments = moments_in(np.float64, self.problem, labels, self.problem.k, self.moments.products)
+        else:
+            moments = self.moments(labels)
+        if moments.raw is None:
+            spaces = _trivial_eigenspaces(self.problem)
+        else:
+            dtype, start = (np.float64, None) if exact else (self.problem.X.dtype, self.bases if self.warm else None)
+            spaces = kernels.top_eigenspaces(moments.scatter, self.problem.dims, dtype, start)
+            self.bases, self.exact = spaces.bases, spaces.exact
+        return Flats.from_eigenspaces(spaces, moments.means if self.problem.affine else None)
+
+    def _one_at_a_time(self, labels: Array, dtype: Any) -> Flats:
+        pairs = zip(rows_of_each(labels, self.problem.k), self.problem.dims, strict=True)
+        return Flats.joined([fit_flat(self.problem, rows, j, dtype) for rows, j in pairs])
+
+
+def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
+    """Row numbers of one cluster after another."""
+    order = namespace(labels).argsort(labels, kind="stable")
+    ends = np.cumsum(to_numpy(kernels.label_counts(labels, k)))
+    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        yield order[start:stop]
+
+
+def fit_flat(problem: Problem, rows: Array, j: int, dtype: Any) -> Flats:
+    """The best j-flat for some rows of X."""
+    spaces, means = eigenspace(problem, rows, j, dtype)
+    return Flats.from_eigenspaces(spaces, means if problem.affine else None)
+
+
+def eigenspace(problem: Problem, rows: Array, j: int, dtype: Any) -> tuple[Eigenspaces, Array]:
+    """The j-dimensional eigenspace of some rows of X, and their mean (1, d); for few rows from themselves, else from
+    their second moments."""
+    X, xp, weights = problem.X, namespace(problem.X), problem.weights
+    few = 2 * len(rows) <= X.shape[1]
+    moments = moments_in(dtype, problem, xp.zeros(len(rows), dtype=np.int32), 1, not few, rows)
+    if not few:
+        return kernels.top_eigenspaces(moments.scatter, [j], dtype), moments.means
+    A = X[rows].astype(dtype)
+    if problem.affine:
+        A -= moments.means.astype(dtype)
+    if weights is not None:
+        A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
+    return kernels.batched_svd([A], j), moments.means
+
+
+def moments_in(
+    dtype: Any, problem: Problem, labels: Array, k: int, products: bool, rows: Array | None = None
+) -> Moments:
+    """Moments of the rows (all, or those of the given numbers), multiplied in a precision that need not be X's."""
+    X, weights, affine = problem.X, problem.weights, problem.affine
+    if dtype == X.dtype:
+        return kernels.second_moments(X, labels, k, weights, affine, products, rows)
+    if rows is None:
+        blocks = ((slice(start, start + len(block)), block) for start, block in row_blocks(X))
+    else:
+        size = max(1, BLOCK_BYTES // (X.shape[1] * X.dtype.itemsize))
+        spans = (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
+        blocks = ((span, X[rows[span]]) for span in spans)
+        weights = None if weights is None else weights[rows]
+    total = combined(
+        kernels.second_moments(
+            block.astype(dtype), labels[span], k, None if weights is None else weights[span], affine, products
+        )
+        for span, block in blocks
+    )
+    return kernels.second_moments(X[rows], labels, k, weights, affine, products) if total is None else total
+
+
+def _trivial_eigenspaces(problem: Problem) -> Eigenspaces:
+    """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
+    xp, d, dtype = namespace(problem.X), problem.X.shape[1], problem.X.dtype
+    bases = [xp.eye(d, dtype=dtype) if j else xp.zeros((0, d), dtype) for j in problem.dims]
+    return Eigenspaces(bases, [], [xp.zeros((0, d), dtype) if j else None for j in problem.dims])
