@@ -9,9 +9,21 @@
 
 from ._version import __version__
 from .budget import compress
+from .curve import CompressionCurve, compression_curve
 from .descent import Step
 from .factorization import Factorization
 from .fit import fit_subspaces
 from .subspaces import Subspaces
+from .tokens import token_weights
 
-__all__ = ["Factorization", "Step", "Subspaces", "__version__", "compress", "fit_subspaces"]
+__all__ = [
+    "CompressionCurve",
+    "Factorization",
+    "Step",
+    "Subspaces",
+    "__version__",
+    "compress",
+    "compression_curve",
+    "fit_subspaces",
+    "token_weights",
+]

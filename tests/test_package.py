@@ -11,7 +11,7 @@ import pytest
 import ksubspaces
 
 MODULES = [m.name for m in pkgutil.walk_packages(ksubspaces.__path__, "ksubspaces.") if not m.name.endswith("__main__")]
-OPTIONAL = ["torch", "cupy", "sklearn", "rich", "matplotlib", "pandas", "tqdm", "dask", "platformdirs"]
+OPTIONAL = ["torch", "cupy", "sklearn", "rich", "matplotlib", "pandas", "platformdirs", "tokenizers", "transformers"]
 
 
 def run(program):

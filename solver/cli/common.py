@@ -1,0 +1,139 @@
+"""What commands share: options, the console, the folder of results, the weights of a table's rows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..show import require
+from ..tokens import token_weights
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+def add_options(parser: argparse.ArgumentParser, plot: str) -> None:
+    """Options of every command; ``plot`` is the name of the image it draws."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cpu)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same result (%(default)s)")
+    parser.add_argument("--no-plot", dest="plot", action="store_false", help=f"leave out {plot}")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_weight_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that weigh rows, for :func:`row_weights`."""
+    parser.add_argument("--weights", type=Path, metavar="FILE.npy", help="a weight for each row, as sample_weight")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="weigh rows by how often their tokens occur; the folder has the tokenizer.json of the table's model",
+    )
+    parser.add_argument(
+        "--texts", type=Path, metavar="FILE", help="count tokens in these texts, one a line (default: Zipf's law)"
+    )
+
+
+def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """A type for argparse: values separated by commas."""
+    name = "number" if kind in (int, float) else "name"
+
+    def parse(text: str) -> list[T]:
+        try:
+            if not all(parts := [part.strip() for part in text.split(",")]):
+                raise ValueError
+            return [kind(part) for part in parts]
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected a {name} or {name}s separated by commas, got '{text}'"
+            ) from None
+
+    return parse
+
+
+def prepare(options: argparse.Namespace) -> Console | None:
+    """Find out before the work, not after it, what would stop its results from being shown or saved."""
+    if options.out is not None:
+        if options.out.exists() and not options.out.is_dir():
+            raise ValueError(f"--out {options.out} is a file; name a folder")
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.plot:
+            require("matplotlib")
+    if options.quiet:
+        return None
+    require("rich")
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
+    """A line on the console for as long as something takes."""
+    return console.status(text) if console else nullcontext()
+
+
+def told(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options as given, for a file of results."""
+    given = {name: getattr(options, name) for name in names}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+
+
+def row_weights(options: argparse.Namespace, n: int, own: Path | None = None) -> NDArray[np.float64] | None:
+    """Weights of a table's n rows, as the options of :func:`add_weight_options` have it.
+
+    ``own`` is the folder of the tokenizer to use where they name none; without it there are no weights then.
+    """
+    if options.weights is not None:
+        if options.tokenizer is not None or options.texts is not None:
+            raise ValueError("--weights are weights already; leave out --tokenizer and --texts")
+        return _read_weights(options.weights, n)
+    folder = options.tokenizer or own
+    if folder is None:
+        if options.texts is not None:
+            raise ValueError("--texts are for a tokenizer to count the tokens of; give --tokenizer FOLDER")
+        return None
+    return token_weights(_read_tokenizer(folder), options.texts and _lines(options.texts), n_rows=n)
+
+
+def _read_weights(path: Path, n: int) -> NDArray[np.float64]:
+    try:
+        weights = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a readable npy file of plain numbers ({error})") from None
+    if weights.shape != (n,) or weights.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{path} holds {weights.dtype} of shape {weights.shape}; expected one number for each of the {n} rows"
+        )
+    return weights.astype(np.float64)
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    path = folder / "tokenizer.json" if folder.is_dir() else folder
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no such file: {path} (tokenizers of transformers write it into a folder by save_pretrained)"
+        )
+    require("tokenizers")
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # it raises nothing more particular
+        raise ValueError(f"{path} is not a readable tokenizer ({error})") from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from (text for line in file if (text := line.strip()))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error})") from None

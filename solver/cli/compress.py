@@ -1,0 +1,196 @@
+"""``ksubspaces compress``: the tables of a whole model."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..curve import CompressionCurve, compression_curve
+from ..page import write_page
+from ..tokens import token_weights
+from .common import _lines, add_options, prepare, several, status
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from ..integrations._model_report import ModelReport, ModuleReport
+
+_CURVE_RATIOS = (0.2, 0.5, 0.8)
+_CURVE_METHODS = ("svd", "messi-5", "ours")
+_CURVE_WEIGHTED = ("svd-weighted", "ours-weighted")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    about = (
+        "Compress the embedding table of a model, or other tables of it, and save the model. Tokens count by how often "
+        "they occur: in --texts, or else as their place in the vocabulary tells. Special tokens stay as they are."
+    )
+    parser = commands.add_parser("compress", help="make a model folder smaller", description=about)
+    parser.add_argument(
+        "model", metavar="MODEL_DIR", type=Path, help="a folder of transformers or sentence-transformers"
+    )
+    parser.add_argument("--ratio", type=float, required=True, help="share of the table's parameters to save, as 0.4")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="texts like those to be read, one a line, to count")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="save the model here (default: save nothing)")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page of what was saved and lost")
+    parser.add_argument(
+        "--modules", type=several(str), help="names of layers to compress in place of the input embedding"
+    )
+    parser.add_argument(
+        "--storage", choices=("float32", "float16", "bfloat16", "int8"), help="of coefficients (default: the model's)"
+    )
+    parser.add_argument("--k", type=_clusters, default="auto", help="number of clusters, or auto (%(default)s)")
+    parser.set_defaults(command=compress)
+    add_options(parser, "the curve in --report, which takes most of its time")
+
+
+def compress(options: argparse.Namespace) -> None:
+    """Compress, show, save."""
+    from ..integrations import transformers as models  # first: it tells what to install
+    from ..integrations._folders import open_model
+    from ..integrations._saved import check_target
+
+    console = prepare(argparse.Namespace(out=None, quiet=options.quiet))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        check_target(options.out, options.overwrite)
+    if options.report is not None and not options.report.resolve().parent.is_dir():
+        raise FileNotFoundError(f"--report {options.report}: no such folder to write it in")
+    if options.texts is not None and not options.texts.is_file():
+        raise FileNotFoundError(f"--texts {options.texts}: no such file")
+    with status(console, f"opening {options.model}"):
+        model, tokenizer = open_model(options.model)
+        model.to(options.device or "cpu")
+    report = models.compress_model(
+        model,
+        options.ratio,
+        texts=None if options.texts is None else _lines(options.texts),
+        tokenizer=tokenizer,
+        modules=options.modules or "embeddings",
+        storage=options.storage,
+        k=options.k,
+        seed=options.seed,
+        progress=console is not None,
+    )
+    written = []
+    if options.out is not None:
+        with status(console, "saving the model"):
+            own = tokenizer if getattr(model, "tokenizer", None) is None else None
+            models.save_compressed(model, options.out, own, overwrite=options.overwrite)
+        written.append(str(options.out))
+    if console:
+        console.print(_render(report))
+    if options.report is not None:
+        curves = _curves(report, tokenizer, options, console) if options.plot else {}
+        write_page(options.report, report, token=_texts(tokenizer), curves=curves, made=_made(options))
+        written.append(str(options.report))
+    if console and written:
+        console.print(f"\nwrote {' and '.join(written)}", markup=False, soft_wrap=True)
+
+
+def _curves(
+    report: ModelReport, tokenizer: Any, options: argparse.Namespace, console: Console | None
+) -> dict[str, CompressionCurve]:
+    """Error against size of each table, from the original model once more, since it was compressed in place."""
+    from ..integrations._folders import open_model
+
+    original, _ = open_model(options.model)
+    curves = {}
+    for module in report.modules:
+        table = original.get_submodule(module.name).weight.detach().float()
+        weights = None
+        if module.weighted_error is not None:
+            texts = None if options.texts is None else _lines(options.texts)
+            weights = token_weights(tokenizer, texts, n_rows=len(table))
+        curves[module.name] = compression_curve(
+            table,
+            _ratios(options.ratio),
+            methods=_CURVE_METHODS if weights is None else (*_CURVE_METHODS, *_CURVE_WEIGHTED),
+            sample_weight=weights,
+            device=options.device,
+            seed=options.seed,
+            progress=console is not None,
+        )
+    return curves
+
+
+def _ratios(asked: float) -> list[float]:
+    """Few, as each takes as long as the compression did: the one asked for in place of the nearest of the usual."""
+    nearest = min(_CURVE_RATIOS, key=lambda ratio: abs(ratio - asked))
+    return [asked if ratio == nearest else ratio for ratio in _CURVE_RATIOS]
+
+
+def _texts(tokenizer: Any) -> Callable[[int], str] | None:
+    """The text of a token by its number."""
+    if tokenizer is None:
+        return None
+    return lambda row: str(tokenizer.convert_ids_to_tokens(row) or "")
+
+
+def _made(options: argparse.Namespace) -> dict[str, object]:
+    command = ["ksubspaces", "compress", str(options.model), "--ratio", f"{options.ratio:g}"]
+    for name in ("texts", "out", "report", "modules", "storage", "k", "seed", "device"):
+        value = getattr(options, name)
+        if value not in (None, "auto"):
+            command += [f"--{name}", ",".join(value) if isinstance(value, list) else str(value)]
+    return {"command": shlex.join(command), **{name: version(name) for name in ("numpy", "torch", "transformers")}}
+
+
+def _render(report: ModelReport) -> RenderableType:
+    """A table for each module, and the model's size."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for module in report.modules:
+        parts += [_sizes(module), "", _errors(module), "", Text(_clusters_told(module)), ""]
+    before, after = report.nbytes_before / 1e6, report.nbytes / 1e6
+    parts.append(Text(f"{report.model}: {before:,.1f} MB before, {after:,.1f} MB after, {report.seconds:.1f} s"))
+    return Group(*parts)
+
+
+def _sizes(module: ModuleReport) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(" = ".join([module.name, *module.tied]))
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for heading in ("", "before", "after", "saved"):
+        table.add_column(heading, justify="right" if heading else "left", header_style="bold")
+    for name, before, after in (
+        ("parameters", module.n_parameters_before, module.n_parameters),
+        ("bytes", module.nbytes_before, module.nbytes),
+    ):
+        table.add_row(name, f"{before:,}", f"{after:,}", f"{1 - after / before:.1%}")
+    return table
+
+
+def _clusters_told(module: ModuleReport) -> str:
+    kept = f", {module.n_exact} rows kept exactly" if module.n_exact else ""
+    clusters = f"{len(module.dims)} clusters of {min(module.dims)} to {max(module.dims)} dimensions"
+    return f"{module.shape[0]:,} x {module.shape[1]:,} in {clusters}{kept}; weights: {module.weights}"
+
+
+def _errors(module: ModuleReport) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("relative squared error", "here", "SVD, same parameters"):
+        table.add_column(heading, justify="left" if heading.startswith("relative") else "right", header_style="bold")
+    if module.weighted_error is not None:
+        table.add_row("weighted", f"{module.weighted_error:.4f}", f"{module.svd_weighted_error:.4f}")
+    table.add_row("all rows alike", f"{module.relative_error:.4f}", f"{module.svd_relative_error:.4f}")
+    return table
+
+
+def _clusters(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None

@@ -1,0 +1,90 @@
+"""``ksubspaces curve``: error against size, for several ways of compressing a table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..curve import RATIOS, compression_curve
+from ..demo import minilm_folder, minilm_table
+from ..show import plot_curve, render_curve
+from ..tables import read_table
+from .common import add_options, add_weight_options, prepare, row_weights, several, status, told
+
+_MINILM = "minilm"
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    about = (
+        "Compress a table to several sizes in several ways; a table and a plot of the errors. "
+        "With weights, errors are also told weighted by them, and ours-weighted is among the methods."
+    )
+    parser = commands.add_parser("curve", help="error against size, for several methods", description=about)
+    parser.add_argument(
+        "table",
+        metavar="TABLE",
+        help=f"x.npy, x.npz::name or model.safetensors::tensor_name; or {_MINILM}, the demo's table, "
+        "with weights from its own tokenizer",
+    )
+    parser.add_argument(
+        "--ratios", type=several(float), default=list(RATIOS), help=f"shares to save ({','.join(map(str, RATIOS))})"
+    )
+    parser.add_argument(
+        "--methods",
+        type=several(str),
+        help="svd, messi-K for K clusters of equal dimension, ours; with -weighted after it, by the weights "
+        "(svd,messi-3,messi-5,ours, and ours-weighted if there are weights)",
+    )
+    add_weight_options(parser)
+    parser.add_argument(
+        "--warm", action="store_true", help="begin each fit with the clusters of the one before: faster, less exact"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("curve-output"),
+        help="save curve.json and curve.png here (%(default)s)",
+    )
+    parser.set_defaults(command=curve)
+    add_options(parser, "curve.png")
+
+
+def curve(options: argparse.Namespace) -> None:
+    """Measure, show and save."""
+    console = prepare(options)
+    own = None
+    if options.table == _MINILM:
+        with status(console, "looking for the MiniLM model (downloaded once, 83 MB)"):
+            if options.weights is None and options.tokenizer is None:
+                own = minilm_folder()  # before the table, which it holds
+            table = minilm_table()
+    else:
+        table = read_table(options.table)
+    with status(console, "weighing the rows"):
+        weights = row_weights(options, len(table), own)
+    measured = compression_curve(
+        table,
+        options.ratios,
+        methods=options.methods,
+        sample_weight=weights,
+        warm=options.warm,
+        device=options.device,
+        seed=options.seed,
+        progress=console is not None,
+    )
+    if console:
+        n, d = measured.shape
+        console.print(f"{options.table}, {n:,} x {d:,}\n", markup=False, soft_wrap=True)
+        console.print(render_curve(measured))
+    given = told(options, "ratios", "methods", "weights", "tokenizer", "texts", "warm", "seed", "device")
+    measured.save(options.out / "curve.json", {"table": options.table, "version": __version__, "options": given})
+    written = ["curve.json"]
+    if options.plot:
+        plot_curve(options.out / "curve.png", measured)
+        written.append("curve.png")
+    if console:
+        console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)

@@ -1,0 +1,125 @@
+"""``ksubspaces fit``: subspaces of given dimensions through a table's rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from .._version import __version__
+from ..factorization import Factorization
+from ..fit import fit_subspaces
+from ..report import FitReport, dimension_sweep, make_report, svd_curve
+from ..show import plot, render
+from ..storage import write_whole
+from ..subspaces import Subspaces
+from ..tables import read_table
+from .common import add_options, prepare, several, status, told
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_INITS = ("k-means++", "random", "k-means")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("fit", help="fit a table of your own", description="Fit a table of your own.")
+    parser.add_argument("table", metavar="TABLE", help="x.npy, x.npz::name or model.safetensors::tensor_name")
+    parser.add_argument("--k", type=int, required=True, help="number of subspaces")
+    parser.add_argument("--j", type=several(int), required=True, help="their dimension: one, or k separated by commas")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="save the results here (default: save nothing)")
+    parser.set_defaults(command=fit)
+    add_fit_options(parser)
+
+
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that end in :func:`run`."""
+    parser.add_argument("--affine", action="store_true", help="flats with an offset instead of linear subspaces")
+    parser.add_argument(
+        "--init", default="k-means++", help=f"{', '.join(_INITS)}, or a saved subspaces.safetensors (%(default)s)"
+    )
+    parser.add_argument("--n-init", type=_n_init, default="auto", help="number of starts, or auto (%(default)s)")
+    parser.add_argument("--max-iter", type=int, default=100, help="most steps of a descent (%(default)s)")
+    parser.add_argument("--tol", type=float, default=1e-4, help="stop below this relative decrease (%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="compute in this type (default: the table's)")
+    add_options(parser, "report.png")
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Fit the table named."""
+    if len(options.j) not in (1, options.k):
+        raise ValueError(f"--j takes one number or one for each cluster: got {len(options.j)} for --k {options.k}")
+    table = read_table(options.table)
+    console = prepare(options)
+    run(table, options.table, options.k, options.j[0] if len(options.j) == 1 else options.j, options, console)
+
+
+def run(
+    table: NDArray[Any], name: str, k: int, j: int | list[int], options: argparse.Namespace, console: Console | None
+) -> None:
+    """Fit, show and save."""
+    init = _init(options.init)
+    started = time.perf_counter()
+    model = fit_subspaces(
+        table,
+        k,
+        j,
+        device=options.device,
+        affine=options.affine,
+        init=init,
+        n_init=options.n_init,
+        max_iter=options.max_iter,
+        tol=options.tol,
+        dtype=options.dtype,
+        seed=options.seed,
+        progress=console is not None,
+    )
+    seconds = time.perf_counter() - started
+    with status(console, "factoring the table, and its SVD to compare"):
+        factorization = model.factorize(table)
+        svd = svd_curve(table)
+        report = make_report(model, factorization, svd, seconds)
+    if console:
+        console.print(render(report))
+    if options.out is None:
+        return
+    written = _save(options.out, name, options, model, factorization, report)
+    if options.plot:
+        with status(console, "drawing: a few steps at other dimensions"):
+            sweep = list(dimension_sweep(table, model, device=options.device))
+            plot(options.out / "report.png", report, svd, sweep)
+        written.append("report.png")
+    if console:
+        console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)
+
+
+def _init(init: str) -> Any:
+    if init in _INITS:
+        return init
+    if not Path(init).is_file():
+        raise FileNotFoundError(f"--init {init}: not one of {', '.join(_INITS)}, and no such file of saved subspaces")
+    return Subspaces.load(init)
+
+
+def _save(
+    out: Path, name: str, options: argparse.Namespace, model: Subspaces, factorization: Factorization, report: FitReport
+) -> list[str]:
+    factorization.save(out / "factorization.safetensors")
+    model.save(out / "subspaces.safetensors")
+    given = told(options, "affine", "init", "n_init", "max_iter", "tol", "dtype", "seed", "device")
+    facts = {"table": name, "version": __version__, "options": given, **asdict(report)}
+    write_whole(out / "report.json", (json.dumps(facts, indent=2) + "\n").encode())
+    return ["factorization.safetensors", "subspaces.safetensors", "report.json"]
+
+
+def _n_init(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None

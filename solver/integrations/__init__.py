@@ -1,0 +1,1 @@
+"""The factors inside other libraries. Each module needs its library, which importing ``ksubspaces`` never loads."""

@@ -1,0 +1,262 @@
+"""A factored embedding table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ksubspaces.factorization import Factorization
+
+from ._factors import Factors, described
+from ._lookup import decode, decode_static, lookup
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+UNSUPPORTED = {
+    "max_norm": "it shortens rows of the table in place, and factored rows share their bases",
+    "scale_grad_by_freq": "a basis has no frequency of its own to scale its gradient by",
+    "sparse": "each lookup touches whole bases, so their gradients are dense",
+}
+
+
+class SubspaceEmbedding(Factors):
+    """An ``nn.Embedding`` whose table is factored: row i is its coefficients times the basis of its cluster.
+
+    Coefficients, bases and offsets are parameters, trained as the table's rows would be; with int8 storage the
+    coefficients are codes and stay as they are, while bases and offsets train. The k clusters of one lookup take one
+    gather and one product each, whatever the number of ids; rows asked for twice are decoded once.
+
+    Made from shapes alone, as here, all factors are zero, to be filled by ``load_state_dict``; see
+    :meth:`from_embedding` and :meth:`from_factorization` for the rest.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+        Rows n and columns d of the table.
+    counts, dims : sequence of k int
+        Rows n_c and dimension j_c of each cluster.
+    affine : bool, default False
+        Whether each cluster has an offset.
+    padding_idx : int, optional
+        A row that passes no gradient on, neither to its coefficients nor to its cluster's basis and offset. As in
+        ``nn.Embedding`` its value is what is stored, not necessarily zero.
+    storage : {"float32", "float16", "bfloat16", "int8"}, optional
+        Of the coefficients; int8 with one scale per row. ``None`` is ``dtype``.
+    device, dtype
+        As in ``nn.Embedding``. ``dtype`` is that of the bases and of what comes out, under autocast too.
+
+    Attributes
+    ----------
+    num_embeddings, embedding_dim, padding_idx
+        As in ``nn.Embedding``.
+    weight : (n, d) tensor
+        The table, decoded anew each time; gradients flow through it to the factors. It is no parameter: it cannot be
+        assigned or tied to, for which there is :meth:`SubspaceLinear.tied_to`.
+    coefficients, bases : modules of k tensors (n_c, j_c) and (j_c, d)
+    offsets : (k, d) parameter or None
+    places : (n,) integers
+        Where each row lies among the rows sorted by cluster.
+    scales : (n,) or None
+        By place, what int8 coefficients are multiplied by.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit together, or padding_idx or storage is none there is.
+
+    Notes
+    -----
+    The layer is that of MESSI (Maalouf et al., Deep Learning Meets Projective Clustering, ICLR 2021, section 2), with
+    a gather in place of its sparse first factor. ``torch.compile`` takes it whole, as one operation. Traced or
+    exported (``torch.export``, ONNX) it decodes each row in every cluster, since groups of unknown size cannot be
+    exported; what is exported is meant for inference and passes gradients on for the padding row too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ksubspaces import fit_subspaces
+    >>> from ksubspaces.integrations.torch import SubspaceEmbedding
+    >>> table = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    >>> layer = SubspaceEmbedding.from_factorization(fit_subspaces(table, k=2, j=3, seed=0).factorize(table))
+    >>> layer(torch.tensor([[5, 7, 5]])).shape
+    torch.Size([1, 3, 8])
+    >>> again = SubspaceEmbedding(60, 8, layer.counts, layer.dims)
+    >>> again.load_state_dict(layer.state_dict())
+    <All keys matched successfully>
+    >>> bool((again.weight == layer.weight).all())
+    True
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        counts: Sequence[int],
+        dims: Sequence[int],
+        *,
+        affine: bool = False,
+        padding_idx: int | None = None,
+        storage: str | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shapes = (num_embeddings, embedding_dim, counts, dims)
+        super().__init__(*shapes, affine=affine, storage=storage, device=device, dtype=dtype)
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(f"padding_idx must be a row from 0 to {num_embeddings - 1}, got {padding_idx}")
+            padding_idx %= num_embeddings
+        self.padding_idx = padding_idx
+
+    @classmethod
+    def from_factorization(
+        cls,
+        factorization: Factorization,
+        *,
+        padding_idx: int | None = None,
+        storage: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+    ) -> Self:
+        """An embedding with a copy of given factors.
+
+        Parameters
+        ----------
+        factorization : Factorization
+            Of NumPy, Torch or CuPy arrays.
+        padding_idx, storage
+            See the class.
+        dtype : torch.dtype, optional
+            Of bases and output; that of the factorization by default.
+        device : optional
+            That of the factorization by default.
+
+        Raises
+        ------
+        TypeError
+            When it is given something else.
+        """
+        shapes, options = described(factorization, dtype, device)
+        return cls(*shapes, padding_idx=padding_idx, storage=storage, **options).fill(factorization)
+
+    @classmethod
+    def from_embedding(
+        cls,
+        embedding: nn.Embedding,
+        ratio: float | None = None,
+        *,
+        n_parameters: int | None = None,
+        token_weights: Any = None,
+        storage: str | None = None,
+        k: Any = "auto",
+        seed: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Compress an embedding; it is left as it is.
+
+        Dtype, device, padding_idx, training mode and whether it is trained are the embedding's. All rows come out
+        approximately, the padding row too; but if that is all zero, it stays so exactly (with ``affine=True`` in a
+        cluster of its own, for d numbers more than asked).
+
+        Parameters
+        ----------
+        embedding : nn.Embedding
+        ratio : float, optional
+            Share of the parameters to save, in (0, 1). Give this or ``n_parameters``.
+        n_parameters : int, optional
+            Parameters to spend.
+        token_weights : (n,) array, optional
+            Weight of each row's error, for instance how often its token occurs.
+        storage
+            See the class.
+        k, seed, **options
+            As in ``ksubspaces.compress``.
+
+        Raises
+        ------
+        ValueError
+            When the embedding has ``max_norm``, ``scale_grad_by_freq`` or ``sparse`` set, or as ``compress`` raises.
+        TypeError
+            When it is no ``nn.Embedding``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from ksubspaces.integrations.torch import SubspaceEmbedding
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> bases = torch.randn(2, 3, 16, generator=generator)
+        >>> table = (torch.randn(2, 200, 3, generator=generator) @ bases).flatten(0, 1)
+        >>> embedding = torch.nn.Embedding.from_pretrained(table)
+        >>> layer = SubspaceEmbedding.from_embedding(embedding, 0.7, seed=0)
+        >>> layer.n_parameters <= 0.3 * 400 * 16
+        True
+        """
+        if not isinstance(embedding, nn.Embedding):
+            raise TypeError(f"embedding must be an nn.Embedding, got {type(embedding).__name__}")
+        for name, reason in UNSUPPORTED.items():
+            if getattr(embedding, name):
+                raise ValueError(f"embeddings with {name} cannot be factored: {reason}; set it to None or False first")
+        from ksubspaces.budget import compress
+
+        table = embedding.weight.detach()
+        factorization = compress(
+            table, ratio, n_parameters=n_parameters, k=k, sample_weight=token_weights, seed=seed, **options
+        )
+        padding_idx = embedding.padding_idx
+        if padding_idx is not None and not table[padding_idx].any() and bool(factorization[padding_idx].any()):
+            factorization = _with_zero_row(factorization, padding_idx)
+        layer = cls.from_factorization(
+            factorization, padding_idx=padding_idx, storage=storage, dtype=table.dtype, device=table.device
+        )
+        if not embedding.weight.requires_grad:
+            layer.requires_grad_(False)
+        return layer.train(embedding.training)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.to_dense()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows (*ids.shape, d) of int32 or int64 ids of any shape.
+
+        Raises
+        ------
+        IndexError
+            When an id is not in [0, n).
+        TypeError
+            When ids are not integers.
+        """
+        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
+        table = self.table()
+        if torch.compiler.is_exporting() or torch.jit.is_tracing() or ids.is_meta:
+            return decode_static(ids, table)
+        padding_idx = -1 if self.padding_idx is None else self.padding_idx
+        if torch.compiler.is_compiling():
+            return lookup(ids, *table, padding_idx)
+        return decode(ids, table, padding_idx)
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return super().extra_repr() + padding
+
+
+def _with_zero_row(factorization: Factorization, row: int) -> Factorization:
+    """The same with one row moved to a cluster of its own, of dimension 0 with a zero offset: so it is exactly zero."""
+    given = factorization.to("torch")
+    c = int(given.labels[row])
+    others = torch.arange(given.counts[c], device=given.labels.device) != (given.labels[:row] == c).sum()
+    labels, blocks, bases = given.labels.clone(), list(given.blocks), list(given.bases)
+    labels[row] = len(bases)
+    blocks[c] = blocks[c][others]
+    blocks.append(blocks[c].new_zeros(1, 0))
+    bases.append(bases[0].new_zeros(0, bases[0].shape[1]))
+    offsets = None if given.offsets is None else nn.functional.pad(given.offsets, (0, 0, 0, 1))
+    return Factorization(labels, blocks, bases, offsets, given.home)

@@ -1,0 +1,233 @@
+"""A factored table as a Torch module: what an embedding and a linear layer made of it have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ksubspaces.arrays import Home
+from ksubspaces.factorization import Factorization
+from ksubspaces.subspaces import count_parameters
+
+from ._lookup import Table, in_own_dtype
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+LEVELS = 127  # int8 codes go from -LEVELS to LEVELS
+
+
+class Blocks(nn.Module):
+    """Matrices named "0", "1", ... in the state dict: parameters if they are floating point, else buffers."""
+
+    def __init__(self, blocks: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._names = [str(c) for c in range(len(blocks))]
+        for name, block in zip(self._names, blocks, strict=True):
+            if block.is_floating_point():
+                self.register_parameter(name, nn.Parameter(block))
+            else:
+                self.register_buffer(name, block)
+
+    def tensors(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._names]
+
+
+class Factors(nn.Module):
+    """The factors of a table (n, d): coefficients per cluster, bases, offsets if affine, and where each row lies.
+
+    In the state dict these are ``coefficients.0`` (n_0, j_0), ..., ``bases.0`` (j_0, d), ..., ``offsets`` (k, d),
+    ``places`` (n,) and, with int8 storage, ``scales`` (n,). Rows lie sorted by cluster, row i at ``places[i]``.
+
+    Parameters
+    ----------
+    n, d : int
+        Rows and columns of the table.
+    counts, dims : sequence of k int
+        Rows n_c and dimension j_c of each cluster.
+    affine : bool
+        Whether clusters have offsets.
+    storage : {"float32", "float16", "bfloat16", "int8"}, optional
+        Of the coefficients; ``None`` is ``dtype``.
+    device, dtype
+        As in any Torch module; ``dtype`` is that of the bases, offsets and decoded rows.
+
+    Raises
+    ------
+    ValueError
+        When counts and dims are not k numbers each, or the counts do not add up to n.
+    """
+
+    places: Tensor
+    scales: Tensor | None
+    offsets: nn.Parameter | None
+
+    def __init__(
+        self,
+        n: int,
+        d: int,
+        counts: Sequence[int],
+        dims: Sequence[int],
+        *,
+        affine: bool = False,
+        storage: str | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        counts, dims = [index(m) for m in counts], [index(j) for j in dims]
+        if len(counts) != len(dims) or not counts or min(counts) < 0 or min(dims) < 0:
+            raise ValueError(f"counts and dims must hold one number for each cluster, got {counts} and {dims}")
+        if sum(counts) != n:
+            raise ValueError(f"counts must add up to the {n} rows, but they add up to {sum(counts)}")
+        if d < 1:
+            raise ValueError(f"rows must have at least one column, got {d}")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        kind = dtype if storage is None else _storage_dtype(storage)
+        self.counts = tuple(counts)
+        self.dims = tuple(dims)
+        blocks = [torch.zeros(m, j, device=device, dtype=kind) for m, j in zip(counts, dims, strict=True)]
+        self.coefficients = Blocks(blocks)
+        self.bases = Blocks([torch.zeros(j, d, device=device, dtype=dtype) for j in dims])
+        offsets = nn.Parameter(torch.zeros(len(dims), d, device=device, dtype=dtype)) if affine else None
+        self.register_parameter("offsets", offsets)
+        places = torch.int16 if n <= torch.iinfo(torch.int16).max else torch.int32
+        self.register_buffer("places", torch.arange(n, device=device, dtype=places))
+        scales = torch.zeros(n, device=device, dtype=dtype) if kind == torch.int8 else None
+        self.register_buffer("scales", scales)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d) of the table."""
+        return len(self.places), self.bases.tensors()[0].shape[1]
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int32: the cluster of each row."""
+        ends = torch.tensor(self._starts[1:], device=self.places.device, dtype=torch.int32)
+        return torch.bucketize(self.places.int(), ends, out_int32=True, right=True)
+
+    @property
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(self.counts)]
+
+    @property
+    def storage(self) -> str:
+        """Dtype of the coefficients: "float32", "float16", "bfloat16", "int8" (or "float64")."""
+        return str(self.coefficients.tensors()[0].dtype).removeprefix("torch.")
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers stored, as a :class:`Factorization` counts them, and with int8 a scale for each row."""
+        n, d = self.shape
+        scales = 0 if self.scales is None else n
+        return count_parameters(self.counts, self.dims, d, self.offsets is not None) + scales
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parameters and buffers."""
+        return sum(part.numel() * part.element_size() for part in [*self.parameters(), *self.buffers()])
+
+    def table(self) -> Table:
+        """The factors as tensors."""
+        return Table(
+            self.places, self._starts, self.coefficients.tensors(), self.bases.tensors(), self.scales, self.offsets
+        )
+
+    def to_dense(self) -> Tensor:
+        """The table (n, d) decoded, differentiable in the factors."""
+        table = self.table()
+        with in_own_dtype(self.places.device):
+            rows = torch.cat([table.rows(c) for c in range(len(table.blocks))])
+        return nn.functional.embedding(self.places.long(), rows)
+
+    def products(self, x: Tensor) -> Tensor:
+        """``x @ to_dense().T``, (..., d) to (..., n), through the factors."""
+        table = self.table()
+        parts = [x @ V.T @ table.coefficients(c).T for c, V in enumerate(table.bases)]
+        if table.offsets is not None:
+            shifts = (x @ table.offsets.T).split(1, dim=-1)
+            parts = [part + shift for part, shift in zip(parts, shifts, strict=True)]
+        return torch.cat(parts, dim=-1).index_select(-1, table.places.int())
+
+    def combinations(self, x: Tensor) -> Tensor:
+        """``x @ to_dense()``, (..., n) to (..., d), through the factors."""
+        table = self.table()
+        parts = x.index_select(-1, table.places.argsort()).split(list(self.counts), dim=-1)
+        terms = [part @ table.coefficients(c) @ table.bases[c] for c, part in enumerate(parts)]
+        if table.offsets is not None:
+            terms.append(torch.stack([part.sum(-1) for part in parts], -1) @ table.offsets)
+        return reduce(torch.add, terms)
+
+    def to_factorization(self) -> Factorization:
+        """A copy of the factors, as Torch tensors in float32 (float64 if that is theirs)."""
+        table, labels = self.table(), self.labels
+        dtype = torch.float64 if table.bases[0].dtype == torch.float64 else torch.float32
+
+        def own(part: Tensor) -> Tensor:
+            return part.detach().to(dtype, copy=True)
+
+        positions = [self.places[labels == c].int() - start for c, start in enumerate(table.starts[:-1])]
+        blocks = [own(table.coefficients(c)).index_select(0, rows) for c, rows in enumerate(positions)]
+        offsets = None if table.offsets is None else own(table.offsets)
+        home = Home("torch", str(self.places.device))
+        return Factorization(labels, blocks, [own(V) for V in table.bases], offsets, home)
+
+    @torch.no_grad()
+    def fill(self, factorization: Factorization) -> Self:
+        """Take a copy of the factors of a factorization that has the shapes of these, and offsets if these do."""
+        given = factorization.to("torch")
+        order = given.labels.to(self.places.device).argsort(stable=True)
+        self.places[order] = torch.arange(len(order), dtype=self.places.dtype, device=order.device)
+        for V, basis in zip(self.bases.tensors(), given.bases, strict=True):
+            V.copy_(basis)
+        if self.offsets is not None:
+            self.offsets.copy_(given.offsets)
+        for own, block, start in zip(self.coefficients.tensors(), given.blocks, self._starts, strict=False):
+            if self.scales is None:
+                own.copy_(block)
+            else:
+                scales = self.scales[start : start + len(block)]
+                # The column of zeros is for blocks of dimension 0, which have no largest coefficient.
+                scales.copy_(nn.functional.pad(block.abs(), (0, 1)).amax(1) / LEVELS)
+                divisors = torch.where(scales > 0, scales, 1).to(block)
+                own.copy_((block / divisors.unsqueeze(1)).round().clamp(-LEVELS, LEVELS))
+        return self
+
+    def __repr__(self) -> str:
+        return f"{self._get_name()}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        n, d = self.shape
+        k = len(self.dims)
+        dims = f"{min(self.dims)} to {max(self.dims)}" if len(set(self.dims)) > 1 else str(self.dims[0])
+        kind = "affine " if self.offsets is not None else ""
+        saved = 1 - self.n_parameters / (n * d) if n else 0.0
+        return f"{n}, {d}, {k} {kind}clusters of dimension {dims}, {self.storage}, {saved:.1%} fewer parameters"
+
+
+def _storage_dtype(storage: str) -> torch.dtype:
+    try:
+        return STORAGE[storage]
+    except (KeyError, TypeError):
+        raise ValueError(f"storage must be None or one of {', '.join(map(repr, STORAGE))}, got {storage!r}") from None
+
+
+def described(factorization: Any, dtype: torch.dtype | None, device: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Shapes of a factorization (n, d, counts, dims), and whether it is affine, its dtype and device if not given."""
+    if not isinstance(factorization, Factorization):
+        raise TypeError(f"factorization must be a ksubspaces.Factorization, got {type(factorization).__name__}")
+    own = torch.float64 if "float64" in str(factorization.bases[0].dtype) else torch.float32
+    options = {
+        "affine": factorization.offsets is not None,
+        "dtype": own if dtype is None else dtype,
+        "device": factorization.home.device if device is None else device,
+    }
+    return (*factorization.shape, factorization.counts, factorization.dims), options

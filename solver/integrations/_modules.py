@@ -1,0 +1,165 @@
+"""The tables of a Torch model: finding those that modules share, putting factored layers in their place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._embedding import SubspaceEmbedding
+from ._factors import Factors
+from ._linear import SubspaceLinear
+
+KINDS: tuple[Any, ...] = (nn.Embedding, nn.Linear)
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """A table and all that hold it.
+
+    Attributes
+    ----------
+    name : str
+        Of the module that it is compressed as: an embedding if there is one.
+    holders : dict of str to module
+        All modules with this very weight, by name; a module with two names is there twice.
+    """
+
+    name: str
+    holders: Mapping[str, nn.Module]
+
+    @property
+    def module(self) -> Any:
+        return self.holders[self.name]
+
+    @property
+    def kind(self) -> str:
+        """ "embedding" or "linear"."""
+        return "embedding" if isinstance(self.module, nn.Embedding) else "linear"
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        return tuple(name for name in self.holders if name != self.name)
+
+    def replacements(self, layer: SubspaceEmbedding | SubspaceLinear) -> dict[str, nn.Module]:
+        """What each holder becomes once the table is compressed to a layer; the factors are shared as the table was."""
+        by_module: dict[int, nn.Module] = {}
+        for module in self.holders.values():
+            if id(module) not in by_module:
+                by_module[id(module)] = self._replacement(module, layer)
+        return {name: by_module[id(module)] for name, module in self.holders.items()}
+
+    def _replacement(self, module: Any, layer: SubspaceEmbedding | SubspaceLinear) -> nn.Module:
+        if isinstance(module, nn.Embedding):
+            return layer
+        head = layer if module is self.module else tied_linear(layer)
+        assert isinstance(head, SubspaceLinear)
+        head.bias = module.bias  # the same parameter: something else may hold it too, as BERT's head does
+        return head.train(module.training)
+
+
+def tied_linear(layer: nn.Module) -> SubspaceLinear:
+    """Another linear layer with the factors of a layer, without a bias."""
+    if isinstance(layer, SubspaceEmbedding):
+        return SubspaceLinear.tied_to(layer)
+    assert isinstance(layer, SubspaceLinear)
+    factors = layer.factors
+    shapes = (layer.in_features, layer.out_features, factors.counts, factors.dims)
+    twin = SubspaceLinear(*shapes, by=layer.by, bias=False, device="meta")
+    twin.factors = factors
+    return twin
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no module, or wraps one."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, WRAPPERS):
+        raise ValueError(f"model is wrapped in {type(model).__name__}; compress model.module, then wrap it again")
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        raise ValueError("model is compiled; compress the model that it was compiled from, then compile that")
+
+
+def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
+    """The tables of modules named, each with everything else that holds it.
+
+    Raises
+    ------
+    ValueError
+        When a module is not there or cannot be factored; the text says why and what to do.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    holders: dict[int, list[tuple[str, str]]] = {}
+    for name, module in modules.items():
+        for entry, parameter in module._parameters.items():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append((name, entry))
+    tables: dict[int, SharedTable] = {}
+    for name in names:
+        if name not in modules:
+            close = difflib.get_close_matches(name, modules, 3, 0.3)
+            raise ValueError(f"modules names {name!r}, which the model does not have; close to it are {close}")
+        _check_module(name, modules[name])
+        weight: Any = modules[name].weight
+        if id(weight) in tables:
+            continue
+        group = {}
+        for other, entry in holders[id(weight)]:
+            if entry != "weight":
+                raise ValueError(f"{name} shares its weight with {other}.{entry}, which cannot be tied to factors")
+            _check_module(other, modules[other])
+            group[other] = modules[other]
+        embeddings = {key: module for key, module in group.items() if isinstance(module, nn.Embedding)}
+        if len({module.padding_idx for module in embeddings.values()}) > 1:
+            raise ValueError(f"{', '.join(embeddings)} share a weight but not the padding_idx; make it the same")
+        tables[id(weight)] = SharedTable(next(iter(embeddings or group)), group)
+    return list(tables.values())
+
+
+def _check_module(name: str, module: nn.Module) -> None:
+    if isinstance(module, (Factors, SubspaceLinear)):
+        raise ValueError(f"{name} is already compressed: {module!r}; load the original model to compress it anew")
+    kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
+    if kind is None or type(module).forward is not kind.forward:
+        reason = "whose own way of computing would be lost" if kind else "not an nn.Embedding or nn.Linear"
+        raise ValueError(f"{name} is of type {type(module).__name__}, {reason}; leave it out of modules")
+    if "weight" not in module._parameters:
+        raise ValueError(f"{name} computes its weight (a parametrization?); remove that first")
+    weight: Any = module.weight
+    if weight.is_meta:
+        raise ValueError(f"{name} has no values yet (its weight is on the meta device); load the model's weights first")
+    if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"{name} has a weight of {weight.dtype}; compress the model before it is quantised")
+    if any(getattr(module, hooks) for hooks in _HOOKS):
+        raise ValueError(
+            f"{name} has hooks, which would be lost; remove them first and set them again on the new layer"
+        )
+
+
+def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Replace modules by name."""
+    for name, layer in layers.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer)
+
+
+def factored_layers(model: nn.Module) -> dict[str, SubspaceEmbedding | SubspaceLinear]:
+    """All factored layers of a model, by every name that they have."""
+    found: dict[str, SubspaceEmbedding | SubspaceLinear] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        within = name.rpartition(".")[0] in found  # a linear layer's factors may be an embedding's
+        if isinstance(module, (SubspaceEmbedding, SubspaceLinear)) and not within:
+            found[name] = module
+    return found
+
+
+def size(model: nn.Module) -> tuple[int, int]:
+    """Numbers and bytes of a model's parameters and persistent buffers, what is shared counted once."""
+    parts = {id(part): part for part in model.state_dict(keep_vars=True).values() if isinstance(part, torch.Tensor)}
+    return sum(part.numel() for part in parts.values()), sum(part.nbytes for part in parts.values())

@@ -1,0 +1,287 @@
+"""Compressed models in folders, written whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+
+from ksubspaces._version import __version__
+
+from ._loading import attach, described
+from ._model_report import ModelReport
+from ._modules import check_model, factored_layers
+
+FORMAT = "ksubspaces compressed model"
+VERSION = 1
+MANIFEST = "ksubspaces.json"
+VARIANT = "ksubspaces"  # of the file names of weights, so that nothing takes them for those of a dense model
+WEIGHTS = f"*.{VARIANT}*.safetensors"
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "safetensors")
+
+
+def outer_models(model: nn.Module) -> dict[str, PreTrainedModel]:
+    """The transformers models in a module that are not within another one, by name."""
+    found: dict[str, PreTrainedModel] = {}
+    for name, module in model.named_modules():
+        within = any(name.startswith(f"{other}.") or other == "" for other in found)
+        if isinstance(module, PreTrainedModel) and not within:
+            found[name] = module
+    return found
+
+
+def is_sentence_model(model: nn.Module) -> bool:
+    """Whether it is a model of sentence-transformers: a sequence of modules that saves itself."""
+    return isinstance(model, nn.Sequential) and type(model).__module__.partition(".")[0] == "sentence_transformers"
+
+
+def save_compressed(
+    model: nn.Module, path: str | os.PathLike[str], tokenizer: Any = None, *, overwrite: bool = False
+) -> None:
+    """Save a compressed model as a folder, whole or not at all.
+
+    The folder is that of the model's own ``save_pretrained``, with ``ksubspaces.json`` beside it, which records the
+    class, every factored layer (shapes, clusters, storage, what it is tied to), the report of the compression, and the
+    versions of all packages. The weights are named ``model.ksubspaces.safetensors``: a plain ``from_pretrained``, which
+    would fill tables that it does not find with random numbers, finds no weights and says so.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel or sentence_transformers.SentenceTransformer
+        With factored layers.
+    path : path
+        Of the folder to be made, in one that exists.
+    tokenizer : optional
+        Saved beside a transformers model; a sentence-transformers model has its own.
+    overwrite : bool, default False
+        Replace a folder that is not empty.
+
+    Raises
+    ------
+    FileExistsError
+        When path is a file, or a folder that is not empty.
+    OSError
+        When the place is missing, read-only or full; nothing is left behind, and what was there is as it was.
+    TypeError, ValueError
+        When the model is of another kind or not compressed.
+    """
+    check_model(model)
+    if not isinstance(model, PreTrainedModel) and not is_sentence_model(model):
+        raise TypeError(
+            f"only models of transformers and sentence-transformers are saved as folders, got {type(model).__name__}; "
+            "save its state_dict, and load that into layers of the same shapes"
+        )
+    layers = factored_layers(model)
+    if not layers:
+        raise ValueError("model has no factored layers; compress it first, or use its own save_pretrained")
+    inner = outer_models(model)
+    if outside := [name for name in layers if not any(name.startswith(f"{part}.") or not part for part in inner)]:
+        raise ValueError(
+            f"{outside[0]} is outside of the transformers model and cannot be saved; leave it out of modules"
+        )
+    for part in inner.values():
+        if factored_layers(part):
+            attach(part)
+    with _whole_folder(path, overwrite) as folder:
+        try:
+            _write(model, inner, folder, tokenizer)
+        except SafetensorError as error:  # which is what a full disk raises there
+            raise OSError(f"could not write {path}: {error}") from error
+
+
+def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, tokenizer: Any) -> None:
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(folder, variant=VARIANT)
+    else:
+        with _variants(inner.values()):
+            model.save(str(folder), create_model_card=False)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    library = "transformers" if isinstance(model, PreTrainedModel) else "sentence_transformers"
+    report = getattr(model, "compression_report", None)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "library": library,
+        "class": type(model).__name__,
+        "is_own_class": _class_of(library, type(model).__name__) is type(model),
+        "modules": described(model),
+        "weights": {path.relative_to(folder).as_posix(): path.stat().st_size for path in _weights(folder)},
+        "packages": {"ksubspaces": __version__, **dict(_versions())},
+        "report": None if report is None else report.to_dict(),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    for path in _weights(folder):  # which safetensors makes readable for its owner alone
+        path.chmod((folder / MANIFEST).stat().st_mode)
+
+
+def load_compressed(path: str | os.PathLike[str], device: Any = "cpu", dtype: torch.dtype | str | None = None) -> Any:
+    """Load what :func:`save_compressed` wrote, without a network.
+
+    The layers are factored from the beginning; no dense table is made. Ties are ties again.
+
+    Parameters
+    ----------
+    path : path
+        Of the folder.
+    device : str or torch.device, default "cpu"
+    dtype : torch.dtype, optional
+        Of the model; by default the one that it was saved in. Coefficients with a storage of their own keep it.
+
+    Returns
+    -------
+    model
+        Of the class that was saved, in evaluation mode; ``model.compression_report`` is the ModelReport.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        When there is no such folder.
+    ValueError
+        When it holds no compressed model, a damaged one, one of a later version or of a class of somebody's own.
+    ImportError
+        When it is of sentence-transformers, and that is not installed.
+    """
+    folder = Path(path)
+    manifest = _manifest(folder)
+    kind = _class_of(manifest["library"], manifest["class"])
+    if kind is None or not manifest["is_own_class"]:
+        raise ValueError(
+            f"{folder} holds a {manifest['class']}, which is no class of {manifest['library']}; "
+            f'import it and call its from_pretrained("{folder}", variant="{VARIANT}", dtype="auto")'
+        )
+    options: dict[str, Any] = {"variant": VARIANT, "dtype": "auto" if dtype is None else dtype}
+    try:
+        if manifest["library"] == "transformers":
+            model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+            if info["missing_keys"]:
+                raise ValueError(f"{', '.join(sorted(info['missing_keys']))} missing")
+        else:
+            model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
+        report = manifest["report"]
+        model.compression_report = None if report is None else ModelReport.from_dict(report)
+    except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is damaged, its parts are missing or do not fit: {error}") from error
+    return model.to(device)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder whose weights are all there."""
+    if not folder.exists():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name the folder that save_compressed wrote")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']!r}")
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not a compressed model: it has no {MANIFEST}") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder} is not a compressed model, or damaged: its {MANIFEST} is not readable ({error})"
+        ) from None
+    if manifest.get("version", 0) > VERSION:
+        raise ValueError(f"{folder} was written by a later version of ksubspaces; upgrade it to read this")
+    needed = ("library", "class", "is_own_class", "weights", "modules", "report")
+    if absent := [name for name in needed if name not in manifest]:
+        raise ValueError(f"{folder} is damaged: its {MANIFEST} lacks {absent[0]}")
+    for name, length in manifest["weights"].items():
+        found = folder / name
+        if not found.is_file() or found.stat().st_size != length:
+            state = f"has {found.stat().st_size} bytes" if found.is_file() else "is missing"
+            raise ValueError(f"{folder} is damaged: {name} {state}, expected {length} bytes")
+    return manifest
+
+
+def sentence_class(name: str | None) -> Any:
+    """A class of sentence-transformers by its name; None if there is none of this name."""
+    try:
+        import sentence_transformers
+    except ImportError:
+        raise ImportError('this model needs sentence-transformers: pip install "ksubspaces[transformers]"') from None
+    return getattr(sentence_transformers, name or "SentenceTransformer", None)
+
+
+def _class_of(library: str, name: str) -> Any:
+    """A class of a library by its public name; None if there is none of this name."""
+    return getattr(transformers, name, None) if library == "transformers" else sentence_class(name)
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in _PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(WEIGHTS))
+
+
+@contextmanager
+def _variants(models: Any) -> Iterator[None]:
+    """Within it, these models save themselves under the variant, whoever asks them to."""
+    models = list(models)
+    for model in models:
+        model.save_pretrained = functools.partial(model.save_pretrained, variant=VARIANT)
+    try:
+        yield
+    finally:
+        for model in models:
+            del model.save_pretrained
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Where a folder is to be saved.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError
+        When it is a file, or a folder that is not to be replaced, or is to lie in one that is not there.
+    """
+    target = Path(path).resolve()  # through a symbolic link, not in its place
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{path} is a file; name a folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise FileExistsError(f"{path} is not empty; overwrite it (overwrite=True, --overwrite) or name another")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no such folder to save in: {target.parent}")
+    return target
+
+
+@contextmanager
+def _whole_folder(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
+    """A new folder to fill, which takes its place under its name when that is done, and is gone if it is not."""
+    target = check_target(path, overwrite)
+    mark = secrets.token_hex(4)
+    fresh, old = (target.with_name(f".{target.name}.{mark}.{state}") for state in ("part", "old"))
+    try:
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

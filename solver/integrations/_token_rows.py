@@ -1,0 +1,103 @@
+"""What is known of a table's rows where they are tokens: how much each matters, which are to stay as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ksubspaces.tokens import token_weights
+
+SPECIAL = "special"
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Weights of rows (None: all alike), where they are from, and the numbers of rows to keep (None: none)."""
+
+    weights: NDArray[np.float64] | None
+    source: str
+    exact: NDArray[np.int64] | None
+
+    def first(self, n: int) -> TokenRows:
+        """Those of the first n rows."""
+        weights = None if self.weights is None else self.weights[:n]
+        exact = None if self.exact is None else self.exact[self.exact < n]
+        return TokenRows(weights, self.source, None if exact is None or not len(exact) else exact)
+
+
+ALIKE = TokenRows(None, "none: all rows alike", None)
+
+
+def token_rows(
+    sizes: Sequence[int], given: Any, texts: Iterable[str] | None, tokenizer: Any, exact_rows: Any
+) -> TokenRows:
+    """What is known of tokens, for tables of so many rows, from what ``compress_model`` was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When what was given does not fit.
+    """
+    if isinstance(exact_rows, str) and exact_rows != SPECIAL:
+        raise ValueError(f"exact_rows must be 'special', None or numbers of rows, got {exact_rows!r}")
+    if given is not None and texts is not None:
+        raise ValueError("token_weights and texts were both given; leave one out")
+    if not sizes:
+        if given is not None or texts is not None:
+            name = "texts" if given is None else "token_weights"
+            raise ValueError(f"{name} are for tables of tokens, but modules names neither input nor output embedding")
+        return ALIKE
+    n = max(sizes)
+    exact = _exact(exact_rows, tokenizer, n)
+    if given is not None:
+        return TokenRows(_padded(given, n, tokenizer), "given", exact)
+    if tokenizer is not None:
+        source = "Zipf prior over the vocabulary" if texts is None else "counted in texts"
+        return TokenRows(token_weights(tokenizer, texts, n_rows=n), source, exact)
+    if texts is not None:
+        raise ValueError("texts are counted by a tokenizer; pass the model's as tokenizer")
+    warnings.warn(
+        "all tokens count alike, as there is no tokenizer to tell which are frequent and which are special; "
+        "pass the model's as tokenizer, best with texts",
+        stacklevel=3,
+    )
+    return TokenRows(None, ALIKE.source, exact)
+
+
+def _padded(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
+    """Weights of a table's n rows, those beyond the vocabulary with the least that a token has."""
+    values = given.detach().cpu() if isinstance(given, torch.Tensor) else given
+    weights = np.asarray(values, dtype=np.float64)
+    known = n if tokenizer is None else min(n, 1 + max(tokenizer.get_vocab().values()))
+    if weights.ndim != 1 or not known <= len(weights) <= n:
+        tokens = f", or for the {known} tokens of the tokenizer" if known < n else ""
+        raise ValueError(f"token_weights must hold a weight for each of {n} rows{tokens}; got shape {weights.shape}")
+    return np.pad(weights, (0, n - len(weights)), constant_values=weights.min())
+
+
+def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
+    if given is None or (isinstance(given, str) and tokenizer is None):
+        return None
+    if isinstance(given, str):
+        return np.unique([token for token in _special(tokenizer) if 0 <= token < n]).astype(np.int64)
+    rows = np.unique(np.asarray(given))
+    if len(rows) and (rows.dtype.kind not in "iu" or not 0 <= rows[0] <= rows[-1] < n):
+        raise ValueError(f"exact_rows must be 'special', None or numbers of rows from 0 to {n - 1}, got {given!r}")
+    return rows.astype(np.int64)
+
+
+def _special(tokenizer: Any) -> list[int]:
+    if hasattr(tokenizer, "all_special_ids"):
+        return list(tokenizer.all_special_ids)
+    if hasattr(tokenizer, "get_added_tokens_decoder"):  # of the package tokenizers
+        return [token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special]
+    raise ValueError(
+        f"exact_rows='special' needs a tokenizer that tells its special tokens, got {type(tokenizer).__name__}; "
+        "pass their numbers, or None"
+    )

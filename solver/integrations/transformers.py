@@ -1,0 +1,263 @@
+"""Whole models of transformers and sentence-transformers: compressed in place, saved, loaded.
+
+A compressed model is a model like any other: it trains, casts, moves and exports as before.
+
+ONNX
+----
+The standard export is all it takes, with ``dynamo=True`` or ``False``; batch and length may be dynamic::
+
+    model.eval()
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    torch.onnx.export(
+        model,
+        (input_ids, attention_mask),
+        "model.onnx",
+        input_names=["input_ids", "attention_mask"],
+        dynamic_shapes={name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")},
+        dynamo=True,
+    )
+
+Exported, a row is decoded in every cluster, since groups of unknown size cannot be exported; with many clusters that
+is slower than the layer itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+try:
+    import torch
+    import transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f'ksubspaces.integrations.transformers needs {error.name}: pip install "ksubspaces[transformers]"',
+        name=error.name,
+    ) from error
+
+from torch import nn
+
+from ._embedding import SubspaceEmbedding
+from ._linear import SubspaceLinear
+from ._loading import attach
+from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
+from ._modules import SharedTable, check_model, factored_layers, put, shared_tables, size
+from ._saved import load_compressed, outer_models, save_compressed
+from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
+
+__all__ = ["ModelReport", "ModuleReport", "RowLoss", "compress_model", "load_compressed", "save_compressed"]
+
+EMBEDDINGS = "embeddings"
+
+
+def compress_model(
+    model: nn.Module,
+    ratio: float | None = None,
+    *,
+    n_parameters: int | None = None,
+    texts: Iterable[str] | None = None,
+    tokenizer: Any = None,
+    token_weights: Any = None,
+    modules: str | Iterable[str] = EMBEDDINGS,
+    exact_rows: Any = SPECIAL,
+    storage: str | None = None,
+    k: int | str = "auto",
+    seed: Any = None,
+    progress: bool = False,
+    **options: Any,
+) -> ModelReport:
+    """Compress the tables of a model, in place.
+
+    The input embedding becomes a :class:`SubspaceEmbedding`. Whatever is tied to it, as the output projection of a
+    language model often is, stays tied: it becomes a :class:`SubspaceLinear` with the very same factors and its own
+    bias. dtype, device, training mode and what is trained stay as they were. If anything fails, nothing is replaced.
+
+    Rows of the input and output embedding are tokens, and count by how often these occur: by ``token_weights`` if
+    given, else as counted in ``texts``, else by a Zipf prior over the order of the tokenizer's vocabulary
+    (:func:`ksubspaces.tokens.token_weights`), else, with no tokenizer, all alike, with a warning.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel, sentence_transformers.SentenceTransformer or torch.nn.Module
+        A plain module must have ``get_input_embeddings``, or its ``modules`` be named.
+    ratio : float, optional
+        Share of each table's parameters to save, in (0, 1). Give this or ``n_parameters``.
+    n_parameters : int, optional
+        Parameters to spend, where there is one table.
+    texts : iterable of str, optional
+        Texts like those the model will read; a few thousand sentences do.
+    tokenizer : optional
+        Of the model; one of sentence-transformers has its own.
+    token_weights : (n,) array, optional
+        Weight of each token. Rows beyond the tokenizer's vocabulary, with which tables are padded, may be left out.
+    modules : "embeddings" or iterable of str
+        Names of modules, each an ``nn.Embedding`` or ``nn.Linear``, to compress in place of the input embedding.
+    exact_rows : "special", None or array of ints
+        Tokens to keep just as they are, at the expense of the others: by default the special tokens of the tokenizer,
+        if there is one.
+    storage : {"float32", "float16", "bfloat16", "int8"}, optional
+        Of the coefficients; by default the model's dtype.
+    k, seed, progress, **options
+        As in :func:`ksubspaces.compress`.
+
+    Returns
+    -------
+    ModelReport
+        Also ``model.compression_report``, there together with what was compressed in the model earlier.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When the model has nothing to compress, is compressed or quantised already, or an argument does not fit; the
+        text says which, what was given and what to do.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from ksubspaces.integrations.transformers import compress_model
+    >>> config = GPT2Config(vocab_size=500, n_embd=32, n_layer=1, n_head=2, n_positions=16)
+    >>> model = GPT2LMHeadModel(config)
+    >>> weights = [1 / rank for rank in range(1, 501)]
+    >>> report = compress_model(model, 0.5, token_weights=weights, k=2, seed=0)
+    >>> [(module.name, module.tied) for module in report.modules]
+    [('transformer.wte', ('lm_head',))]
+    >>> model.lm_head.factors is model.transformer.wte
+    True
+    >>> report.modules[0].n_parameters <= 0.5 * 500 * 32
+    True
+    """
+    begun = time.perf_counter()
+    check_model(model)
+    _check_unquantised(model)
+    inputs, outputs = _token_modules(model)
+    tables = shared_tables(model, _names(modules, inputs, model))
+    if n_parameters is not None and len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        raise ValueError(f"n_parameters is for one table, but there are {len(tables)}: {names}; give ratio")
+    of_tokens = [table for table in tables if table.holders.keys() & {*inputs, *outputs}]
+    if tokenizer is None:
+        tokenizer = getattr(model, "tokenizer", None)
+    rows = token_rows([len(table.module.weight) for table in of_tokens], token_weights, texts, tokenizer, exact_rows)
+
+    before = size(model)
+    asked = {"n_parameters": n_parameters, "storage": storage, "k": k, "seed": seed, **options}
+    layers: dict[str, nn.Module] = {}
+    reports = []
+    for table in tables:
+        own = rows.first(len(table.module.weight)) if table in of_tokens else ALIKE
+        layer, report = _compressed(table, ratio, own, {"progress": progress, **asked})
+        layers.update(table.replacements(layer))
+        reports.append(report)
+    put(model, layers)
+    for part in outer_models(model).values():
+        if factored_layers(part):
+            attach(part)
+    after = size(model)
+    this = ModelReport(
+        model=type(model).__name__,
+        modules=tuple(reports),
+        n_parameters_before=before[0],
+        n_parameters=after[0],
+        nbytes_before=before[1],
+        nbytes=after[1],
+        seconds=time.perf_counter() - begun,
+        options={name: _plain(value) for name, value in {"ratio": ratio, **asked}.items() if value is not None},
+    )
+    earlier: Any = getattr(model, "compression_report", None)
+    model.compression_report = this.after(earlier)  # type: ignore[assignment]
+    return this
+
+
+def _plain(value: Any) -> Any:
+    """Something that JSON knows."""
+    return value if isinstance(value, (str, int, float, bool)) else repr(value)
+
+
+def _compressed(
+    table: SharedTable, ratio: float | None, rows: TokenRows, options: Mapping[str, Any]
+) -> tuple[SubspaceEmbedding | SubspaceLinear, ModuleReport]:
+    begun = time.perf_counter()
+    module, weights = table.module, rows.weights
+    dense = module.weight.detach()
+    by_columns = options.get("by") == "columns"
+    values = (dense.T if by_columns else dense).to("cpu", torch.promote_types(dense.dtype, torch.float32)).numpy()
+    layer: SubspaceEmbedding | SubspaceLinear
+    try:
+        baseline = Baseline(values, weights)
+        if table.kind == "embedding":
+            layer = SubspaceEmbedding.from_embedding(
+                module, ratio, token_weights=weights, exact_rows=rows.exact, **options
+            )
+        else:
+            layer = SubspaceLinear.from_linear(module, ratio, sample_weight=weights, exact_rows=rows.exact, **options)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{table.name}: {error}") from error
+    factors = layer if isinstance(layer, SubspaceEmbedding) else layer.factors
+    report = ModuleReport(
+        name=table.name,
+        kind=table.kind,
+        tied=table.tied,
+        shape=tuple(dense.shape),
+        n_parameters_before=dense.numel(),
+        n_parameters=factors.n_parameters,
+        nbytes_before=dense.nbytes,
+        nbytes=factors.nbytes,
+        weights=rows.source,
+        n_exact=0 if rows.exact is None else len(rows.exact),
+        dims=factors.dims,
+        counts=factors.counts,
+        storage=factors.storage,
+        **baseline.compared(factors.to_factorization().to("numpy"), factors.n_parameters),
+        seconds=time.perf_counter() - begun,
+    )
+    return layer, report
+
+
+def _check_unquantised(model: nn.Module) -> None:
+    for name, part in outer_models(model).items():
+        method = getattr(getattr(part.config, "quantization_config", None), "quant_method", None)
+        if getattr(part, "is_quantized", False):
+            raise ValueError(f"{name or 'model'} is quantised ({method}); compress it before that")
+
+
+def _token_modules(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the input and of the output embeddings that the model's parts name."""
+    parts: dict[str, Any] = dict(outer_models(model)) or {"": model}
+    found = []
+    for getter in ("get_input_embeddings", "get_output_embeddings"):
+        named = []
+        for part in parts.values():
+            try:
+                module = getattr(part, getter)()
+            except (AttributeError, NotImplementedError):
+                continue
+            named += [name for name, other in model.named_modules() if other is module]
+        found.append(named)
+    return found[0], found[1]
+
+
+def _names(modules: str | Iterable[str], inputs: list[str], model: nn.Module) -> list[str]:
+    """Names of the modules that are to be compressed."""
+    if isinstance(modules, str):
+        if modules != EMBEDDINGS:
+            raise ValueError(f"modules must be 'embeddings' or a list of names, got {modules!r}; perhaps [{modules!r}]")
+        if len(inputs) != 1:
+            what = f"has {len(inputs)} input embeddings ({', '.join(inputs)})" if inputs else "has no input embedding"
+            raise ValueError(
+                f"{type(model).__name__} {what}; name what is to be compressed, for instance modules={_examples(model)}"
+            )
+        return inputs
+    names = list(modules)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"modules must be 'embeddings' or a list of names, got {modules!r}")
+    return names
+
+
+def _examples(model: nn.Module) -> list[str]:
+    sizes = {
+        name: module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Embedding, nn.Linear)) and isinstance(module.weight, torch.Tensor)
+    }
+    return sorted(sizes, key=lambda name: -sizes[name])[:2]
