@@ -153,7 +153,7 @@ def compress(
             labels, flats = _equal(pricing, most, first, n_init, max_iter, tol, seed, progress)
         else:
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
-            bar = Bar(problem.unit * energy(problem.X, problem.weights)) if progress else None
+            bar = Bar(energy(problem.X, problem.weights)) if progress else None
             with shown(bar):
                 labels, flats = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
         if not len(kept):

@@ -171,11 +171,18 @@ def load_compressed(path: str | os.PathLike[str], device: Any = "cpu", dtype: to
                 raise ValueError(f"{', '.join(sorted(info['missing_keys']))} missing")
         else:
             model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
+        if _shapes(described(model)) != _shapes(manifest["modules"]):
+            raise ValueError(f"its config.json and {MANIFEST} tell of different layers")
         report = manifest["report"]
         model.compression_report = None if report is None else ModelReport.from_dict(report)
     except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is damaged, its parts are missing or do not fit: {error}") from error
     return model.to(device)
+
+
+def _shapes(modules: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Layers without what may rightly change: names by releases of other packages, storage by the dtype asked for."""
+    return [{k: v for k, v in entry.items() if k not in ("storage", "tied_to")} for entry in modules.values()]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def compress_model(
     --------
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from ksubspaces.integrations.transformers import compress_model
-    >>> config = GPT2Config(vocab_size=500, n_embd=32, n_layer=1, n_head=2, n_positions=16)
+    >>> small = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    >>> config = GPT2Config(vocab_size=500, **small)
     >>> model = GPT2LMHeadModel(config)
     >>> weights = [1 / rank for rank in range(1, 501)]
     >>> report = compress_model(model, 0.5, token_weights=weights, k=2, seed=0)
