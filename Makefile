@@ -6,7 +6,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test lint bench smoke gpu clean
+.PHONY: demo test lint bench smoke downstream gpu clean
 
 demo: .venv/demo.stamp
 	$(BIN)/ksubspaces demo --out demo-output $(ARGS)
@@ -24,6 +24,10 @@ bench: .venv/dev.stamp
 
 smoke: .venv/dev.stamp
 	$(BIN)/python -m pytest bench --quick $(ARGS)
+
+# Two hours on two cores, and it goes on where it was stopped; ARGS=--quick takes minutes.
+downstream: .venv/dev.stamp
+	$(BIN)/python -m bench.downstream $(ARGS)
 
 # On a machine with a card, with that machine's own Python and nothing fetched: tests, then figures.
 gpu:
@@ -45,4 +49,4 @@ gpu:
 	touch $@
 
 clean:
-	rm -rf .venv build demo-output *.egg-info
+	rm -rf .venv build demo-output curve-output *.egg-info
