@@ -12,7 +12,7 @@ __all__ = ["Line", "legend", "line_chart"]
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 20, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 50, 20, 12, 44
 MARKS = (  # a shape for each line, around the origin: lines are told apart without colours too
     "M-4-4H4V4H-4Z",
     "M0-5.5L5 4H-5Z",
@@ -83,7 +83,7 @@ def line_chart(lines: Sequence[Line], marked: Point | None, alt: str) -> str:
     parts = []
     for tick in ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        parts.append(f'<text x="{LEFT - 12}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     step = 2 if last - first > 0.65 else 1
     for tenth in range(round(10 * first), round(10 * last) + 1, step):
         place = f'x="{x(tenth / 10):.1f}" y="{HEIGHT - BOTTOM + 18}"'

@@ -114,6 +114,7 @@ def _curves(
             methods=_CURVE_METHODS if weights is None else (*_CURVE_METHODS, *_CURVE_WEIGHTED),
             sample_weight=weights,
             device=options.device,
+            warm=True,
             seed=options.seed,
             progress=console is not None,
         )

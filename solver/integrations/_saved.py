@@ -117,7 +117,7 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         "version": VERSION,
         "library": library,
         "class": type(model).__name__,
-        "is_own_class": _class_of(library, type(model).__name__) is type(model),
+        "is_of_library": _class_of(library, type(model).__name__) is type(model),
         "modules": described(model),
         "weights": {path.relative_to(folder).as_posix(): path.stat().st_size for path in _weights(folder)},
         "packages": {"ksubspaces": __version__, **dict(_versions())},
@@ -158,7 +158,7 @@ def load_compressed(path: str | os.PathLike[str], device: Any = "cpu", dtype: to
     folder = Path(path)
     manifest = _manifest(folder)
     kind = _class_of(manifest["library"], manifest["class"])
-    if kind is None or not manifest["is_own_class"]:
+    if kind is None or not manifest["is_of_library"]:
         raise ValueError(
             f"{folder} holds a {manifest['class']}, which is no class of {manifest['library']}; "
             f'import it and call its from_pretrained("{folder}", variant="{VARIANT}", dtype="auto")'
@@ -203,7 +203,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         ) from None
     if manifest.get("version", 0) > VERSION:
         raise ValueError(f"{folder} was written by a later version of ksubspaces; upgrade it to read this")
-    needed = ("library", "class", "is_own_class", "weights", "modules", "report")
+    needed = ("library", "class", "is_of_library", "weights", "modules", "report")
     if absent := [name for name in needed if name not in manifest]:
         raise ValueError(f"{folder} is damaged: its {MANIFEST} lacks {absent[0]}")
     for name, length in manifest["weights"].items():

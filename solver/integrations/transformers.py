@@ -4,7 +4,7 @@ A compressed model is a model like any other: it trains, casts, moves and export
 
 ONNX
 ----
-The standard export is all it takes, with ``dynamo=True`` or ``False``; batch and length may be dynamic::
+The standard export is all it takes; batch and length may be dynamic::
 
     model.eval()
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
@@ -16,6 +16,9 @@ The standard export is all it takes, with ``dynamo=True`` or ``False``; batch an
         dynamic_shapes={name: {0: batch, 1: length} for name in ("input_ids", "attention_mask")},
         dynamo=True,
     )
+
+The older exporter (``dynamo=False``, ``dynamic_axes``) wants a module with plain arguments and one output around the
+model, as it does for any model of transformers 5.
 
 Exported, a row is decoded in every cluster, since groups of unknown size cannot be exported; with many clusters that
 is slower than the layer itself.
@@ -29,12 +32,19 @@ from typing import Any
 
 try:
     import torch
-    import transformers  # noqa: F401
+    import transformers
 except ImportError as error:
     raise ImportError(
         f'ksubspaces.integrations.transformers needs {error.name}: pip install "ksubspaces[transformers]"',
         name=error.name,
     ) from error
+
+if int(transformers.__version__.partition(".")[0]) < 5:
+    raise ImportError(
+        "ksubspaces.integrations.transformers needs transformers 5 or later, and this is "
+        f'{transformers.__version__}: pip install --upgrade "ksubspaces[transformers]"',
+        name="transformers",
+    )
 
 from torch import nn
 
