@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -316,9 +315,7 @@ class _Method:
         """The factors of a size, given those of the next larger one."""
         if self.name.startswith("svd") and larger is not None:
             return truncated(larger, budget) or compress(A, ratio, **options)  # which says why it does not fit
-        with warnings.catch_warnings():  # a curve shows for itself where it meets the SVD's
-            warnings.filterwarnings("ignore", message="no partition of A")
-            return compress(A, ratio, init=larger if warm else None, **options)
+        return compress(A, ratio, init=larger if warm else None, **options)
 
 
 def truncated(svd: Factorization, budget: int) -> Factorization | None:
