@@ -19,7 +19,7 @@ COLOURS = {  # Okabe and Ito: told apart with any colour vision
     "svd-weighted": "#CC79A7",
     "messi-3": "#56B4E9",
     "messi-5": "#0072B2",
-    "ours": "#F0E442",
+    "ours": "#009E73",
     "ours-prior": "#E69F00",
     "ours-counts": "#D55E00",
 }

@@ -87,8 +87,10 @@ class Moments:
         shift = other.origins - self.origins
         gained = other.mass[:, None] * shift
         if self.raw is not None and other.raw is not None:
-            cross = (other.first + gained)[:, :, None] * shift[:, None, :]
-            self.raw += other.raw + cross + shift[:, :, None] * other.first[:, None, :]
+            self.raw += other.raw
+            if self.center:  # else all origins are zero
+                self.raw += (other.first + gained)[:, :, None] * shift[:, None, :]
+                self.raw += shift[:, :, None] * other.first[:, None, :]
         self.first += other.first + gained
         self.mass += other.mass
         self.counts += other.counts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from itertools import islice
 from numbers import Real
 from typing import Any
@@ -137,14 +138,15 @@ def compress(
         n, d = array.shape
         kept = _numbers(exact_rows, n)
         problem = _problem(array, kept, sample_weight, bool(affine))
-        pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), len(kept))
-        if pricing.linear.overhead(1) + len(problem.X) + d > pricing.n_parameters:
+        exact = namespace(array).asarray(kept) if len(kept) else None
+        pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), exact)
+        if pricing.linear.overhead(1) + pricing.n_rows + d > pricing.n_parameters:
             raise ValueError(
                 f"the {len(kept)} exact_rows leave no room for a direction of the others "
                 f"in {pricing.n_parameters} parameters; name fewer, or lower ratio"
             )
-        if most is not None and most > len(problem.X):
-            raise ValueError(f"k={most} clusters need at least {most} rows, but there are {len(problem.X)}; lower k")
+        if most is not None and most > pricing.n_rows:
+            raise ValueError(f"k={most} clusters need at least {most} rows, but there are {pricing.n_rows}; lower k")
         start = _start(init, n, kept, device_of(array))
         if dims == "equal":
             if most is None:
@@ -156,9 +158,9 @@ def compress(
             bar = Bar(energy(problem.X, problem.weights)) if progress else None
             with shown(bar):
                 labels, flats = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
-        if not len(kept):
+        if exact is None:
             return factorize(array, labels, flats, home)
-        return _with_exact(factorize(problem.X, labels, flats, home), labels, array, kept, home)
+        return _with_exact(array, labels, flats, exact, home)
 
 
 def parameters_within(ratio: float | None, n_parameters: int | None, n: int, d: int) -> int:
@@ -194,25 +196,25 @@ def _numbers(exact_rows: Any, n: int) -> np.ndarray:
 
 
 def _problem(A: Array, kept: np.ndarray, sample_weight: Any, affine: bool) -> Problem:
-    """The rows that are to be compressed, and their weights."""
-    weights, unit = None, 1.0
+    """All rows, and weights by which those that are kept have no say: a copy without them would double the memory."""
+    xp, weights, unit = namespace(A), None, 1.0
     if sample_weight is not None:
         weights, unit = check_weights(sample_weight, len(A), device_of(A))
     if len(kept) == 0:
         return Problem(A, weights, (), affine, unit)
     if len(kept) == len(A):
         raise ValueError("exact_rows names all rows of A, so that none is left to compress")
-    if weights is not None:
-        weights = weights[namespace(A).asarray(np.delete(np.arange(len(A)), kept))]
-        if not bool((weights > 0).any()):
-            weights = None
-    return Problem(_without(A, kept), weights, (), affine, unit)
+    others = xp.ones(len(A))
+    others[xp.asarray(kept)] = 0
+    if weights is None or not bool((weights * others > 0).any()):
+        return Problem(A, others, (), affine)
+    return Problem(A, weights * others, (), affine, unit)
 
 
 def _start(init: Any, n: int, kept: np.ndarray, device: str) -> Array:
-    """Labels of the rows that are to be compressed, all in one cluster if none are given."""
+    """Labels to begin with: all rows in one cluster if none are given, and those that are kept in the first."""
     if init is None:
-        return place(np.zeros(n - len(kept), dtype=np.int32), device)
+        return place(np.zeros(n, dtype=np.int32), device)
     given = init.labels if isinstance(init, Factorization) else init
     labels = enter(given, "init", device, np.float64)[0]
     most = float(labels.max()) if labels.size else 0
@@ -220,15 +222,9 @@ def _start(init: Any, n: int, kept: np.ndarray, device: str) -> Array:
         labels = check_labels(labels, n, int(most) + 1 if 0 <= most < n else n)
     except ValueError as error:
         raise ValueError(f"init does not give clusters to begin with: {error}") from None
-    return labels[namespace(labels).asarray(np.delete(np.arange(n), kept))]
-
-
-def _without(A: Array, rows: np.ndarray) -> Array:
-    """A without some rows; what is streamed stays in host memory."""
-    if isinstance(A, Streamed):
-        row_bytes = A.shape[1] * A.dtype.itemsize
-        return Streamed(np.delete(A.rows, rows, axis=0), A.xp, A.block_rows * row_bytes)
-    return A[namespace(A).asarray(np.delete(np.arange(len(A)), rows))]
+    labels = labels.copy()
+    labels[namespace(labels).asarray(kept)] = 0
+    return labels
 
 
 def _descend(
@@ -295,21 +291,17 @@ def _equal(
     return labels, Flats.from_bases([place(V, where) for V in fit.bases], offsets)
 
 
-def _with_exact(part: Factorization, labels: Array, A: Array, kept: np.ndarray, home: Home) -> Factorization:
-    """The factorization of the other rows, and the rows kept as one more cluster.
+def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home) -> Factorization:
+    """The factorization of the other rows, and those kept as one more cluster.
 
     Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
     """
-    xp, (n, d), k = namespace(A), A.shape, len(part.bases)
-    numbers = xp.asarray(kept)
-    rows, identity = A[numbers], xp.eye(min(len(kept), d), dtype=A.dtype)
-    block, basis = (identity, rows) if len(kept) <= d else (rows, identity)
-    everywhere = xp.full(n, k, dtype=np.int32)
-    everywhere[xp.asarray(np.delete(np.arange(n), kept))] = labels
-    offsets = None
-    if part.offsets is not None:
-        own = place(import_array(part.offsets, "offsets"), device_of(A))
-        offsets = home.back(xp.concatenate([own, xp.zeros((1, d), own.dtype)]))
-    return Factorization(
-        home.back(everywhere), [*part.blocks, home.back(block)], [*part.bases, home.back(basis)], offsets, home
-    )
+    xp, d, k = namespace(A), A.shape[1], flats.k
+    offsets = None if flats.offsets is None else xp.zeros((1, d), flats.offsets.dtype)
+    labels = labels.copy()
+    labels[exact] = k
+    point = Flats([xp.zeros((0, d), A.dtype)], offsets, [None])
+    part = factorize(A, labels, Flats.joined([flats, point]), home)
+    rows, identity = A[exact], xp.eye(min(len(exact), d), dtype=A.dtype)
+    block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
+    return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])

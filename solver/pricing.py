@@ -95,18 +95,29 @@ class Pricing:
         Its ``dims`` are of no account.
     n_parameters : int
         Most that there may be, all told.
-    n_exact : int, default 0
-        Rows beside those of the problem that are kept as they are, in a cluster of their own.
+    exact : (m,) array of row numbers, optional
+        Rows that are kept as they are, in a cluster of their own. Their weight in the problem is zero; whatever their
+        labels, they count for nothing in the other clusters.
     """
 
-    def __init__(self, problem: Problem, n_parameters: int, n_exact: int = 0) -> None:
-        self.problem, self.n_parameters, self.n_exact = problem, n_parameters, n_exact
+    def __init__(self, problem: Problem, n_parameters: int, exact: Array | None = None) -> None:
+        self.problem, self.n_parameters, self.exact = problem, n_parameters, exact
         self._moments: RunningMoments | None = None
+
+    @property
+    def n_exact(self) -> int:
+        """Number of rows that are kept as they are."""
+        return 0 if self.exact is None else len(self.exact)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of the others."""
+        return len(self.problem.X) - self.n_exact
 
     def solve(self, labels: Array, k: int, dtype: Any = None) -> Solution:
         """The best that the budget pays for with these labels, computed in X's dtype or the one given."""
         d = self.problem.X.shape[1]
-        counts = tuple(to_numpy(kernels.label_counts(labels, k)).tolist())
+        counts = self._counts(labels, k)
         spectra = self._spectra(labels, k, dtype)
         room = self.n_parameters - self.overhead(k)
         dims, price = allocate(spectra.values, [m + d for m in counts], room)
@@ -116,16 +127,23 @@ class Pricing:
     @property
     def linear(self) -> Pricing:
         """The same for subspaces through the origin."""
-        return Pricing(replace(self.problem, affine=False), self.n_parameters, self.n_exact)
+        return Pricing(replace(self.problem, affine=False), self.n_parameters, self.exact)
 
     def overhead(self, k: int) -> int:
         """Parameters of k clusters before their first direction: labels, offsets, and the rows kept as they are."""
-        n, d = self.problem.X.shape
-        counts, dims = [n] + [0] * (k - 1), [0] * k
+        d = self.problem.X.shape[1]
+        counts, dims = [self.n_rows] + [0] * (k - 1), [0] * k
         if self.n_exact:
             counts.append(self.n_exact)
             dims.append(min(self.n_exact, d))
         return count_parameters(counts, dims, d, self.problem.affine)
+
+    def rows_of(self, labels: Array, c: int) -> Array:
+        """Numbers of the rows of a cluster."""
+        inside = labels == c
+        if self.exact is not None:
+            inside[self.exact] = False
+        return namespace(labels).flatnonzero(inside)
 
     def reassign(self, flats: Flats, dims: Sequence[int], price: float) -> Array:
         """Labels at a price."""
@@ -152,6 +170,12 @@ class Pricing:
                 break
         return best
 
+    def _counts(self, labels: Array, k: int) -> tuple[int, ...]:
+        counts = kernels.label_counts(labels, k)
+        if self.exact is not None:
+            counts = counts - kernels.label_counts(labels[self.exact], k)
+        return tuple(to_numpy(counts).tolist())
+
     def _spectra(self, labels: Array, k: int, dtype: Any) -> Spectra:
         problem = self.problem
         if self._moments is None or self._moments.k != k:
@@ -160,6 +184,7 @@ class Pricing:
             return self._one_at_a_time(labels, k, problem.X.dtype if dtype is None else dtype)
         if dtype is None:
             return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
+        self._moments = None  # another precision is asked for at the end, when there is much else to hold
         return spectra_of(moments_in(dtype, problem, labels, k, True), problem.affine, dtype)
 
     def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:

@@ -15,6 +15,8 @@ from .subspaces import Subspaces
 
 __all__ = ["FitReport", "SVDCurve", "dimension_sweep", "make_report", "svd_curve"]
 
+BLOCK = 1 << 20  # numbers of X looked at together
+
 
 @dataclass(frozen=True)
 class SVDCurve:
@@ -36,13 +38,15 @@ class SVDCurve:
         return float(np.interp(n_parameters, self.n_parameters, self.relative_error))
 
 
-def svd_curve(X: NDArray[Any]) -> SVDCurve:
+def svd_curve(X: NDArray[Any], weights: NDArray[np.float64] | None = None) -> SVDCurve:
     """Error of the truncated SVD at every rank, from the eigenvalues of the smaller Gram matrix in float64.
 
     Parameters
     ----------
     X : ndarray of shape (n, d)
         Any real type; read in blocks, so no float64 copy of it is made. Not centred.
+    weights : ndarray of shape (n,), optional
+        Nonnegative; each row's part in the error.
 
     Returns
     -------
@@ -50,10 +54,12 @@ def svd_curve(X: NDArray[Any]) -> SVDCurve:
     """
     n, d = X.shape
     thin = X if d <= n else X.T
+    roots = np.ones((n, 1)) if weights is None else np.sqrt(weights)[:, None]
     gram = np.zeros((thin.shape[1], thin.shape[1]))
-    step = max(1, 2**22 // max(1, thin.shape[1]))
+    step = max(1, BLOCK // max(1, thin.shape[1]))
     for start in range(0, thin.shape[0], step):
         block = thin[start : start + step].astype(np.float64)
+        block *= roots[start : start + step] if d <= n else roots.T
         gram += block.T @ block
     energies = np.maximum(np.linalg.eigvalsh(gram), 0.0)  # ascending
     left = np.concatenate([[0.0], np.cumsum(energies)])[::-1]

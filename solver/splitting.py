@@ -58,7 +58,7 @@ def clusters(
     best = solution
     for k in SEEDED if most is None else (most,):
         dims = equal_dims(pricing, k)
-        if k > len(pricing.problem.X) or dims[0] < 1:
+        if k > pricing.n_rows or dims[0] < 1:
             break
         labels = kmeans_plusplus(replace(pricing.problem, dims=dims), rng)
         seeded = compact(pricing.settle(pricing.solve(labels, k), SETTLE_STEPS, SETTLE_TOL, on_step))
@@ -69,8 +69,8 @@ def clusters(
 
 def equal_dims(pricing: Pricing, k: int) -> tuple[int, ...]:
     """The largest dimension that k clusters alike can have."""
-    n, d = pricing.problem.X.shape
-    return (min(d, (pricing.n_parameters - pricing.overhead(k)) // (n + k * d)),) * k
+    d = pricing.problem.X.shape[1]
+    return (min(d, (pricing.n_parameters - pricing.overhead(k)) // (pricing.n_rows + k * d)),) * k
 
 
 def grow(
@@ -123,7 +123,7 @@ def propose(pricing: Pricing, solution: Solution, c: int, rng: np.random.Generat
     nothing = Split(-np.inf, Flats([], None, []), (0, 0), count, dim)
     if count < FEWEST or solution.price == 0:
         return nothing
-    rows = namespace(solution.labels).flatnonzero(solution.labels == c)[:: -(-count // SAMPLE)]
+    rows = pricing.rows_of(solution.labels, c)[:: -(-count // SAMPLE)]
     weights = None if problem.weights is None else problem.weights[rows]
     part = Problem(problem.X[rows], weights, (1, 1), problem.affine, problem.unit)
     pair = _Pair(part, solution.price, count / len(rows))

@@ -15,7 +15,7 @@ from ksubspaces.arrays import Home
 from ksubspaces.factorization import Factorization
 from ksubspaces.subspaces import count_parameters
 
-from ._lookup import Table, in_own_dtype
+from ._lookup import Table, decode, in_own_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,6 +147,14 @@ class Factors(nn.Module):
         with in_own_dtype(self.places.device):
             rows = torch.cat([table.rows(c) for c in range(len(table.blocks))])
         return nn.functional.embedding(self.places.long(), rows)
+
+    @torch.no_grad()
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop - 1 of the table, decoded in float32 at least."""
+        table = self.table()
+        wide = [V.to(torch.promote_types(V.dtype, torch.float32)) for V in table.bases]
+        numbers = torch.arange(start, stop, device=self.places.device)
+        return decode(numbers, table._replace(bases=wide))
 
     def products(self, x: Tensor) -> Tensor:
         """``x @ to_dense().T``, (..., d) to (..., n), through the factors."""

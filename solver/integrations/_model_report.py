@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ksubspaces.factorization import Factorization
 from ksubspaces.report import svd_curve
 
 LISTED_ROWS = 20
 _BLOCK = 1 << 20  # numbers decoded at once
+
+Decoded = Callable[[int, int], NDArray[Any]]
+"""Rows from one number up to another, decoded from what the table has become."""
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,11 @@ class Baseline:
         self.table, self.weights = table, weights
         self.plain, self.weighted = svd_curve(table), None
         if weights is not None:
-            roots = np.sqrt(weights / weights.max()).astype(table.dtype)
-            self.weighted = svd_curve(roots[:, None] * table)
+            self.weighted = svd_curve(table, weights)
 
-    def compared(self, factors: Factorization, n_parameters: int) -> dict[str, Any]:
-        """Errors of factors, those of the SVD, and the rows that lost most: entries of a ModuleReport."""
-        errors, energies = _by_row(self.table, factors)
+    def compared(self, decoded: Decoded, n_parameters: int) -> dict[str, Any]:
+        """Errors of decoded rows, those of the SVD, and the rows that lost most: entries of a ModuleReport."""
+        errors, energies = _by_row(self.table, decoded)
         found: dict[str, Any] = {
             "relative_error": _ratio(errors.sum(), energies.sum()),
             "svd_relative_error": self.plain.at(n_parameters),
@@ -214,16 +215,17 @@ class Baseline:
         return {**found, "most_lost": listed(shares), "most_distorted": listed(relative)}
 
 
-def _by_row(table: NDArray[Any], factors: Factorization) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _by_row(table: NDArray[Any], decoded: Decoded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Squared error and squared norm of each row."""
     n, d = table.shape
     errors, energies = np.empty(n), np.empty(n)
     step = max(1, _BLOCK // d)
     for start in range(0, n, step):
-        rows = table[start : start + step].astype(np.float64)
-        difference = rows - factors[start : start + step]
-        errors[start : start + step] = np.einsum("ij,ij->i", difference, difference)
-        energies[start : start + step] = np.einsum("ij,ij->i", rows, rows)
+        stop = min(start + step, n)
+        rows = table[start:stop].astype(np.float64)
+        difference = rows - decoded(start, stop)
+        errors[start:stop] = np.einsum("ij,ij->i", difference, difference)
+        energies[start:stop] = np.einsum("ij,ij->i", rows, rows)
     return errors, energies
 
 
