@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from . import machine, suite_compress, suite_gpu, suite_layers, suite_minilm, suite_small
+from . import machine, suite_compress, suite_gpu, suite_layers, suite_minilm, suite_models, suite_small
 from .compare import Row, table
 from .data import minilm
 
 RESULTS = Path(__file__).parent / "results"
-OF_MINILM = {"minilm": suite_minilm, "compress": suite_compress, "layers": suite_layers}
+OF_MINILM = {"minilm": suite_minilm, "compress": suite_compress, "layers": suite_layers, "models": suite_models}
 SUITES = (*OF_MINILM, "small")
 
 

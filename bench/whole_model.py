@@ -1,0 +1,82 @@
+"""Time and peak memory of compressing the MiniLM folder, in a process of its own: `python -m bench.whole_model ...`.
+
+Prints one JSON object. Imports are in place before the count begins and, unless --cold, compiled kernels as well (a
+small matrix is compressed first). The model is not: it is loaded, compressed, and what it takes is in the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .machine import ROOT
+from .memory import peak_extra_bytes
+
+RATIO = 0.4
+WARM_UP = (2000, 64)
+
+
+def measure(out: Path, *, texts: bool, cold: bool) -> dict[str, Any]:
+    """Compress in a fresh process, save the model to a folder, and return what the process printed."""
+    command = [sys.executable, "-m", "bench.whole_model", str(out)]
+    command += [f"--{name}" for name, wanted in (("texts", texts), ("cold", cold)) if wanted]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"compressing the model failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Load, compress and save the model."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from ksubspaces import compress
+    from ksubspaces.integrations.transformers import compress_model, save_compressed
+
+    from . import encoder, texts
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--texts", action="store_true", help="count tokens in the training texts")
+    parser.add_argument("--cold", action="store_true", help="kernels are compiled within what is measured")
+    options = parser.parse_args()
+    sentences = [sentence.text for sentence in texts.training(texts.load_all())] if options.texts else None
+    if not options.cold:
+        A = np.random.default_rng(0).normal(size=WARM_UP).astype(np.float32)
+        compress(A, 0.5, sample_weight=np.arange(1, len(A) + 1), exact_rows=[0], seed=0)
+    kept: dict[str, Any] = {}
+
+    def run() -> None:
+        folder = encoder.model_folder()
+        model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        compress_model(model, RATIO, texts=sentences, tokenizer=tokenizer, seed=0)
+        kept.update(model=model, tokenizer=tokenizer)
+
+    peak, how = peak_extra_bytes(run)
+    save_compressed(kept["model"], options.out, kept["tokenizer"], overwrite=True)
+    report = kept["model"].compression_report
+    print(
+        json.dumps(
+            {
+                "texts": None if sentences is None else len(sentences),
+                "cold": options.cold,
+                "peak_bytes": peak,
+                "how": how,
+                "model_bytes": report.nbytes_before,
+                "bytes": report.nbytes,
+                "seconds": report.seconds,
+                "n_parameters": report.modules[0].n_parameters,
+                "relative_error": report.modules[0].relative_error,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
