@@ -25,7 +25,7 @@ bench: .venv/dev.stamp
 smoke: .venv/dev.stamp
 	$(BIN)/python -m pytest bench --quick $(ARGS)
 
-# Two hours on two cores, and it goes on where it was stopped; ARGS=--quick takes minutes.
+# An hour on two quiet cores, and it goes on where it was stopped; ARGS=--quick takes three minutes.
 downstream: .venv/dev.stamp
 	$(BIN)/python -m bench.downstream $(ARGS)
 

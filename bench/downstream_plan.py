@@ -19,11 +19,7 @@ from .units import cache_folder
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; `train`, `tune` and `test` are numbers of sentences, all there are where None.
-
-    The full plan on two quiet cores, by rates seen on busy ones, in minutes: fine-tuning 7, factoring 30, sentence
-    vectors 10, swapped in 12, fine-tuned in factored form (one partition, movie reviews only) 36.
-    """
+    """How much is measured; `train`, `tune` and `test` are numbers of sentences, all there are where None."""
 
     name: str
     methods: tuple[str, ...] = tuple(METHODS)

@@ -193,8 +193,8 @@ def _clusters(module: ModuleReport) -> str:
 
 
 def _bar(value: int, most: int, kind: str) -> str:
-    width = 100 * value / most if most else 0
-    return f'<td><span class="bar {kind}" style="width:{0.72 * width:.1f}%"></span>{value:,}</td>'
+    share = value / most if most else 0
+    return f'<td><span class="bar {kind}" style="--share:{share:.3f}"></span>{value:,}</td>'
 
 
 def _lost(module: ModuleReport, token: Callable[[int], str] | None) -> str:

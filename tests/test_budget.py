@@ -120,6 +120,22 @@ def test_exact_rows_are_exact_and_charged(m, affine, dims):
     np.testing.assert_array_equal(again.reconstruct(), factors.reconstruct())
 
 
+@pytest.mark.parametrize("dims", ["budget", "equal"])
+def test_exact_rows_have_no_say_in_the_others(dims):
+    A = unequal()
+    rows, others = np.arange(0, 1100, 7), np.arange(1100) % 7 > 0
+    factors = compress(A, 0.5, k=3, dims=dims, exact_rows=rows, seed=0)
+    moved = A.copy()
+    moved[rows] = 5 - 20 * moved[rows]
+    again = compress(moved, 0.5, k=3, dims=dims, exact_rows=rows, seed=0)
+    room = A.size // 2 - (len(A) - others.sum()) - min(len(rows), 24) * (len(rows) + 24)
+    alone = compress(A[others], n_parameters=int(room), k=3, dims=dims, seed=0)
+    errors = [f.relative_error(B, others) for f, B in ((factors, A), (again, moved))]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+    assert errors[0] == pytest.approx(alone.relative_error(A[others]), rel=0.05)
+    assert sum(factors.counts[:-1]) == others.sum()
+
+
 def test_rows_of_weight_zero_have_no_say():
     A = unequal()
     weights = np.ones(len(A))

@@ -45,6 +45,15 @@ def test_svd_curve_is_the_svds_error_at_every_rank(shape: tuple[int, int], dtype
         assert curve.at(r * sum(shape)) == curve.relative_error[r]
 
 
+@pytest.mark.parametrize("shape", [(50, 8), (8, 50)])
+def test_svd_curve_weighs_rows(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    table, weights = rng.standard_normal(shape), rng.exponential(size=shape[0])
+    weights[2] = 0
+    scaled = svd_curve(np.sqrt(weights)[:, None] * table)
+    np.testing.assert_allclose(svd_curve(table, weights).relative_error, scaled.relative_error, atol=1e-12)
+
+
 def test_svd_curve_reads_in_blocks() -> None:
     table = np.random.default_rng(0).standard_normal((20_000, 300)).astype(np.float32)
     s = np.linalg.eigvalsh(table.T.astype(np.float64) @ table)[::-1]
