@@ -65,6 +65,31 @@ def t5() -> Any:
     return seeded(transformers.T5ForConditionalGeneration, config)
 
 
+def bart() -> Any:
+    """Its embeddings multiply what they look up."""
+    config = transformers.BartConfig(
+        vocab_size=N,
+        d_model=D,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=32,
+        scale_embedding=True,
+    )
+    return seeded(transformers.BartForConditionalGeneration, config)
+
+
+def gemma() -> Any:
+    """Its embedding does so with a number rounded to the dtype."""
+    config = transformers.GemmaConfig(
+        vocab_size=N, num_key_value_heads=1, head_dim=16, max_position_embeddings=32, **SMALL
+    )
+    return seeded(transformers.GemmaForCausalLM, config)
+
+
 def seeded(kind: Any, config: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -151,7 +176,7 @@ class TestTies:
         compressed(model)
         assert model.encoder.embed_tokens is model.decoder.embed_tokens is model.shared is model.lm_head.factors
 
-    @pytest.mark.parametrize("make", [gpt2, bert, t5])
+    @pytest.mark.parametrize("make", [gpt2, bert, t5, bart, gemma])
     def test_hold_after_a_step_of_training(self, make):
         model = make().train()
         compressed(model)
@@ -166,6 +191,21 @@ class TestTies:
         assert not torch.equal(table, before)
         torch.testing.assert_close(model.get_output_embeddings().weight, table)
         assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
+
+    @pytest.mark.parametrize("make", [bart, gemma])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_what_is_looked_up_is_multiplied_as_it_was_and_heads_are_not(self, make, dtype):
+        model = make().to(dtype)
+        dense = model.get_input_embeddings()
+        compressed(model, 0.2)
+        layer = model.get_input_embeddings()
+        table = layer.to_dense().detach()
+        dense.weight = nn.Parameter(table)
+        ids = torch.arange(12).view(2, 6)
+        assert layer.scaling.factor > 5
+        torch.testing.assert_close(layer(ids), dense(ids), rtol=0, atol=0)
+        x = torch.randn(3, D, generator=torch.Generator().manual_seed(0)).to(dtype)
+        torch.testing.assert_close(model.lm_head(x), x @ table.T, rtol=1e-5, atol=10 * torch.finfo(dtype).eps)
 
     def test_untied_heads_are_left_alone_or_compressed_by_name(self):
         model = gpt2(tie_word_embeddings=False)
@@ -297,6 +337,11 @@ class TestCompressing:
         assert not hasattr(model, "compression_report")
 
 
+def _zeroing_row_7(self: Any, ids: Any) -> Any:
+    rows = nn.functional.embedding(ids, self.weight) * self.embed_scale
+    return torch.where((ids == 7)[..., None], 0, rows)
+
+
 class TestRefusals:
     def refused(self, error: type[Exception], match: str, model: Any, *args: Any, **options: Any) -> None:
         with pytest.raises(error, match=match):
@@ -334,6 +379,16 @@ class TestRefusals:
         model = gpt2(tie_word_embeddings=False)
         model.set_input_embeddings(Scaled(N, D))
         self.refused(ValueError, "is of type Scaled, whose own way of computing would be lost", model)
+        odd = bart()
+        odd.model.encoder.embed_tokens.embed_scale = 3.0
+        self.refused(ValueError, "share a weight but not the embed_scale", odd)
+        with_one_row_apart = type("Apart", (type(gemma().get_input_embeddings()),), {"forward": _zeroing_row_7})
+        model = gemma()
+        model.get_input_embeddings().__class__ = with_one_row_apart
+        self.refused(ValueError, "is of type Apart, whose own way of computing would be lost", model)
+        patched = gpt2()
+        patched.transformer.wte.forward = lambda ids: None
+        self.refused(ValueError, "whose own way of computing would be lost", patched)
         hooked = gpt2()
         hooked.get_input_embeddings().register_forward_hook(lambda *_: None)
         self.refused(ValueError, "has hooks", hooked)
@@ -370,7 +425,7 @@ class TestRefusals:
 
 
 class TestFolders:
-    @pytest.mark.parametrize("make", [gpt2, bert, t5])
+    @pytest.mark.parametrize("make", [gpt2, bert, t5, bart, gemma])
     @pytest.mark.parametrize("storage", [None, "int8"])
     def test_round_trip(self, tmp_path, make, storage):
         model = make()

@@ -12,6 +12,7 @@ from ksubspaces.factorization import Factorization
 
 from ._factors import Factors, described
 from ._lookup import decode, decode_static, lookup
+from ._scaling import PLAIN, Scaling, scaling_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,6 +47,9 @@ class SubspaceEmbedding(Factors):
         ``nn.Embedding`` its value is what is stored, not necessarily zero.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; int8 with one scale per row. ``None`` is ``dtype``.
+    scaling : (float, bool), default (1.0, False)
+        A number that rows are multiplied by as they come out (``weight`` is without it), and whether it is rounded to
+        their dtype first: the ``embed_scale`` of BART's embeddings and, rounded, of Gemma's.
     device, dtype
         As in ``nn.Embedding``. ``dtype`` is that of the bases and of what comes out, under autocast too.
 
@@ -53,6 +57,7 @@ class SubspaceEmbedding(Factors):
     ----------
     num_embeddings, embedding_dim, padding_idx
         As in ``nn.Embedding``.
+    scaling : (factor, rounded)
     weight : (n, d) tensor
         The table, decoded anew each time; gradients flow through it to the factors. It is no parameter: it cannot be
         assigned or tied to, for which there is :meth:`SubspaceLinear.tied_to`.
@@ -101,6 +106,7 @@ class SubspaceEmbedding(Factors):
         affine: bool = False,
         padding_idx: int | None = None,
         storage: str | None = None,
+        scaling: tuple[float, bool] = PLAIN,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -113,6 +119,7 @@ class SubspaceEmbedding(Factors):
                 raise ValueError(f"padding_idx must be a row from 0 to {num_embeddings - 1}, got {padding_idx}")
             padding_idx %= num_embeddings
         self.padding_idx = padding_idx
+        self.scaling = Scaling(*scaling)
 
     @classmethod
     def from_factorization(
@@ -121,6 +128,7 @@ class SubspaceEmbedding(Factors):
         *,
         padding_idx: int | None = None,
         storage: str | None = None,
+        scaling: tuple[float, bool] = PLAIN,
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Self:
@@ -130,7 +138,7 @@ class SubspaceEmbedding(Factors):
         ----------
         factorization : Factorization
             Of NumPy, Torch or CuPy arrays.
-        padding_idx, storage
+        padding_idx, storage, scaling
             See the class.
         dtype : torch.dtype, optional
             Of bases and output; that of the factorization by default.
@@ -143,7 +151,8 @@ class SubspaceEmbedding(Factors):
             When it is given something else.
         """
         shapes, options = described(factorization, dtype, device)
-        return cls(*shapes, padding_idx=padding_idx, storage=storage, **options).fill(factorization)
+        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling}
+        return cls(*shapes, **options).fill(factorization)
 
     @classmethod
     def from_embedding(
@@ -160,7 +169,8 @@ class SubspaceEmbedding(Factors):
     ) -> Self:
         """Compress an embedding; it is left as it is.
 
-        Dtype, device, padding_idx, training mode and whether it is trained are the embedding's. All rows come out
+        Dtype, device, padding_idx, training mode, whether it is trained, and a number that it multiplies rows by (the
+        ``embed_scale`` of BART, Gemma and others in transformers) are the embedding's. All rows come out
         approximately, the padding row too; but if that is all zero, it stays so exactly (with ``affine=True`` in a
         cluster of its own, for d numbers more than asked).
 
@@ -181,7 +191,8 @@ class SubspaceEmbedding(Factors):
         Raises
         ------
         ValueError
-            When the embedding has ``max_norm``, ``scale_grad_by_freq`` or ``sparse`` set, or as ``compress`` raises.
+            When the embedding has ``max_norm``, ``scale_grad_by_freq`` or ``sparse`` set or does anything but look up
+            and scale, or as ``compress`` raises.
         TypeError
             When it is no ``nn.Embedding``.
 
@@ -202,6 +213,12 @@ class SubspaceEmbedding(Factors):
         for name, reason in UNSUPPORTED.items():
             if getattr(embedding, name):
                 raise ValueError(f"embeddings with {name} cannot be factored: {reason}; set it to None or False first")
+        scaling = scaling_of(embedding)
+        if scaling is None:
+            raise ValueError(
+                f"embedding is of type {type(embedding).__name__}, whose own way of computing would be lost; "
+                "compress its weight with ksubspaces.compress, and decode in a module like it"
+            )
         from ksubspaces.budget import compress
 
         table = embedding.weight.detach()
@@ -212,7 +229,12 @@ class SubspaceEmbedding(Factors):
         if padding_idx is not None and not table[padding_idx].any() and bool(factorization[padding_idx].any()):
             factorization = _with_zero_row(factorization, padding_idx)
         layer = cls.from_factorization(
-            factorization, padding_idx=padding_idx, storage=storage, dtype=table.dtype, device=table.device
+            factorization,
+            padding_idx=padding_idx,
+            storage=storage,
+            scaling=scaling,
+            dtype=table.dtype,
+            device=table.device,
         )
         if not embedding.weight.requires_grad:
             layer.requires_grad_(False)
@@ -237,15 +259,16 @@ class SubspaceEmbedding(Factors):
             raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
         table = self.table()
         if torch.compiler.is_exporting() or torch.jit.is_tracing() or ids.is_meta:
-            return decode_static(ids, table)
+            return self.scaling(decode_static(ids, table))
         padding_idx = -1 if self.padding_idx is None else self.padding_idx
         if torch.compiler.is_compiling():
-            return lookup(ids, *table, padding_idx)
-        return decode(ids, table, padding_idx)
+            return self.scaling(lookup(ids, *table, padding_idx))
+        return self.scaling(decode(ids, table, padding_idx))
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return super().extra_repr() + padding
+        scaling = "" if self.scaling == PLAIN else f", scaling={tuple(self.scaling)}"
+        return super().extra_repr() + padding + scaling
 
 
 def _with_zero_row(factorization: Factorization, row: int) -> Factorization:

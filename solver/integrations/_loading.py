@@ -19,9 +19,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._modules import factored_layers, put, tied_linear
+from ._scaling import PLAIN
 
 METHOD = "ksubspaces"
-VERSION = 1
+VERSION = 2  # 1 knew of no scaling
 
 
 @register_quantization_config(METHOD)
@@ -99,9 +100,10 @@ def _empty(entry: Mapping[str, Any]) -> nn.Module:
     if "tied_to" in entry:
         return _Waiting(entry)
     (n, d), clusters = entry["shape"], (entry["counts"], entry["dims"])
-    options = {"affine": entry["affine"], "storage": entry["storage"]}
+    options: dict[str, Any] = {"affine": entry["affine"], "storage": entry["storage"]}
     if entry["kind"] == "embedding":
-        return SubspaceEmbedding(n, d, *clusters, padding_idx=entry["padding_idx"], **options)
+        options |= {"padding_idx": entry["padding_idx"], "scaling": entry.get("scaling", PLAIN)}
+        return SubspaceEmbedding(n, d, *clusters, **options)
     features = (d, n) if entry["by"] == "rows" else (n, d)
     return SubspaceLinear(*features, *clusters, by=entry["by"], bias=entry["bias"], **options)
 
@@ -116,6 +118,8 @@ def described(model: nn.Module) -> dict[str, dict[str, Any]]:
         entry: dict[str, Any] = {"shape": list(factors.shape)}
         if isinstance(layer, SubspaceEmbedding):
             entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
+            if layer.scaling != PLAIN:
+                entry["scaling"] = list(layer.scaling)
         else:
             entry |= {"kind": "linear", "by": layer.by, "bias": layer.bias is not None}
         if id(factors) in owners:

@@ -13,6 +13,7 @@ from torch import nn
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors
 from ._linear import SubspaceLinear
+from ._scaling import scaling_of
 
 KINDS: tuple[Any, ...] = (nn.Embedding, nn.Linear)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -118,6 +119,8 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
         embeddings = {key: module for key, module in group.items() if isinstance(module, nn.Embedding)}
         if len({module.padding_idx for module in embeddings.values()}) > 1:
             raise ValueError(f"{', '.join(embeddings)} share a weight but not the padding_idx; make it the same")
+        if len({scaling_of(module) for module in embeddings.values()}) > 1:
+            raise ValueError(f"{', '.join(embeddings)} share a weight but not the embed_scale; make it the same")
         tables[id(weight)] = SharedTable(next(iter(embeddings or group)), group)
     return list(tables.values())
 
@@ -125,10 +128,10 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
 def _check_module(name: str, module: nn.Module) -> None:
     if isinstance(module, (Factors, SubspaceLinear)):
         raise ValueError(f"{name} is already compressed: {module!r}; load the original model to compress it anew")
-    kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
-    if kind is None or type(module).forward is not kind.forward:
-        reason = "whose own way of computing would be lost" if kind else "not an nn.Embedding or nn.Linear"
-        raise ValueError(f"{name} is of type {type(module).__name__}, {reason}; leave it out of modules")
+    if not isinstance(module, KINDS):
+        raise ValueError(
+            f"{name} is of type {type(module).__name__}, not an nn.Embedding or nn.Linear; leave it out of modules"
+        )
     if "weight" not in module._parameters:
         raise ValueError(f"{name} computes its weight (a parametrization?); remove that first")
     weight: Any = module.weight
@@ -136,6 +139,15 @@ def _check_module(name: str, module: nn.Module) -> None:
         raise ValueError(f"{name} has no values yet (its weight is on the meta device); load the model's weights first")
     if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"{name} has a weight of {weight.dtype}; compress the model before it is quantised")
+    if isinstance(module, nn.Embedding):
+        understood = scaling_of(module) is not None
+    else:
+        understood = type(module).forward is nn.Linear.forward and "forward" not in vars(module)
+    if not understood:
+        raise ValueError(
+            f"{name} is of type {type(module).__name__}, whose own way of computing would be lost; "
+            "leave it out of modules"
+        )
     if any(getattr(module, hooks) for hooks in _HOOKS):
         raise ValueError(
             f"{name} has hooks, which would be lost; remove them first and set them again on the new layer"
