@@ -26,7 +26,7 @@ from ksubspaces.kernels.flats import wants_complement
 from .allocation import allocate
 from .arrays import Array, namespace, to_numpy
 from .problem import Problem
-from .refit import RunningMoments, eigenspace, moments_in, rows_of_each
+from .refit import RunningMoments, eigenspace, rows_of_each
 from .subspaces import count_parameters
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
@@ -178,14 +178,14 @@ class Pricing:
 
     def _spectra(self, labels: Array, k: int, dtype: Any) -> Spectra:
         problem = self.problem
+        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
+            self._moments = None
+            return self._one_at_a_time(labels, k, dtype)
         if self._moments is None or self._moments.k != k:
             self._moments = RunningMoments(problem, k)
         if not self._moments.resident:
-            return self._one_at_a_time(labels, k, problem.X.dtype if dtype is None else dtype)
-        if dtype is None:
-            return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
-        self._moments = None  # another precision is asked for at the end, when there is much else to hold
-        return spectra_of(moments_in(dtype, problem, labels, k, True), problem.affine, dtype)
+            return self._one_at_a_time(labels, k, problem.X.dtype)
+        return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
 
     def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
         vectors, values, means = [], [], []
