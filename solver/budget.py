@@ -191,8 +191,9 @@ def _numbers(exact_rows: Any, n: int) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     try:
         return np.unique(row_numbers(exact_rows, n))
-    except IndexError as error:
-        raise ValueError(f"exact_rows does not name rows of A: {error}") from None
+    except (IndexError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"exact_rows does not name rows of A: {error}") from None
 
 
 def _problem(A: Array, kept: np.ndarray, sample_weight: Any, affine: bool) -> Problem:

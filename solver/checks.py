@@ -42,17 +42,17 @@ def check_matrix(X: Array, name: str, columns: int | None = None, min_rows: int 
         raise ValueError(f"{name} has no entry above {largest:.1e}: its squares underflow {X.dtype}; scale it up")
 
 
-def check_weights(weights: Any, n: int, device: str) -> tuple[Array, float]:
-    """sample_weight beside X, finite, nonnegative and not all zero: float64 (n,) of at most 2, and their unit."""
-    w, _ = enter(weights, "sample_weight", device, np.float64)
+def check_weights(weights: Any, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:
+    """Weights of the rows of X, finite, nonnegative and not all zero: float64 (n,) of at most 2, and their unit."""
+    w, _ = enter(weights, name, device, np.float64)
     if w.shape != (n,):
-        raise ValueError(f"sample_weight must have one entry for each of the {n} rows of X, got shape {tuple(w.shape)}")
+        raise ValueError(f"{name} must have one entry for each of the {n} rows of X, got shape {tuple(w.shape)}")
     xp = namespace(w)
     if not bool(xp.isfinite(w).all()) or bool((w < 0).any()):
         bad = int(xp.nonzero(~(xp.isfinite(w) & (w >= 0)))[0][0])
-        raise ValueError(f"sample_weight must be finite and nonnegative, but sample_weight[{bad}] is {float(w[bad])}")
+        raise ValueError(f"{name} must be finite and nonnegative, but {name}[{bad}] is {float(w[bad])}")
     if not bool((w > 0).any()):
-        raise ValueError("sample_weight is zero everywhere; leave it out to weigh all rows alike")
+        raise ValueError(f"{name} is zero everywhere; leave it out to weigh all rows alike")
     unit = float(2.0 ** (np.frexp(float(w.max()))[1] - 1))  # a power of two, so that dividing by it rounds nothing
     return w / unit, unit
 

@@ -263,6 +263,7 @@ def test_saves_and_loads(tmp_path):
         ({"ratio": 0.5, "sample_weight": -np.ones(1100)}, ValueError, "sample_weight must be finite and nonnegative"),
         ({"ratio": 0.5, "exact_rows": [1100]}, ValueError, "exact_rows does not name rows of A: row 1100"),
         ({"ratio": 0.5, "exact_rows": ["the"]}, ValueError, "exact_rows does not name rows"),
+        ({"ratio": 0.5, "exact_rows": {1, 2}}, TypeError, "exact_rows does not name rows of A: .* got set"),
         ({"ratio": 0.5, "exact_rows": slice(None)}, ValueError, "none is left to compress"),
         ({"ratio": 0.5, "exact_rows": slice(1090)}, ValueError, "the 1090 exact_rows leave no room"),
         ({"ratio": 0.5, "init": [0, 1]}, ValueError, "init does not give clusters .*one entry for each"),

@@ -130,8 +130,13 @@ def test_a_model_without_a_tokenizer_is_told_of(capsys, tmp_path):
         (["{bert}", "--ratio", "0.3", "--storage", "int4"], "invalid choice: 'int4'"),
         (["{bert}", "--ratio", "0.3", "--texts", "{tmp}/gone.txt"], "no such file"),
         (["{bert}", "--ratio", "0.3", "--texts", "{tmp}/binary"], "is not text in UTF-8"),
+        (["{bert}", "--ratio", "0.3", "--texts", "{tmp}/utf16"], "is it UTF-16?"),
         (["{bert}", "--ratio", "0.3", "--out", "{tmp}/file"], "is a file; name a folder"),
-        (["{bert}", "--ratio", "0.3", "--out", "{bert}"], "is not empty; overwrite it (overwrite=True, --overwrite)"),
+        (["{bert}", "--ratio", "0.3", "--out", "{bert}"], "holds something else than a compressed model"),
+        (
+            ["{bert}", "--ratio", "0.3", "--out", "{bert}", "--overwrite"],
+            "holds something else than a compressed model",
+        ),
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}/gone/page.html"], "no such folder to write it in"),
         (["{bert}", "--ratio", "0.3", "--out", "/proc/model"], "/proc"),
     ],
@@ -139,6 +144,7 @@ def test_a_model_without_a_tokenizer_is_told_of(capsys, tmp_path):
 def test_users_errors_are_told_without_a_traceback(capsys, tmp_path, folder, arguments, message):
     (tmp_path / "file").write_text("")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "utf16").write_bytes("the cat sat".encode("utf-16-le"))
     names = {"tmp": tmp_path, "bert": folder}
     told = fails(capsys, *[argument.format(**names) for argument in arguments])
     assert message.format(**names) in told

@@ -216,6 +216,16 @@ class TestTies:
         assert model.lm_head.factors is not model.transformer.wte
         assert [module.name for module in model.compression_report.modules] == ["transformer.wte", "lm_head"]
 
+    def test_other_models_of_the_same_config_are_left_alone(self, tmp_path):
+        model = gpt2()
+        other = type(model)(model.config)
+        compressed(model)
+        assert model.config is model.transformer.config is not other.config
+        assert not hasattr(other.config, "quantization_config")
+        other.save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path)
+        torch.testing.assert_close(again.transformer.wte.weight, other.transformer.wte.weight)
+
     def test_a_head_named_means_the_table_it_shares(self):
         model = gpt2()
         report = compressed(model, modules=["lm_head", "transformer.wte"])
@@ -417,6 +427,19 @@ class TestRefusals:
         self.refused(ValueError, "numbers of rows from 0 to 299", gpt2(), exact_rows=[300])
         self.refused(ValueError, "tells its special tokens, got function", gpt2(), tokenizer=lambda texts: texts)
 
+    def test_numbers_that_are_none(self):
+        for bad in (np.nan, np.inf, -1.0):
+            weights = np.ones(N)
+            weights[3] = bad
+            self.refused(
+                ValueError, r"token_weights must be finite .* token_weights\[3\]", gpt2(), token_weights=weights
+            )
+        model = gpt2()
+        with torch.no_grad():
+            model.transformer.wte.weight[3, 4] = np.nan
+        self.refused(ValueError, r"transformer.wte: weight must be finite, but weight\[3, 4\] is nan", model)
+        self.refused(TypeError, "weighted by token_weights", gpt2(), sample_weight=WEIGHTS)
+
     def test_sizes(self):
         names = ["transformer.wte", "transformer.wpe"]
         self.refused(ValueError, "n_parameters is for one table, but there are 2", gpt2(), None, n_parameters=5000,
@@ -548,15 +571,33 @@ class TestTargets:
 
     def test_a_folder_in_use_is_replaced_only_when_told(self, tmp_path, model):
         target = tmp_path / "model"
-        target.mkdir()
-        (target / "precious.txt").write_text("mine")
+        save_compressed(model, target)
+        (target / "notes.txt").write_text("of the model there was")
+        before = contents(target)
         with pytest.raises(FileExistsError, match="is not empty; overwrite it"):
             save_compressed(model, target)
-        assert contents(target) == {"precious.txt": b"mine"}
+        assert contents(target) == before
         save_compressed(model, target, overwrite=True)
-        assert "precious.txt" not in contents(target)
+        assert "notes.txt" not in contents(target)
         load_compressed(target)
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_folder_with_anything_else_is_never_replaced(self, tmp_path, monkeypatch, model, overwrite):
+        target = tmp_path / "papers"
+        target.mkdir()
+        (target / "precious.txt").write_text("mine")
+        (tmp_path / "link").symlink_to(target)
+        for path in (target, tmp_path / "link"):
+            with pytest.raises(FileExistsError, match="holds something else than a compressed model"):
+                save_compressed(model, path, overwrite=overwrite)
+        assert contents(target) == {"precious.txt": b"mine"}
+        save_compressed(model, tmp_path / "model")
+        monkeypatch.chdir(tmp_path / "model")
+        for path in (".", "", tmp_path / "model"):
+            with pytest.raises(FileExistsError, match=r"is the working folder|is not empty"):
+                save_compressed(model, path, overwrite=overwrite)
+        assert "ksubspaces.json" in contents(tmp_path / "model")
 
     def test_an_empty_folder_will_do(self, tmp_path, model):
         (tmp_path / "model").mkdir()
@@ -610,6 +651,13 @@ except OSError as error:
         assert len(list(tmp_path.iterdir())) == overwrite
 
 
+def test_what_the_model_never_had_is_not_damage(tmp_path):
+    model = seeded(lambda config: transformers.BertModel(config, add_pooling_layer=False), bert().config)
+    compressed(model)
+    save_compressed(model, tmp_path / "model")
+    torch.testing.assert_close(outputs(load_compressed(tmp_path / "model")), outputs(model), rtol=0, atol=0)
+
+
 class TestDamage:
     @pytest.fixture
     def folder(self, tmp_path) -> Path:
@@ -650,6 +698,8 @@ class TestDamage:
         self.refused(folder, r"damaged: model.ksubspaces.safetensors has \d+ bytes, expected")
         path.write_bytes(b"\xff" * len(whole))
         self.refused(folder, "is damaged")
+        path.write_bytes(whole[:-50] + b"\x7f" * 50)
+        self.refused(folder, "is damaged: model.ksubspaces.safetensors is not what was written")
         path.unlink()
         self.refused(folder, "damaged: model.ksubspaces.safetensors is missing")
 

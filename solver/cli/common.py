@@ -134,6 +134,10 @@ def _read_tokenizer(folder: Path) -> Any:
 def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8") as file:
-            yield from (text for line in file if (text := line.strip()))
+            for line in file:
+                if "\0" in line:
+                    raise ValueError(f"{path} is not text in UTF-8 (it has null characters; is it UTF-16?)")
+                if text := line.strip():
+                    yield text
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from None

@@ -7,6 +7,7 @@ just what factored layers need: no dense table is ever made. The method is regis
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,8 +144,18 @@ def attach(model: PreTrainedModel) -> None:
     modules = described(model)
     loader = FactoredLoader(FactoredConfig(modules))
     model.hf_quantizer = loader  # type: ignore[assignment]
+    if not isinstance(getattr(model.config, "quantization_config", None), FactoredConfig):
+        _own_config(model)
     model.config.quantization_config = loader.quantization_config
     _untie(model, modules)
+
+
+def _own_config(model: PreTrainedModel) -> None:
+    """Give a model a copy of its config: other models, which are not compressed, may have been made from the same."""
+    shared, own = model.config, copy.deepcopy(model.config)
+    for part in model.modules():
+        if getattr(part, "config", None) is shared:
+            part.config = own  # type: ignore[assignment]
 
 
 def _untie(model: PreTrainedModel, modules: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,7 @@ VERSION = 1
 MANIFEST = "ksubspaces.json"
 VARIANT = "ksubspaces"  # of the file names of weights, so that nothing takes them for those of a dense model
 WEIGHTS = f"*.{VARIANT}*.safetensors"
+_BLOCK = 1 << 20
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "safetensors")
 
 
@@ -67,12 +69,13 @@ def save_compressed(
     tokenizer : optional
         Saved beside a transformers model; a sentence-transformers model has its own.
     overwrite : bool, default False
-        Replace a folder that is not empty.
+        Replace a compressed model. A folder with anything else is never replaced.
 
     Raises
     ------
     FileExistsError
-        When path is a file, or a folder that is not empty.
+        When path is a file, a folder with something else than a compressed model, or one with a compressed model that
+        is not to be replaced.
     OSError
         When the place is missing, read-only or full; nothing is left behind, and what was there is as it was.
     TypeError, ValueError
@@ -120,6 +123,7 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         "is_of_library": _class_of(library, type(model).__name__) is type(model),
         "modules": described(model),
         "weights": {path.relative_to(folder).as_posix(): path.stat().st_size for path in _weights(folder)},
+        "crc32": {path.relative_to(folder).as_posix(): _crc32(path) for path in _weights(folder)},
         "packages": {"ksubspaces": __version__, **dict(_versions())},
         "report": None if report is None else report.to_dict(),
     }
@@ -167,8 +171,10 @@ def load_compressed(path: str | os.PathLike[str], device: Any = "cpu", dtype: to
     try:
         if manifest["library"] == "transformers":
             model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-            if info["missing_keys"]:
-                raise ValueError(f"{', '.join(sorted(info['missing_keys']))} missing")
+            # What else is missing was so in the model saved (a pooler, say): transformers makes it anew and warns.
+            factors = tuple(f"{name}." for name in manifest["modules"])
+            if missing := sorted(key for key in info["missing_keys"] if key.startswith(factors)):
+                raise ValueError(f"{', '.join(missing)} missing")
         else:
             model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
         if _shapes(described(model)) != _shapes(manifest["modules"]):
@@ -211,7 +217,18 @@ def _manifest(folder: Path) -> dict[str, Any]:
         if not found.is_file() or found.stat().st_size != length:
             state = f"has {found.stat().st_size} bytes" if found.is_file() else "is missing"
             raise ValueError(f"{folder} is damaged: {name} {state}, expected {length} bytes")
+        if manifest.get("crc32", {}).get(name) not in (None, _crc32(found)):
+            raise ValueError(f"{folder} is damaged: {name} is not what was written; copy it or compress the model anew")
     return manifest
+
+
+def _crc32(path: Path) -> int:
+    """Checksum of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def sentence_class(name: str | None) -> Any:
@@ -264,8 +281,13 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     target = Path(path).resolve()  # through a symbolic link, not in its place
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{path} is a file; name a folder")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise FileExistsError(f"{path} is not empty; overwrite it (overwrite=True, --overwrite) or name another")
+    if target.is_dir() and any(target.iterdir()):
+        if not (target / MANIFEST).is_file():
+            raise FileExistsError(f"{path} holds something else than a compressed model; name another folder")
+        if not overwrite:
+            raise FileExistsError(f"{path} is not empty; overwrite it (overwrite=True, --overwrite) or name another")
+    if target in (Path.cwd(), *Path.cwd().parents):
+        raise FileExistsError(f"{path or repr('')} is the working folder or around it; name a folder in it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no such folder to save in: {target.parent}")
     return target

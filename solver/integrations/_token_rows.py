@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ksubspaces.checks import check_weights
+from ksubspaces.factorization import row_numbers
 from ksubspaces.tokens import token_weights
 
 SPECIAL = "special"
@@ -78,6 +80,7 @@ def _padded(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
     if weights.ndim != 1 or not known <= len(weights) <= n:
         tokens = f", or for the {known} tokens of the tokenizer" if known < n else ""
         raise ValueError(f"token_weights must hold a weight for each of {n} rows{tokens}; got shape {weights.shape}")
+    check_weights(weights, len(weights), "cpu", "token_weights")
     return np.pad(weights, (0, n - len(weights)), constant_values=weights.min())
 
 
@@ -86,10 +89,12 @@ def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
         return None
     if isinstance(given, str):
         return np.unique([token for token in _special(tokenizer) if 0 <= token < n]).astype(np.int64)
-    rows = np.unique(np.asarray(given))
-    if len(rows) and (rows.dtype.kind not in "iu" or not 0 <= rows[0] <= rows[-1] < n):
-        raise ValueError(f"exact_rows must be 'special', None or numbers of rows from 0 to {n - 1}, got {given!r}")
-    return rows.astype(np.int64)
+    try:
+        return np.unique(row_numbers(given, n))
+    except (IndexError, TypeError) as error:
+        raise ValueError(
+            f"exact_rows must be 'special', None, a mask, or numbers of rows from 0 to {n - 1}: {error}"
+        ) from None
 
 
 def _special(tokenizer: Any) -> list[int]:

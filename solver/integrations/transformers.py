@@ -48,6 +48,8 @@ if int(transformers.__version__.partition(".")[0]) < 5:
 
 from torch import nn
 
+from ksubspaces.checks import check_matrix
+
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._loading import attach
@@ -82,6 +84,7 @@ def compress_model(
     The input embedding becomes a :class:`SubspaceEmbedding`. Whatever is tied to it, as the output projection of a
     language model often is, stays tied: it becomes a :class:`SubspaceLinear` with the very same factors and its own
     bias. dtype, device, training mode and what is trained stay as they were. If anything fails, nothing is replaced.
+    Change the vocabulary (``resize_token_embeddings``) before: a factored table has no place for more rows.
 
     Rows of the input and output embedding are tokens, and count by how often these occur: by ``token_weights`` if
     given, else as counted in ``texts``, else by a Zipf prior over the order of the tokenizer's vocabulary
@@ -103,7 +106,7 @@ def compress_model(
         Weight of each token. Rows beyond the tokenizer's vocabulary, with which tables are padded, may be left out.
     modules : "embeddings" or iterable of str
         Names of modules, each an ``nn.Embedding`` or ``nn.Linear``, to compress in place of the input embedding.
-    exact_rows : "special", None or array of ints
+    exact_rows : "special", None, array of ints, or mask
         Tokens to keep just as they are, at the expense of the others: by default the special tokens of the tokenizer,
         if there is one.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
@@ -139,6 +142,8 @@ def compress_model(
     True
     """
     begun = time.perf_counter()
+    if "sample_weight" in options:
+        raise TypeError("rows are weighted by token_weights here; pass sample_weight under that name")
     check_model(model)
     _check_unquantised(model)
     inputs, outputs = _token_modules(model)
@@ -195,6 +200,7 @@ def _compressed(
     values = (dense.T if by_columns else dense).to("cpu", torch.promote_types(dense.dtype, torch.float32)).numpy()
     layer: SubspaceEmbedding | SubspaceLinear
     try:
+        check_matrix(values, "weight", refuse_tiny=True)
         baseline = Baseline(values, weights)
         if table.kind == "embedding":
             layer = SubspaceEmbedding.from_embedding(
