@@ -44,13 +44,16 @@ def test_descent_agrees_with_the_cpu(request, mode, dims, affine, weighted):
 
 
 @pytest.mark.parametrize("affine", [False, True])
-def test_descent_within_a_budget_agrees_with_the_cpu(request, affine):
+@pytest.mark.parametrize("exact", [None, np.array([0, 5, 17])])
+def test_descent_within_a_budget_agrees_with_the_cpu(request, affine, exact):
     X, _ = planted(160, 10, 2, 2, noise=0.3, offset=1.0 * affine)
     weights = np.random.default_rng(0).exponential(size=160)
     labels = (np.arange(160) % 3).astype(np.int32)
+    if exact is not None:
+        weights[exact] = 0
 
     def solved():
-        pricing = Pricing(Problem(X, weights, (), affine), 900)
+        pricing = Pricing(Problem(X, weights, (), affine), 900, exact)
         solution = pricing.settle(pricing.solve(labels, 3), 2, 0)
         return pricing.solve(solution.labels, 3, np.float64)
 
@@ -59,5 +62,6 @@ def test_descent_within_a_budget_agrees_with_the_cpu(request, affine):
     with emulated("late"):
         got = solved()
     assert got.dims == expected.dims
+    assert sum(got.counts) == 160 - (0 if exact is None else len(exact))
     assert got.objective == pytest.approx(expected.objective, rel=1e-4)
-    assert (got.labels == expected.labels).mean() > 0.98
+    assert (got.labels == expected.labels)[weights > 0].mean() > 0.98
