@@ -25,12 +25,15 @@ SAMPLE_SECONDS = 0.001
 
 def measure(n: int, d: int, k: int, j: int) -> dict:
     """Run the probe in a fresh process and return what it printed."""
-    size = [f"--{name}={value}" for name, value in (("n", n), ("d", d), ("k", k), ("j", j))]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.memory", *size], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    return in_a_process("bench.memory", f"--n={n}", f"--d={d}", f"--k={k}", f"--j={j}")
+
+
+def in_a_process(module: str, *arguments: str) -> dict:
+    """Run a module in a fresh process and return the JSON object that it prints."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the memory probe failed:\n{done.stderr}")
+        raise RuntimeError(f"{module} failed:\n{done.stderr}")
     return json.loads(done.stdout)
 
 

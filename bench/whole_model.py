@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .machine import ROOT
-from .memory import peak_extra_bytes
+from .memory import in_a_process, peak_extra_bytes
 
 RATIO = 0.4
 WARM_UP = (2000, 64)
@@ -24,12 +21,8 @@ WARM_UP = (2000, 64)
 
 def measure(out: Path, *, texts: bool, cold: bool) -> dict[str, Any]:
     """Compress in a fresh process, save the model to a folder, and return what the process printed."""
-    command = [sys.executable, "-m", "bench.whole_model", str(out)]
-    command += [f"--{name}" for name, wanted in (("texts", texts), ("cold", cold)) if wanted]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"compressing the model failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    flags = [f"--{name}" for name, wanted in (("texts", texts), ("cold", cold)) if wanted]
+    return in_a_process("bench.whole_model", str(out), *flags)
 
 
 def main() -> None:
@@ -71,7 +64,6 @@ def main() -> None:
                 "model_bytes": report.nbytes_before,
                 "bytes": report.nbytes,
                 "seconds": report.seconds,
-                "n_parameters": report.modules[0].n_parameters,
                 "relative_error": report.modules[0].relative_error,
             }
         )

@@ -136,18 +136,17 @@ def compress(
     with entered(A, "A", device, dtype) as (array, home):
         check_matrix(array, "A", refuse_tiny=True)
         n, d = array.shape
-        kept = _numbers(exact_rows, n)
-        problem = _problem(array, kept, sample_weight, bool(affine))
-        exact = namespace(array).asarray(kept) if len(kept) else None
+        exact = _exact(array, exact_rows)
+        problem = _problem(array, exact, sample_weight, bool(affine))
         pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), exact)
         if pricing.linear.overhead(1) + pricing.n_rows + d > pricing.n_parameters:
             raise ValueError(
-                f"the {len(kept)} exact_rows leave no room for a direction of the others "
+                f"the {pricing.n_exact} exact_rows leave no room for a direction of the others "
                 f"in {pricing.n_parameters} parameters; name fewer, or lower ratio"
             )
         if most is not None and most > pricing.n_rows:
             raise ValueError(f"k={most} clusters need at least {most} rows, but there are {pricing.n_rows}; lower k")
-        start = _start(init, n, kept, device_of(array))
+        start = _start(init, n, exact, device_of(array))
         if dims == "equal":
             if most is None:
                 raise ValueError("dims='equal' does not find k; give it, for instance k=5")
@@ -185,34 +184,35 @@ def parameters_within(ratio: float | None, n_parameters: int | None, n: int, d: 
     return budget
 
 
-def _numbers(exact_rows: Any, n: int) -> np.ndarray:
-    """Different row numbers, ascending."""
+def _exact(A: Array, exact_rows: Any) -> Array | None:
+    """Different row numbers, ascending, where A lives; None if there are none."""
     if exact_rows is None:
-        return np.zeros(0, dtype=np.int64)
+        return None
     try:
-        return np.unique(row_numbers(exact_rows, n))
+        numbers = np.unique(row_numbers(exact_rows, len(A)))
     except (IndexError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"exact_rows does not name rows of A: {error}") from None
+    return namespace(A).asarray(numbers) if len(numbers) else None
 
 
-def _problem(A: Array, kept: np.ndarray, sample_weight: Any, affine: bool) -> Problem:
+def _problem(A: Array, exact: Array | None, sample_weight: Any, affine: bool) -> Problem:
     """All rows, and weights by which those that are kept have no say: a copy without them would double the memory."""
     xp, weights, unit = namespace(A), None, 1.0
     if sample_weight is not None:
         weights, unit = check_weights(sample_weight, len(A), device_of(A))
-    if len(kept) == 0:
+    if exact is None:
         return Problem(A, weights, (), affine, unit)
-    if len(kept) == len(A):
+    if len(exact) == len(A):
         raise ValueError("exact_rows names all rows of A, so that none is left to compress")
     others = xp.ones(len(A))
-    others[xp.asarray(kept)] = 0
+    others[exact] = 0
     if weights is None or not bool((weights * others > 0).any()):
         return Problem(A, others, (), affine)
     return Problem(A, weights * others, (), affine, unit)
 
 
-def _start(init: Any, n: int, kept: np.ndarray, device: str) -> Array:
+def _start(init: Any, n: int, exact: Array | None, device: str) -> Array:
     """Labels to begin with: all rows in one cluster if none are given, and those that are kept in the first."""
     if init is None:
         return place(np.zeros(n, dtype=np.int32), device)
@@ -223,8 +223,9 @@ def _start(init: Any, n: int, kept: np.ndarray, device: str) -> Array:
         labels = check_labels(labels, n, int(most) + 1 if 0 <= most < n else n)
     except ValueError as error:
         raise ValueError(f"init does not give clusters to begin with: {error}") from None
-    labels = labels.copy()
-    labels[namespace(labels).asarray(kept)] = 0
+    if exact is not None:
+        labels = labels.copy()
+        labels[exact] = 0
     return labels
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import row_blocks
 from .factorization import Factorization
 from .fit import fit_subspaces
 from .subspaces import Subspaces
 
 __all__ = ["FitReport", "SVDCurve", "dimension_sweep", "make_report", "svd_curve"]
-
-BLOCK = 1 << 20  # numbers of X looked at together
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,9 @@ def svd_curve(X: NDArray[Any], weights: NDArray[np.float64] | None = None) -> SV
     thin = X if d <= n else X.T
     roots = np.ones((n, 1)) if weights is None else np.sqrt(weights)[:, None]
     gram = np.zeros((thin.shape[1], thin.shape[1]))
-    step = max(1, BLOCK // max(1, thin.shape[1]))
-    for start in range(0, thin.shape[0], step):
-        block = thin[start : start + step].astype(np.float64)
-        block *= roots[start : start + step] if d <= n else roots.T
+    for start, rows in row_blocks(thin):
+        block = rows.astype(np.float64)
+        block *= roots[start : start + len(block)] if d <= n else roots.T
         gram += block.T @ block
     energies = np.maximum(np.linalg.eigvalsh(gram), 0.0)  # ascending
     left = np.concatenate([[0.0], np.cumsum(energies)])[::-1]

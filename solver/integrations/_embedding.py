@@ -261,9 +261,8 @@ class SubspaceEmbedding(Factors):
         if torch.compiler.is_exporting() or torch.jit.is_tracing() or ids.is_meta:
             return self.scaling(decode_static(ids, table))
         padding_idx = -1 if self.padding_idx is None else self.padding_idx
-        if torch.compiler.is_compiling():
-            return self.scaling(lookup(ids, *table, padding_idx))
-        return self.scaling(decode(ids, table, padding_idx))
+        rows = lookup(ids, *table, padding_idx) if torch.compiler.is_compiling() else decode(ids, table, padding_idx)
+        return self.scaling(rows)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -119,7 +119,11 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
         embeddings = {key: module for key, module in group.items() if isinstance(module, nn.Embedding)}
         if len({module.padding_idx for module in embeddings.values()}) > 1:
             raise ValueError(f"{', '.join(embeddings)} share a weight but not the padding_idx; make it the same")
-        if len({scaling_of(module) for module in embeddings.values()}) > 1:
+        scalings = {key: scaling_of(module) for key, module in embeddings.items()}  # reads the table: once a holder
+        for key, scaling in scalings.items():
+            if scaling is None:
+                raise _computes_in_its_own_way(key, modules[key])
+        if len(set(scalings.values())) > 1:
             raise ValueError(f"{', '.join(embeddings)} share a weight but not the embed_scale; make it the same")
         tables[id(weight)] = SharedTable(next(iter(embeddings or group)), group)
     return list(tables.values())
@@ -139,19 +143,19 @@ def _check_module(name: str, module: nn.Module) -> None:
         raise ValueError(f"{name} has no values yet (its weight is on the meta device); load the model's weights first")
     if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"{name} has a weight of {weight.dtype}; compress the model before it is quantised")
-    if isinstance(module, nn.Embedding):
-        understood = scaling_of(module) is not None
-    else:
-        understood = type(module).forward is nn.Linear.forward and "forward" not in vars(module)
-    if not understood:
-        raise ValueError(
-            f"{name} is of type {type(module).__name__}, whose own way of computing would be lost; "
-            "leave it out of modules"
-        )
+    linear = isinstance(module, nn.Linear)
+    if linear and (type(module).forward is not nn.Linear.forward or "forward" in vars(module)):
+        raise _computes_in_its_own_way(name, module)
     if any(getattr(module, hooks) for hooks in _HOOKS):
         raise ValueError(
             f"{name} has hooks, which would be lost; remove them first and set them again on the new layer"
         )
+
+
+def _computes_in_its_own_way(name: str, module: nn.Module) -> ValueError:
+    return ValueError(
+        f"{name} is of type {type(module).__name__}, whose own way of computing would be lost; leave it out of modules"
+    )
 
 
 def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:

@@ -286,7 +286,7 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
             raise FileExistsError(f"{path} holds something else than a compressed model; name another folder")
         if not overwrite:
             raise FileExistsError(f"{path} is not empty; overwrite it (overwrite=True, --overwrite) or name another")
-    if target in (Path.cwd(), *Path.cwd().parents):
+    if Path.cwd().is_relative_to(target):
         raise FileExistsError(f"{path or repr('')} is the working folder or around it; name a folder in it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no such folder to save in: {target.parent}")

@@ -58,13 +58,11 @@ def scaling_of(embedding: nn.Embedding) -> Scaling | None:
 def _describes(scaling: Scaling, embedding: nn.Embedding) -> bool:
     """Whether what comes out is the rows multiplied by just that, bit for bit."""
     weight = embedding.weight
-    step = max(1, _BLOCK // max(1, weight.shape[1]))
-    for start in range(0, len(weight), step):
-        rows = weight[start : start + step]
+    for ids in torch.arange(len(weight), device=weight.device).split(max(1, _BLOCK // max(1, weight.shape[1]))):
         try:
-            found = embedding(torch.arange(start, start + len(rows), device=weight.device))
+            found = embedding(ids)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it wants something else
             return False
-        if not isinstance(found, Tensor) or not torch.equal(found, scaling(rows)):
+        if not isinstance(found, Tensor) or not torch.equal(found, scaling(weight[ids])):
             return False
     return True
