@@ -211,18 +211,17 @@ def test_training_learns_keeps_global_state_and_is_the_same_again(tmp_path: Path
     ids = [[1, int(word), 2] for word in RNG.integers(3, 20, size=400)]
     positive = np.array([sentence[1] % 2 == 0 for sentence in ids])
     table = RNG.normal(size=(20, 8)).astype(np.float32)
-    before = torch.random.get_rng_state()
+    state = torch.random.get_rng_state()
     answers = []
     for _ in range(2):
         classifier = models.new_classifier(table, seed=0)
         models.train(classifier, ids, positive, epochs=3, seed=0)
         answers.append(models.logits(classifier, ids))
-    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(*answers)
-    assert (
-        np.corrcoef(answers[0], positive)[0, 1]
-        > np.corrcoef(models.logits(models.new_classifier(table, 0), ids), positive)[0, 1]
-    )
+    untrained = models.logits(models.new_classifier(table, seed=0), ids)
+    after, before = (np.logaddexp(0, np.where(positive, -answer, answer)).mean() for answer in (answers[0], untrained))
+    assert after < before  # the cross-entropy, which is what is trained for
     np.testing.assert_array_equal(models.table_of(classifier)[0], table[0])  # row 0 occurs nowhere
     assert not np.array_equal(models.table_of(classifier)[1], table[1])
     models.save_classifier(tmp_path / "model.safetensors", classifier)
@@ -236,7 +235,8 @@ def test_factors_are_trained() -> None:
     layer = SubspaceEmbedding.from_factorization(fit_subspaces(table, k=2, j=3, seed=0).factorize(table))
     classifier = models.swap(models.new_classifier(table, seed=0), layer)
     start = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
-    models.train(classifier, [[1, 5, 2]] * 40, np.arange(40) % 2 == 0, epochs=1, seed=0)
+    every = [[*range(20)]] * 40  # rows of both clusters
+    models.train(classifier, every, np.arange(40) % 2 == 0, epochs=1, seed=0)
     assert len(start) == 4
     assert not any(torch.equal(parameter, start[name]) for name, parameter in layer.named_parameters())
 

@@ -142,11 +142,11 @@ def test_changed_rows_and_label_counts(n, d, dims):
 
 
 def test_ties_go_to_the_lowest_flat():
-    rng = np.random.default_rng(0)
-    basis = random_bases(rng, 9, [3], np.float32)[0]
-    X = rng.normal(size=(700, 9)).astype(np.float32)
-    labels, _ = kernels.assign(X, Flats.from_bases([basis] * 5))
-    assert not labels.any()
+    """In whole numbers, where sums are exact: a product's order of summing may differ from column to column."""
+    axes = np.eye(9, dtype=np.float32)
+    X = np.random.default_rng(0).integers(-9, 10, (700, 9)).astype(np.float32)
+    labels, _ = kernels.assign(X, Flats.from_bases([axes[[5]], *[axes[[0, 4, 7]]] * 5]))
+    assert set(labels) == {0, 1}
 
 
 def test_large_j_has_no_cancellation():

@@ -35,8 +35,8 @@ def test_labels_are_labels(name, affine, kind):
 
 def test_kmeans_plusplus_finds_planted_subspaces_at_once():
     X, truth = planted(3000, 30, 6, 10, noise=0.05)
-    labels = kmeans_plusplus(problem(X, 6, 10), np.random.default_rng(0))
-    assert normalized_mutual_info_score(truth, labels) > 0.9
+    found = [kmeans_plusplus(problem(X, 6, 10), np.random.default_rng(seed)) for seed in range(7)]
+    assert np.median([normalized_mutual_info_score(truth, labels) for labels in found]) > 0.9
 
 
 def test_kmeans_is_by_direction():
