@@ -90,6 +90,14 @@ def gemma() -> Any:
     return seeded(transformers.GemmaForCausalLM, config)
 
 
+def modernbert() -> Any:
+    """It fills the weights of its own head, which is tied, before it loads them."""
+    config = transformers.ModernBertConfig(
+        vocab_size=N, max_position_embeddings=32, pad_token_id=0, cls_token_id=1, sep_token_id=2, **SMALL
+    )
+    return seeded(transformers.ModernBertForMaskedLM, config)
+
+
 def seeded(kind: Any, config: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -176,7 +184,7 @@ class TestTies:
         compressed(model)
         assert model.encoder.embed_tokens is model.decoder.embed_tokens is model.shared is model.lm_head.factors
 
-    @pytest.mark.parametrize("make", [gpt2, bert, t5, bart, gemma])
+    @pytest.mark.parametrize("make", [gpt2, bert, modernbert, t5, bart, gemma])
     def test_hold_after_a_step_of_training(self, make):
         model = make().train()
         compressed(model)
@@ -448,7 +456,7 @@ class TestRefusals:
 
 
 class TestFolders:
-    @pytest.mark.parametrize("make", [gpt2, bert, t5, bart, gemma])
+    @pytest.mark.parametrize("make", [gpt2, bert, modernbert, t5, bart, gemma])
     @pytest.mark.parametrize("storage", [None, "int8"])
     def test_round_trip(self, tmp_path, make, storage):
         model = make()
@@ -549,10 +557,62 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0], {str(tm
         model = seeded(Own, gpt2().config)
         compressed(model)
         save_compressed(model, tmp_path / "model")
-        with pytest.raises(ValueError, match=r"holds a Own, which is no class of transformers; import it and call"):
+        with pytest.raises(ValueError, match=r"holds a Own, which is no class of transformers; import it and give it"):
             load_compressed(tmp_path / "model")
-        loaded = Own.from_pretrained(tmp_path / "model", variant="ksubspaces", dtype="auto")
+        loaded = load_compressed(tmp_path / "model", model_class=Own)
+        assert type(loaded) is Own
         torch.testing.assert_close(outputs(loaded), outputs(model))
+
+    @pytest.mark.parametrize(
+        ("make", "other"),
+        [
+            (bert, "AutoModel"),
+            (bert, "BertForSequenceClassification"),
+            (lambda: bert("BertModel"), "AutoModelForTokenClassification"),
+            (lambda: bert("BertModel"), "BertForMaskedLM"),
+            (gpt2, "GPT2Model"),
+            (lambda: gpt2().transformer, "AutoModelForCausalLM"),
+            (t5, "T5EncoderModel"),
+            (bart, "AutoModel"),
+            (lambda: bart().model, "BartForConditionalGeneration"),
+        ],
+    )
+    def test_as_another_class(self, tmp_path, make, other):
+        """The body is the same bit for bit; heads are gone or new, and tied to the factors if the class ties them."""
+        model = make()
+        compressed(model)
+        save_compressed(model, tmp_path / "model")
+        loaded = load_compressed(tmp_path / "model", model_class=getattr(transformers, other))
+        assert not loaded.training
+        own, found = (
+            part.get_encoder() if part.config.is_encoder_decoder else part.base_model for part in (model, loaded)
+        )
+        ids = torch.arange(14).view(2, 7)
+        with torch.no_grad():
+            torch.testing.assert_close(found(ids)[0], own(ids)[0], rtol=0, atol=0)
+        head = loaded.get_output_embeddings()
+        assert head is None or head.factors is loaded.get_input_embeddings()
+        assert all(torch.isfinite(part).all() for part in loaded.parameters())
+        save_compressed(loaded, tmp_path / "again")
+        again = load_compressed(tmp_path / "again")
+        assert type(again) is type(loaded)
+        torch.testing.assert_close([*again.state_dict().values()], [*loaded.state_dict().values()], rtol=0, atol=0)
+
+    def test_classes_that_do_not_fit(self, tmp_path):
+        model = gpt2(tie_word_embeddings=False)
+        compressed(model, modules=["lm_head"])
+        save_compressed(model, tmp_path / "model")
+        with pytest.raises(ValueError, match=r"could not be loaded as GPT2Model: .* nothing of what was compressed"):
+            load_compressed(tmp_path / "model", model_class=transformers.GPT2Model)
+        with pytest.raises(ValueError, match="could not be loaded as AutoModelForImageClassification: "):
+            load_compressed(tmp_path / "model", model_class=transformers.AutoModelForImageClassification)
+        compressed(model)
+        save_compressed(model, tmp_path / "model", overwrite=True)
+        with pytest.raises(ValueError, match=r"BertModel has no transformer\.wte, which was compressed"):
+            load_compressed(tmp_path / "model", model_class=transformers.BertModel)
+        for kind in ("GPT2Model", nn.Linear, model):
+            with pytest.raises(TypeError, match="model_class must be a class of transformers or sentence-transformers"):
+                load_compressed(tmp_path / "model", model_class=kind)
 
     def test_what_cannot_be_saved(self, tmp_path):
         with pytest.raises(ValueError, match="no factored layers"):
@@ -744,6 +804,32 @@ class TestSentenceTransformers:
         save_compressed(model, tmp_path / "model")
         with pytest.raises(OSError, match=r"model\.safetensors"):
             sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+
+    def test_as_another_class(self, tmp_path):
+        """A pipeline's transformer alone, a transformer as a pipeline, and a pipeline of one's own class."""
+        sentence_transformers = pytest.importorskip("sentence_transformers")
+
+        class Own(sentence_transformers.SentenceTransformer):
+            pass
+
+        model = sentence_model(tmp_path / "dense")
+        compress_model(model, 0.1, seed=0)
+        save_compressed(model, tmp_path / "model")
+        kinds = (Own, transformers.AutoModel, sentence_transformers.SentenceTransformer)
+        own, encoder = (load_compressed(tmp_path / "model", model_class=kind) for kind in kinds[:2])
+        assert type(own) is Own
+        assert type(encoder) is transformers.BertModel
+        np.testing.assert_allclose(own.encode(SENTENCES), model.encode(SENTENCES), atol=1e-6)
+        ids = torch.arange(10).view(2, 5)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(ids)[0], model[0].auto_model(ids)[0], rtol=0, atol=0)
+        for name, saved in (("own", own), ("encoder", encoder)):
+            save_compressed(saved, tmp_path / name, None if saved is own else model.tokenizer)
+        with pytest.raises(ValueError, match="holds a Own, which is no class of sentence_transformers"):
+            load_compressed(tmp_path / "own")
+        pipeline = load_compressed(tmp_path / "encoder", model_class=kinds[2])
+        table = pipeline[0].auto_model.get_input_embeddings()
+        torch.testing.assert_close(table.to_dense(), encoder.get_input_embeddings().to_dense())
 
     def test_layers_outside_of_the_transformer_cannot_be_saved(self, tmp_path):
         model = sentence_model(tmp_path / "dense")

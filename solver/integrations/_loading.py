@@ -65,12 +65,8 @@ class FactoredLoader(HfQuantizer):
         return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(tied)}, {}
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        modules = self.quantization_config.modules
-        names = dict(model.named_modules(remove_duplicate=False))
-        if missing := [name for name in modules if name not in names]:
-            raise ValueError(
-                f"{type(model).__name__} has no {missing[0]}, which was compressed; load the class that was saved"
-            )
+        modules = _of_class(model, self.quantization_config.modules)
+        self.quantization_config.modules = modules
         put(model, {name: _empty(entry) for name, entry in modules.items()})
         _untie(model, modules)
 
@@ -88,13 +84,50 @@ class FactoredLoader(HfQuantizer):
         del model.quantization_method
 
 
-class _Waiting(nn.Module):
+def _of_class(model: PreTrainedModel, modules: Mapping[str, Any]) -> dict[str, Any]:
+    """The factored layers of a model of the class saved or another: heads may be gone, and others be tied now."""
+    holders: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    base = f"{model.base_model_prefix}."
+    renamed = {}
+    for name in modules:
+        candidates = (name, name.removeprefix(base), base + name)
+        renamed[name] = next((candidate for candidate in candidates if candidate in holders), None)
+    found = {}
+    for name, entry in modules.items():
+        here, owner = renamed[name], renamed[entry.get("tied_to", name)]
+        if owner is None and (here is not None or entry["kind"] == "embedding"):
+            raise ValueError(
+                f"{type(model).__name__} has no {name}, which was compressed; load the class that was saved"
+            )
+        if here is not None:
+            found[here] = {**entry, "tied_to": owner} if "tied_to" in entry else entry
+    for pair in model.all_tied_weights_keys.items():
+        names = [key.removesuffix(".weight") for key in pair]
+        for name, other in (names, names[::-1]):
+            if name not in found and other in found:
+                entry = found[other]
+                found[name] = {
+                    "shape": entry["shape"],
+                    "kind": "linear" if isinstance(holders[name], nn.Linear) else "embedding",
+                    "bias": getattr(holders[name], "bias", None) is not None,
+                    "tied_to": entry.get("tied_to", other),
+                }
+    return found
+
+
+class _Waiting(nn.Linear):
     """In the place of a layer until the factors that it shares are loaded; its bias is its own."""
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
-        super().__init__()
-        bias = nn.Parameter(torch.empty(entry["shape"][0])) if entry.get("bias") else None
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = entry["shape"]
+        bias = nn.Parameter(torch.empty(self.out_features)) if entry.get("bias") else None
         self.register_parameter("bias", bias)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """Takes values and keeps none: models fill the weights of their heads before they load what is tied."""
+        return torch.empty(self.out_features, self.in_features, device="meta")
 
 
 def _empty(entry: Mapping[str, Any]) -> nn.Module:

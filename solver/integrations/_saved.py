@@ -47,7 +47,12 @@ def outer_models(model: nn.Module) -> dict[str, PreTrainedModel]:
 
 def is_sentence_model(model: nn.Module) -> bool:
     """Whether it is a model of sentence-transformers: a sequence of modules that saves itself."""
-    return isinstance(model, nn.Sequential) and type(model).__module__.partition(".")[0] == "sentence_transformers"
+    return _is_sentence_class(type(model))
+
+
+def _is_sentence_class(kind: type) -> bool:
+    libraries = (base.__module__.partition(".")[0] for base in kind.__mro__)
+    return issubclass(kind, nn.Sequential) and "sentence_transformers" in libraries
 
 
 def save_compressed(
@@ -132,10 +137,23 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         path.chmod((folder / MANIFEST).stat().st_mode)
 
 
-def load_compressed(path: str | os.PathLike[str], device: Any = "cpu", dtype: torch.dtype | str | None = None) -> Any:
+def load_compressed(
+    path: str | os.PathLike[str],
+    device: Any = "cpu",
+    dtype: torch.dtype | str | None = None,
+    *,
+    model_class: Any = None,
+) -> Any:
     """Load what :func:`save_compressed` wrote, without a network.
 
     The layers are factored from the beginning; no dense table is made. Ties are ties again.
+
+    A model can be loaded as another class, to be fine-tuned for a task for instance::
+
+        model = load_compressed("minilm-small", model_class=AutoModelForSequenceClassification)
+
+    Heads that this class does not have are left out, those that the folder does not have begin afresh, and what the
+    class ties to the embedding is tied to its factors.
 
     Parameters
     ----------
@@ -144,44 +162,50 @@ def load_compressed(path: str | os.PathLike[str], device: Any = "cpu", dtype: to
     device : str or torch.device, default "cpu"
     dtype : torch.dtype, optional
         Of the model; by default the one that it was saved in. Coefficients with a storage of their own keep it.
+    model_class : class, optional
+        Of transformers (an Auto class too), of sentence-transformers, or derived from one of theirs; by default the one
+        that was saved.
 
     Returns
     -------
     model
-        Of the class that was saved, in evaluation mode; ``model.compression_report`` is the ModelReport.
+        Of that class, in evaluation mode; ``model.compression_report`` is the ModelReport.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
         When there is no such folder.
     ValueError
-        When it holds no compressed model, a damaged one, one of a later version or of a class of somebody's own.
+        When it holds no compressed model, a damaged one, one of a later version, one of a class of somebody's own that
+        is not given as model_class, or what was compressed is not in that class.
+    TypeError
+        When model_class is no class of the library that the model is of.
     ImportError
         When it is of sentence-transformers, and that is not installed.
     """
     folder = Path(path)
     manifest = _manifest(folder)
-    kind = _class_of(manifest["library"], manifest["class"])
-    if kind is None or not manifest["is_of_library"]:
-        raise ValueError(
-            f"{folder} holds a {manifest['class']}, which is no class of {manifest['library']}; "
-            f'import it and call its from_pretrained("{folder}", variant="{VARIANT}", dtype="auto")'
-        )
+    kind = _class_to_load(folder, manifest, model_class)
     options: dict[str, Any] = {"variant": VARIANT, "dtype": "auto" if dtype is None else dtype}
     try:
-        if manifest["library"] == "transformers":
+        if hasattr(kind, "from_pretrained"):
             model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
             # What else is missing was so in the model saved (a pooler, say): transformers makes it anew and warns.
-            factors = tuple(f"{name}." for name in manifest["modules"])
+            factors = tuple(f"{name}." for name, entry in described(model).items() if "tied_to" not in entry)
             if missing := sorted(key for key in info["missing_keys"] if key.startswith(factors)):
                 raise ValueError(f"{', '.join(missing)} missing")
         else:
             model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
-        if _shapes(described(model)) != _shapes(manifest["modules"]):
+        layers = described(model)
+        if not layers:
+            raise ValueError(f"a {type(model).__name__} has nothing of what was compressed")
+        if model_class is None and _shapes(layers) != _shapes(manifest["modules"]):
             raise ValueError(f"its config.json and {MANIFEST} tell of different layers")
         report = manifest["report"]
         model.compression_report = None if report is None else ModelReport.from_dict(report)
     except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+        if model_class is not None:
+            raise ValueError(f"{folder} could not be loaded as {model_class.__name__}: {error}") from error
         raise ValueError(f"{folder} is damaged, its parts are missing or do not fit: {error}") from error
     return model.to(device)
 
@@ -243,6 +267,27 @@ def sentence_class(name: str | None) -> Any:
 def _class_of(library: str, name: str) -> Any:
     """A class of a library by its public name; None if there is none of this name."""
     return getattr(transformers, name, None) if library == "transformers" else sentence_class(name)
+
+
+def _class_to_load(folder: Path, manifest: Mapping[str, Any], model_class: Any) -> Any:
+    """The class asked for, or else the one saved."""
+    if model_class is None:
+        kind = _class_of(manifest["library"], manifest["class"])
+        if kind is None or not manifest["is_of_library"]:
+            raise ValueError(
+                f"{folder} holds a {manifest['class']}, which is no class of {manifest['library']}; "
+                f"import it and give it as model_class"
+            )
+        return kind
+    known = isinstance(model_class, type) and (
+        hasattr(model_class, "from_pretrained") or _is_sentence_class(model_class)
+    )
+    if not known:
+        raise TypeError(
+            "model_class must be a class of transformers or sentence-transformers (AutoModelForTokenClassification, "
+            f"say), got {model_class!r}"
+        )
+    return model_class
 
 
 def _versions() -> Iterator[tuple[str, str]]:
