@@ -49,11 +49,28 @@ def emulated(mode="late", limits=H100, replaced=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "kernel", kernel)
         patch.setattr(loader, "limits", lambda: limits)
+        patch.setattr(loader, "namespace", lambda _: _UNFILLED)
         for variable in ("COC_EAGER", "COC_REVERSE"):
             patch.delenv(variable, raising=False)
         for variable, value in MODES[mode].items():
             patch.setenv(variable, value)
         yield
+
+
+class _Unfilled:
+    """NumPy, but for new memory: it is NaN and -1, lest the right numbers lie there from an earlier launch."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    @staticmethod
+    def empty(shape, dtype=float):
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[:] = 0xFF
+        return array
+
+
+_UNFILLED = _Unfilled()
 
 
 def _kernel(source, name, defines=None, *, replaced, limits):

@@ -128,6 +128,17 @@ def test_inputs_stay_as_they_are():
     np.testing.assert_array_equal(constant, X)
 
 
+@modes
+def test_new_memory_holds_no_earlier_results(mode):
+    with emulated(mode):
+        xp = loader.namespace(np.zeros(1))
+        for _ in range(2):
+            made = [xp.empty((3, 4)), xp.empty(5, np.float16), xp.empty((2, 0)), xp.empty(7, dtype=np.int32)]
+            assert np.isnan(made[0]).all() and np.isnan(made[1]).all()
+            assert (made[3] == -1).all()
+            made[0][:], made[1][:], made[3][:] = 1, 1, 1
+
+
 def test_conversions():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=64) * 10.0 ** rng.integers(-9, 6, 64)).astype(np.float32)

@@ -134,7 +134,7 @@ class _Report:
 
     def __init__(self, sweeps: Array) -> None:
         self.sweeps, self.event = sweeps, None
-        if loader.namespace(sweeps) is not np:
+        if not isinstance(sweeps, np.ndarray):
             import cupy
             import cupyx
 
@@ -236,7 +236,7 @@ def block_power_step(S: Array, bases: Sequence[Array]) -> Eigenspaces:
 
 def _orthonormal(xp: Any, Y: Array) -> Array:
     """Orthonormal rows with the spans of Y (k, j, d): Cholesky-QR, or Householder's in float64 where that fails."""
-    if xp is np:
+    if isinstance(Y, np.ndarray):
         from scipy.linalg import solve_triangular
     else:
         from cupyx.scipy.linalg import solve_triangular
