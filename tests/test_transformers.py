@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -113,6 +113,10 @@ def outputs(model: Any, shape: tuple[int, int] = (2, 7)) -> Any:
     more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)[0]
+
+
+def dtypes(model: Any) -> dict[str, torch.dtype]:
+    return {"": model.dtype} | {name: part.dtype for name, part in model.state_dict().items()}
 
 
 def tokenizer(size: int = 40) -> Any:
@@ -457,7 +461,7 @@ class TestRefusals:
 
 class TestFolders:
     @pytest.mark.parametrize("make", [gpt2, bert, modernbert, t5, bart, gemma])
-    @pytest.mark.parametrize("storage", [None, "int8"])
+    @pytest.mark.parametrize("storage", [None, "float16", "int8"])
     def test_round_trip(self, tmp_path, make, storage):
         model = make()
         report = compressed(model, storage=storage)
@@ -468,6 +472,7 @@ class TestFolders:
         torch.testing.assert_close(outputs(loaded), outputs(model))
         assert loaded.get_output_embeddings().factors is loaded.get_input_embeddings()
         assert loaded.get_input_embeddings().storage == storage or storage is None
+        assert dtypes(loaded) == dtypes(model)
         assert loaded.compression_report == report
         save_compressed(loaded, tmp_path / "again")  # what was loaded is as good as what was compressed
         torch.testing.assert_close(outputs(load_compressed(tmp_path / "again")), outputs(model))
@@ -598,6 +603,95 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0], {str(tm
         assert type(again) is type(loaded)
         torch.testing.assert_close([*again.state_dict().values()], [*loaded.state_dict().values()], rtol=0, atol=0)
 
+    def test_options_of_the_class(self, tmp_path):
+        model = bert("BertModel")
+        compressed(model)
+        save_compressed(model, tmp_path / "model")
+        kind = transformers.AutoModelForSequenceClassification
+        loaded = load_compressed(tmp_path / "model", model_class=kind, num_labels=5)
+        assert loaded.classifier.out_features == 5
+        assert isinstance(loaded.get_input_embeddings(), SubspaceEmbedding)
+
+    def test_a_head_of_its_own_where_the_config_says_tied(self, tmp_path):
+        """As transformers does, which ties nothing that has weights of its own."""
+
+        def untied() -> Any:
+            model = gpt2()
+            assert model.config.tie_word_embeddings
+            model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().flip(0).clone())
+            return model
+
+        for modules in ("embeddings", ["lm_head"], ["lm_head", "transformer.wte"]):
+            model = untied()
+            compressed(model, modules=modules)
+            save_compressed(model, tmp_path / "model", overwrite=True)
+            for kind in (None, transformers.AutoModelForCausalLM):
+                loaded = load_compressed(tmp_path / "model", model_class=kind)
+                assert [type(part) for part in loaded.modules()] == [type(part) for part in model.modules()]
+                torch.testing.assert_close(outputs(loaded), outputs(model), rtol=0, atol=0)
+
+    def test_an_embedding_dense_again(self, tmp_path):
+        model = gpt2()
+        dense = nn.Embedding.from_pretrained(model.get_input_embeddings().weight.detach().clone())
+        compressed(model)
+        model.set_input_embeddings(dense)
+        save_compressed(model, tmp_path / "model")
+        loaded = load_compressed(tmp_path / "model")
+        assert type(loaded.get_input_embeddings()) is nn.Embedding
+        torch.testing.assert_close(outputs(loaded), outputs(model), rtol=0, atol=0)
+
+    def test_a_layer_of_the_same_name_is_not_the_same_layer(self, tmp_path):
+        config = transformers.RobertaConfig(vocab_size=N, num_labels=40, max_position_embeddings=32, **SMALL)
+        model = seeded(transformers.RobertaForTokenClassification, config)
+        compressed(model)
+        compressed(model, modules=["classifier"], token_weights=None)
+        save_compressed(model, tmp_path / "model")
+        loaded = load_compressed(tmp_path / "model", model_class=transformers.RobertaForSequenceClassification)
+        assert type(loaded.classifier).__name__ == "RobertaClassificationHead"
+        assert isinstance(loaded.get_input_embeddings(), SubspaceEmbedding)
+        kind = transformers.RobertaForTokenClassification
+        with pytest.raises(
+            ValueError, match=r"classifier has a weight of shape \(3, 32\) .* \(40, 32\) was compressed"
+        ):
+            load_compressed(tmp_path / "model", model_class=kind, num_labels=3)
+
+    @pytest.mark.parametrize("by", ["rows", "columns"])
+    def test_linear_layers_that_share_a_weight(self, tmp_path, by):
+        """Each keeps its bias; the longer side is not the same by rows as by columns."""
+
+        class Own(transformers.BertPreTrainedModel):
+            _tied_weights_keys: ClassVar = {"second.weight": "first.weight"}
+
+            def __init__(self, config):
+                super().__init__(config)
+                self.bert = transformers.BertModel(config)
+                self.first, self.second = nn.Linear(D, 60), nn.Linear(D, 60)
+                self.post_init()
+
+        model = seeded(Own, bert().config)
+        assert model.first.weight is model.second.weight
+        with torch.no_grad():
+            model.first.bias.fill_(1)
+            model.second.bias.fill_(2)
+        compressed(model, modules=["first"], by=by, token_weights=None)
+        save_compressed(model, tmp_path / "model")
+        loaded = load_compressed(tmp_path / "model", model_class=Own)
+        assert loaded.first.factors is loaded.second.factors
+        x = torch.linspace(-1, 1, D)
+        for layer in ("first", "second"):
+            torch.testing.assert_close(getattr(loaded, layer)(x), getattr(model, layer)(x), rtol=0, atol=0)
+
+    def test_a_dense_model_with_the_config_of_a_compressed_one(self, tmp_path):
+        model = gpt2()
+        compressed(model)
+        seeded(type(model), model.config).save_pretrained(tmp_path / "dense")
+        with pytest.raises(ValueError, match=r"dense in the weights; .* take quantization_config out of config\.json"):
+            type(model).from_pretrained(tmp_path / "dense")
+        config = json.loads((tmp_path / "dense" / "config.json").read_text())
+        del config["quantization_config"]
+        (tmp_path / "dense" / "config.json").write_text(json.dumps(config))
+        type(model).from_pretrained(tmp_path / "dense")
+
     def test_classes_that_do_not_fit(self, tmp_path):
         model = gpt2(tie_word_embeddings=False)
         compressed(model, modules=["lm_head"])
@@ -608,9 +702,11 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0], {str(tm
             load_compressed(tmp_path / "model", model_class=transformers.AutoModelForImageClassification)
         compressed(model)
         save_compressed(model, tmp_path / "model", overwrite=True)
+        with pytest.raises(ValueError, match="could not be loaded as T5Model: "):
+            load_compressed(tmp_path / "model", model_class=transformers.T5Model)
         with pytest.raises(ValueError, match=r"BertModel has no transformer\.wte, which was compressed"):
             load_compressed(tmp_path / "model", model_class=transformers.BertModel)
-        for kind in ("GPT2Model", nn.Linear, model):
+        for kind in ("GPT2Model", nn.Linear, model, transformers.AutoTokenizer, transformers.BertConfig):
             with pytest.raises(TypeError, match="model_class must be a class of transformers or sentence-transformers"):
                 load_compressed(tmp_path / "model", model_class=kind)
 
@@ -730,6 +826,13 @@ class TestDamage:
         with pytest.raises(error, match=match):
             load_compressed(folder)
 
+    def test_dtypes(self, folder):
+        for bad in ("foo", torch.int8, 16):
+            with pytest.raises(ValueError, match="dtype must be a floating point dtype of Torch, or its name, got"):
+                load_compressed(folder, dtype=bad)
+        assert load_compressed(folder, dtype="bfloat16").dtype == torch.bfloat16
+        assert load_compressed(folder, dtype="auto").dtype == torch.float32
+
     def test_no_folder_or_no_model(self, tmp_path):
         self.refused(tmp_path / "none", "no such folder", FileNotFoundError)
         (tmp_path / "file").write_text("")
@@ -743,6 +846,8 @@ class TestDamage:
         whole = path.read_text()
         rewrite(path, version=99)
         self.refused(folder, "later version of ksubspaces; upgrade")
+        rewrite(path, version="x")
+        self.refused(folder, "is not a compressed model, or damaged")
         rewrite(path, version=1, format="something")
         self.refused(folder, "is not a compressed model, or damaged")
         path.write_text(whole[: len(whole) // 2])
@@ -774,6 +879,13 @@ class TestDamage:
                 changed["lm_head"]["tied_to"] = "transformer.nothing"
             rewrite(folder / "config.json", quantization_config={**config["quantization_config"], "modules": changed})
             self.refused(folder, "is damaged")
+        model = gpt2()
+        compressed(model, storage="int8")
+        save_compressed(model, folder, overwrite=True)
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"]["modules"]["transformer.wte"]["storage"] = None
+        rewrite(folder / "config.json", **config)
+        self.refused(folder, r"is damaged")
         rewrite(folder / "config.json", quantization_config={**config["quantization_config"], "version": 99})
         self.refused(folder, "later version of ksubspaces")
 

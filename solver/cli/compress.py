@@ -40,7 +40,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page of what was saved and lost")
     parser.add_argument(
-        "--modules", type=several(str), help="names of layers to compress in place of the input embedding"
+        "--modules",
+        type=several(str),
+        help="names of layers, with commas between, to compress in place of the input embedding",
     )
     parser.add_argument(
         "--storage", choices=("float32", "float16", "bfloat16", "int8"), help="of coefficients (default: the model's)"

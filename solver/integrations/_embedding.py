@@ -46,7 +46,8 @@ class SubspaceEmbedding(Factors):
         A row that passes no gradient on, neither to its coefficients nor to its cluster's basis and offset. As in
         ``nn.Embedding`` its value is what is stored, not necessarily zero.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
-        Of the coefficients; int8 with one scale per row. ``None`` is ``dtype``.
+        Of the coefficients; int8 with one scale per row. ``None`` is ``dtype``. float16 is not for training: Adam's
+        steps underflow in it, as they do for any parameter.
     scaling : (float, bool), default (1.0, False)
         A number that rows are multiplied by as they come out (``weight`` is without it), and whether it is rounded to
         their dtype first: the ``embed_scale`` of BART's embeddings and, rounded, of Gemma's.

@@ -93,9 +93,10 @@ class Factors(nn.Module):
         kind = dtype if storage is None else _storage_dtype(storage)
         self.counts = tuple(counts)
         self.dims = tuple(dims)
+        # First what has the dtype of the layer: transformers takes that of a model's first parameter for the model's.
+        self.bases = Blocks([torch.zeros(j, d, device=device, dtype=dtype) for j in dims])
         blocks = [torch.zeros(m, j, device=device, dtype=kind) for m, j in zip(counts, dims, strict=True)]
         self.coefficients = Blocks(blocks)
-        self.bases = Blocks([torch.zeros(j, d, device=device, dtype=dtype) for j in dims])
         offsets = nn.Parameter(torch.zeros(len(dims), d, device=device, dtype=dtype)) if affine else None
         self.register_parameter("offsets", offsets)
         places = torch.int16 if n <= torch.iinfo(torch.int16).max else torch.int32

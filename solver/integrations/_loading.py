@@ -8,19 +8,16 @@ just what factored layers need: no dense table is ever made. The method is regis
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from ._embedding import SubspaceEmbedding
-from ._linear import SubspaceLinear
-from ._modules import factored_layers, put, tied_linear
-from ._scaling import PLAIN
+from ._entries import described, empty, of_class
+from ._modules import put, tied_linear
 
 METHOD = "ksubspaces"
 VERSION = 2  # 1 knew of no scaling
@@ -28,7 +25,7 @@ VERSION = 2  # 1 knew of no scaling
 
 @register_quantization_config(METHOD)
 class FactoredConfig(QuantizationConfigMixin):
-    """The factored layers of a model, by name, as :func:`described` tells them."""
+    """The factored layers of a model, by name, as :mod:`._entries` tells them."""
 
     def __init__(self, modules: Mapping[str, Any] | None = None, version: int = VERSION, **_: Any) -> None:
         if version > VERSION:
@@ -64,10 +61,12 @@ class FactoredLoader(HfQuantizer):
         )
         return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(tied)}, {}
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        modules = _of_class(model, self.quantization_config.modules)
-        self.quantization_config.modules = modules
-        put(model, {name: _empty(entry) for name, entry in modules.items()})
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Iterable[Any] | None = None, **_: Any
+    ) -> None:
+        modules = of_class(model, self.quantization_config.modules, checkpoint_files)
+        self.quantization_config.modules = dict(modules)
+        put(model, {name: empty(entry) for name, entry in modules.items()})
         _untie(model, modules)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
@@ -82,94 +81,6 @@ class FactoredLoader(HfQuantizer):
         # Factors train, cast and move as any parameters do, which transformers refuses for what it holds for quantised.
         model.is_quantized = False  # type: ignore[assignment]
         del model.quantization_method
-
-
-def _of_class(model: PreTrainedModel, modules: Mapping[str, Any]) -> dict[str, Any]:
-    """The factored layers of a model of the class saved or another: heads may be gone, and others be tied now."""
-    holders: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
-    base = f"{model.base_model_prefix}."
-    renamed = {}
-    for name in modules:
-        candidates = (name, name.removeprefix(base), base + name)
-        renamed[name] = next((candidate for candidate in candidates if candidate in holders), None)
-    found = {}
-    for name, entry in modules.items():
-        here, owner = renamed[name], renamed[entry.get("tied_to", name)]
-        if owner is None and (here is not None or entry["kind"] == "embedding"):
-            raise ValueError(
-                f"{type(model).__name__} has no {name}, which was compressed; load the class that was saved"
-            )
-        if here is not None:
-            found[here] = {**entry, "tied_to": owner} if "tied_to" in entry else entry
-    for pair in model.all_tied_weights_keys.items():
-        names = [key.removesuffix(".weight") for key in pair]
-        for name, other in (names, names[::-1]):
-            if name not in found and other in found:
-                entry = found[other]
-                found[name] = {
-                    "shape": entry["shape"],
-                    "kind": "linear" if isinstance(holders[name], nn.Linear) else "embedding",
-                    "bias": getattr(holders[name], "bias", None) is not None,
-                    "tied_to": entry.get("tied_to", other),
-                }
-    return found
-
-
-class _Waiting(nn.Linear):
-    """In the place of a layer until the factors that it shares are loaded; its bias is its own."""
-
-    def __init__(self, entry: Mapping[str, Any]) -> None:
-        nn.Module.__init__(self)
-        self.out_features, self.in_features = entry["shape"]
-        bias = nn.Parameter(torch.empty(self.out_features)) if entry.get("bias") else None
-        self.register_parameter("bias", bias)
-
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """Takes values and keeps none: models fill the weights of their heads before they load what is tied."""
-        return torch.empty(self.out_features, self.in_features, device="meta")
-
-
-def _empty(entry: Mapping[str, Any]) -> nn.Module:
-    if "tied_to" in entry:
-        return _Waiting(entry)
-    (n, d), clusters = entry["shape"], (entry["counts"], entry["dims"])
-    options: dict[str, Any] = {"affine": entry["affine"], "storage": entry["storage"]}
-    if entry["kind"] == "embedding":
-        options |= {"padding_idx": entry["padding_idx"], "scaling": entry.get("scaling", PLAIN)}
-        return SubspaceEmbedding(n, d, *clusters, **options)
-    features = (d, n) if entry["by"] == "rows" else (n, d)
-    return SubspaceLinear(*features, *clusters, by=entry["by"], bias=entry["bias"], **options)
-
-
-def described(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The factored layers of a model by name: shapes and options, or only whose factors they share."""
-    found: dict[str, dict[str, Any]] = {}
-    owners: dict[int, str] = {}
-    layers = factored_layers(model)
-    for name, layer in sorted(layers.items(), key=lambda entry: isinstance(entry[1], SubspaceLinear)):
-        factors: Any = layer if isinstance(layer, SubspaceEmbedding) else layer.factors
-        entry: dict[str, Any] = {"shape": list(factors.shape)}
-        if isinstance(layer, SubspaceEmbedding):
-            entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
-            if layer.scaling != PLAIN:
-                entry["scaling"] = list(layer.scaling)
-        else:
-            entry |= {"kind": "linear", "by": layer.by, "bias": layer.bias is not None}
-        if id(factors) in owners:
-            entry["tied_to"] = owners[id(factors)]
-        else:
-            owners[id(factors)] = name
-            dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
-            entry |= {
-                "counts": list(factors.counts),
-                "dims": list(factors.dims),
-                "affine": factors.offsets is not None,
-                # None follows the dtype that the model is loaded in
-                "storage": None if factors.storage == dtype else factors.storage,
-            }
-        found[name] = entry
-    return found
 
 
 def attach(model: PreTrainedModel) -> None:

@@ -19,10 +19,12 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from ksubspaces._version import __version__
 
-from ._loading import attach, described
+from ._entries import described
+from ._loading import attach
 from ._model_report import ModelReport
 from ._modules import check_model, factored_layers
 
@@ -143,6 +145,7 @@ def load_compressed(
     dtype: torch.dtype | str | None = None,
     *,
     model_class: Any = None,
+    **options: Any,
 ) -> Any:
     """Load what :func:`save_compressed` wrote, without a network.
 
@@ -150,7 +153,7 @@ def load_compressed(
 
     A model can be loaded as another class, to be fine-tuned for a task for instance::
 
-        model = load_compressed("minilm-small", model_class=AutoModelForSequenceClassification)
+        model = load_compressed("minilm-small", model_class=AutoModelForSequenceClassification, num_labels=5)
 
     Heads that this class does not have are left out, those that the folder does not have begin afresh, and what the
     class ties to the embedding is tied to its factors.
@@ -165,6 +168,8 @@ def load_compressed(
     model_class : class, optional
         Of transformers (an Auto class too), of sentence-transformers, or derived from one of theirs; by default the one
         that was saved.
+    **options
+        More arguments of that class's ``from_pretrained``, or of its constructor in sentence-transformers.
 
     Returns
     -------
@@ -186,28 +191,47 @@ def load_compressed(
     folder = Path(path)
     manifest = _manifest(folder)
     kind = _class_to_load(folder, manifest, model_class)
-    options: dict[str, Any] = {"variant": VARIANT, "dtype": "auto" if dtype is None else dtype}
+    own = {"variant": VARIANT, "dtype": _dtype(dtype)}
     try:
-        if hasattr(kind, "from_pretrained"):
-            model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+        if _is_sentence_class(kind):
+            own |= options.pop("model_kwargs", None) or {}
+            model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=own, **options)
+        else:
+            model, info = kind.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, **{**own, **options}
+            )
             # What else is missing was so in the model saved (a pooler, say): transformers makes it anew and warns.
             factors = tuple(f"{name}." for name, entry in described(model).items() if "tied_to" not in entry)
-            if missing := sorted(key for key in info["missing_keys"] if key.startswith(factors)):
-                raise ValueError(f"{', '.join(missing)} missing")
-        else:
-            model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
+            for what in ("missing", "unexpected"):
+                if keys := sorted(key for key in info[f"{what}_keys"] if key.startswith(factors)):
+                    raise ValueError(f"{', '.join(keys)} {what}")
         layers = described(model)
         if not layers:
-            raise ValueError(f"a {type(model).__name__} has nothing of what was compressed")
+            raise ValueError(
+                f"a {type(model).__name__} has nothing of what was compressed, or is too small a part of a "
+                f"{manifest['class']} to know of it; load that, and take the part of it"
+            )
         if model_class is None and _shapes(layers) != _shapes(manifest["modules"]):
             raise ValueError(f"its config.json and {MANIFEST} tell of different layers")
         report = manifest["report"]
         model.compression_report = None if report is None else ModelReport.from_dict(report)
-    except (SafetensorError, OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
-        if model_class is not None:
-            raise ValueError(f"{folder} could not be loaded as {model_class.__name__}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind: the libraries raise many of their own about folders that do not fit
+        if model_class is not None or options:
+            raise ValueError(f"{folder} could not be loaded as {kind.__name__}: {error}") from error
         raise ValueError(f"{folder} is damaged, its parts are missing or do not fit: {error}") from error
     return model.to(device)
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
+    """As ``from_pretrained`` takes it."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype in (None, "auto"):
+        return "auto"
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be a floating point dtype of Torch, or its name, got {dtype!r}")
+    return found
 
 
 def _shapes(modules: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -225,13 +249,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}")
+        later = manifest.get("version", 0) > VERSION
     except FileNotFoundError:
         raise ValueError(f"{folder} is not a compressed model: it has no {MANIFEST}") from None
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder} is not a compressed model, or damaged: its {MANIFEST} is not readable ({error})"
         ) from None
-    if manifest.get("version", 0) > VERSION:
+    if later:
         raise ValueError(f"{folder} was written by a later version of ksubspaces; upgrade it to read this")
     needed = ("library", "class", "is_of_library", "weights", "modules", "report")
     if absent := [name for name in needed if name not in manifest]:
@@ -280,7 +305,7 @@ def _class_to_load(folder: Path, manifest: Mapping[str, Any], model_class: Any) 
             )
         return kind
     known = isinstance(model_class, type) and (
-        hasattr(model_class, "from_pretrained") or _is_sentence_class(model_class)
+        issubclass(model_class, (PreTrainedModel, _BaseAutoModelClass)) or _is_sentence_class(model_class)
     )
     if not known:
         raise TypeError(

@@ -1,0 +1,153 @@
+"""What ``config.json`` tells of a model's factored layers: an entry for each, by its name.
+
+An entry has the shape of the table, the kind of layer, and either the shapes of its clusters or, as ``tied_to``, the
+name of the layer whose factors it shares: its owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from ._embedding import SubspaceEmbedding
+from ._linear import SubspaceLinear
+from ._modules import factored_layers
+from ._scaling import PLAIN
+
+
+def described(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The factored layers of a model by name: shapes and options, or only whose factors they share."""
+    found: dict[str, dict[str, Any]] = {}
+    owners: dict[int, str] = {}
+    layers = factored_layers(model)
+    for name, layer in sorted(layers.items(), key=lambda entry: isinstance(entry[1], SubspaceLinear)):
+        factors: Any = layer if isinstance(layer, SubspaceEmbedding) else layer.factors
+        entry: dict[str, Any] = {"shape": list(factors.shape)}
+        if isinstance(layer, SubspaceEmbedding):
+            entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
+            if layer.scaling != PLAIN:
+                entry["scaling"] = list(layer.scaling)
+        else:
+            entry |= {"kind": "linear", "by": layer.by, "bias": layer.bias is not None}
+        if id(factors) in owners:
+            entry["tied_to"] = owners[id(factors)]
+        else:
+            owners[id(factors)] = name
+            dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
+            entry |= {
+                "counts": list(factors.counts),
+                "dims": list(factors.dims),
+                "affine": factors.offsets is not None,
+                # None follows the dtype that the model is loaded in
+                "storage": None if factors.storage == dtype else factors.storage,
+            }
+        found[name] = entry
+    return found
+
+
+class Waiting(nn.Linear):
+    """In the place of a layer until the factors that it shares are loaded; its bias is its own."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = in_features, out_features
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """Takes values and keeps none: models fill the weights of their heads before they load what is tied."""
+        return torch.empty(self.out_features, self.in_features, device="meta")
+
+
+def empty(entry: Mapping[str, Any]) -> nn.Module:
+    """The layer of an entry, before it is loaded."""
+    if "tied_to" in entry:
+        return Waiting(*_features(entry), entry.get("bias", False))
+    clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
+    if entry["kind"] == "embedding":
+        (n, d), scaling = entry["shape"], entry.get("scaling", PLAIN)
+        return SubspaceEmbedding(n, d, **clusters, padding_idx=entry["padding_idx"], scaling=scaling)
+    return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
+
+
+def _features(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """In and out, as of a linear layer with the weight of the entry."""
+    n, d = entry["shape"]
+    return (n, d) if entry.get("by") == "columns" else (d, n)
+
+
+def of_class(
+    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[Any] | None
+) -> dict[str, Mapping[str, Any]]:
+    """The entries for a model of the class saved or of another: heads may be gone, and others be tied now.
+
+    Raises
+    ------
+    ValueError
+        When a table that was compressed has no place in the model, or is dense in the files that are to be loaded.
+    """
+    holders: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    base, dense = f"{model.base_model_prefix}.", _dense(files)
+
+    def names(name: str) -> tuple[str, ...]:
+        """Of the same module in a body alone and in one with a head."""
+        return name, name.removeprefix(base), base + name
+
+    def is_dense(name: str) -> bool:
+        return not dense.isdisjoint(names(name))
+
+    def place(name: str, entry: Mapping[str, Any]) -> str | None:
+        found = next((candidate for candidate in names(name) if candidate in holders), None)
+        holder = holders.get(found or "")
+        if found is None or not isinstance(holder, (nn.Linear, nn.Embedding)):
+            return None
+        n, d = _features(entry)[::-1]
+        if tuple(holder.weight.shape) != (n, d):
+            raise ValueError(
+                f"{found} has a weight of shape {tuple(holder.weight.shape)} in this {type(model).__name__}, "
+                f"and ({n}, {d}) was compressed"
+            )
+        return found
+
+    places = {name: place(name, entry) for name, entry in entries.items()}
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, entry in entries.items():
+        owner = entry.get("tied_to", name)
+        if places.get(owner) is None and (places[name] is not None or entry["kind"] == "embedding"):
+            raise ValueError(
+                f"{type(model).__name__} has no {owner}, which was compressed; load the class that was saved"
+            )
+        if is_dense(name):
+            raise ValueError(
+                f"{name} is factored as config.json tells, but dense in the weights; if the model was made from the "
+                "config of a compressed one, take quantization_config out of config.json"
+            )
+        if (here := places[name]) is not None:
+            found[here] = {**entry, "tied_to": places[owner]} if "tied_to" in entry else entry
+    for pair in model.all_tied_weights_keys.items():
+        tied = [key.removesuffix(".weight") for key in pair]
+        for name, other in (tied, tied[::-1]):
+            entry = found.get(other, {})
+            if name not in found and entry.get("kind") == "embedding" and not is_dense(name):
+                found[name] = {
+                    "shape": entry["shape"],
+                    "kind": "linear" if isinstance(holders[name], nn.Linear) else "embedding",
+                    "bias": getattr(holders[name], "bias", None) is not None,
+                    "tied_to": entry.get("tied_to", other),
+                }
+    return found
+
+
+def _dense(files: Iterable[Any] | None) -> set[str]:
+    """Names of the modules that have a weight in files of safetensors."""
+    found = set()
+    for file in files or ():
+        if str(file).endswith(".safetensors"):
+            with safe_open(file, framework="pt") as weights:
+                found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
+    return found
