@@ -6,7 +6,7 @@ name of the layer whose factors it shares: its owner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -106,11 +106,10 @@ def of_class(
         holder = holders.get(found or "")
         if found is None or not isinstance(holder, (nn.Linear, nn.Embedding)):
             return None
-        n, d = _features(entry)[::-1]
-        if tuple(holder.weight.shape) != (n, d):
+        shape, compressed = tuple(holder.weight.shape), _features(entry)[::-1]
+        if shape != compressed:
             raise ValueError(
-                f"{found} has a weight of shape {tuple(holder.weight.shape)} in this {type(model).__name__}, "
-                f"and ({n}, {d}) was compressed"
+                f"{found} has a weight of shape {shape} in this {type(model).__name__}, and {compressed} was compressed"
             )
         return found
 
@@ -129,18 +128,25 @@ def of_class(
             )
         if (here := places[name]) is not None:
             found[here] = {**entry, "tied_to": places[owner]} if "tied_to" in entry else entry
+    for name, owner in list(_ties(model, found)):
+        if not is_dense(name):  # then it is not tied, whatever the class says
+            found[name] = {
+                "shape": found[owner]["shape"],
+                "kind": "linear" if isinstance(holders[name], nn.Linear) else "embedding",
+                "bias": getattr(holders[name], "bias", None) is not None,
+                "tied_to": owner,
+            }
+    return found
+
+
+def _ties(model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Modules without an entry that the model ties to an embedding with one, and the owner of its factors."""
     for pair in model.all_tied_weights_keys.items():
         tied = [key.removesuffix(".weight") for key in pair]
         for name, other in (tied, tied[::-1]):
-            entry = found.get(other, {})
-            if name not in found and entry.get("kind") == "embedding" and not is_dense(name):
-                found[name] = {
-                    "shape": entry["shape"],
-                    "kind": "linear" if isinstance(holders[name], nn.Linear) else "embedding",
-                    "bias": getattr(holders[name], "bias", None) is not None,
-                    "tied_to": entry.get("tied_to", other),
-                }
-    return found
+            entry = entries.get(other, {})
+            if name not in entries and entry.get("kind") == "embedding":
+                yield name, entry.get("tied_to", other)
 
 
 def _dense(files: Iterable[Any] | None) -> set[str]:
