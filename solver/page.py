@@ -42,7 +42,7 @@ def render_page(
     ----------
     report : ModelReport
     token : callable, optional
-        Text of a row's token; without it rows go by their numbers.
+        Text of a row's token, in tables with weights; other rows, and all without it, go by their numbers.
     curves : mapping of str to CompressionCurve, optional
         Error against size of a module's table, by the module's name.
     made : mapping, optional
@@ -61,7 +61,10 @@ def render_page(
     parts = [
         f"<header><h1>{title}</h1><p>{_lead(report)}</p></header>",
         f'<dl class="tiles">{"".join(_tile(*tile) for tile in _headline(report))}</dl>',
-        *(_module(module, token, (curves or {}).get(module.name)) for module in report.modules),
+        *(
+            _module(module, token, (curves or {}).get(module.name), alone=len(report.modules) == 1)
+            for module in report.modules
+        ),
         _making(report, made or {}),
     ]
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
@@ -84,14 +87,17 @@ def _headline(report: ModelReport) -> list[tuple[str, str, str]]:
     tiles = [("Whole model", f"{report.nbytes / 1e6:,.1f} MB", whole)]
     before, after = (sum(getattr(m, name) for m in report.modules) for name in ("n_parameters_before", "n_parameters"))
     tiles.append(("Compressed tables", _fewer(before, after), f"{before:,} parameters before, {after:,} after"))
-    if report.modules:
-        first = report.modules[0]
-        if first.weighted_error is not None:
-            note = f"SVD of the same size: {first.svd_weighted_error:.4f}"
-            tiles.append(("Error, frequent tokens count more", f"{first.weighted_error:.4f}", note))
-        note = f"SVD of the same size: {first.svd_relative_error:.4f}"
-        tiles.append(("Error, all rows alike", f"{first.relative_error:.4f}", note))
+    if len(report.modules) == 1:  # several have theirs beside their names
+        tiles += _errors(report.modules[0])
     return tiles
+
+
+def _errors(module: ModuleReport) -> list[tuple[str, str, str]]:
+    """Names, values, and the SVD's in their place."""
+    found = [("Error, all rows alike", module.relative_error, module.svd_relative_error)]
+    if module.weighted_error is not None and module.svd_weighted_error is not None:
+        found.insert(0, ("Error, frequent tokens count more", module.weighted_error, module.svd_weighted_error))
+    return [(name, f"{error:.4f}", f"SVD of the same size: {svd:.4f}") for name, error, svd in found]
 
 
 def _fewer(before: int, after: int) -> str:
@@ -103,8 +109,12 @@ def _tile(name: str, value: str, note: str) -> str:
     return f"<div><dt>{escape(name)}</dt><dd><strong>{escape(value)}</strong><span>{escape(note)}</span></dd></div>"
 
 
-def _module(module: ModuleReport, token: Callable[[int], str] | None, curve: CompressionCurve | None) -> str:
+def _module(
+    module: ModuleReport, token: Callable[[int], str] | None, curve: CompressionCurve | None, *, alone: bool
+) -> str:
     n, d = module.shape
+    if module.weighted_error is None:  # then its rows are no tokens: those that are have weights
+        token = None
     facts = [
         ("shape", f"{n:,} × {d:,}, {module.kind}"),
         ("shared with", ", ".join(module.tied)),
@@ -112,6 +122,7 @@ def _module(module: ModuleReport, token: Callable[[int], str] | None, curve: Com
         ("bytes", f"{module.nbytes_before:,} before, {module.nbytes:,} after, coefficients in {module.storage}"),
         ("weights of rows", module.weights),
         ("rows kept exactly", f"{module.n_exact:,}" if module.n_exact else ""),
+        *((name.lower(), f"{error} ({note})") for name, error, note in _errors(module) if not alone),
         ("seconds", f"{module.seconds:.1f}"),
     ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value)
@@ -216,7 +227,7 @@ def _rows(n: int, losses: Sequence[RowLoss], caption: str, by: str, token: Calla
     head = "".join(f'<th scope="col">{heading[name]}</th>' for name in columns)
     rows = []
     for loss in losses:
-        text = f"<bdi><code>{escape(token(loss.row))}</code></bdi> " if token else ""
+        text = f"<bdi><code>{escape(_visible(token(loss.row)))}</code></bdi> " if token else ""
         cells = "".join(f"<td>{tell[name](loss)}</td>" for name in columns)
         rows.append(f'<tr><th scope="row">{text}<small>{loss.row}</small></th>{cells}</tr>')
     first = "token" if token else "row"
@@ -224,6 +235,12 @@ def _rows(n: int, losses: Sequence[RowLoss], caption: str, by: str, token: Calla
         f'<table><caption>{caption}</caption><thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _visible(text: str) -> str:
+    """A token's text with escapes for what shows nothing, or is not to be in a page."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return repr(shown) if shown.isspace() else shown
 
 
 def _making(report: ModelReport, made: Mapping[str, object]) -> str:

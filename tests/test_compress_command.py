@@ -13,7 +13,7 @@ pytest.importorskip("rich")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", "5", reason="there is no transformers of release 5 or later")
 
-from test_transformers import SENTENCES, bert, gpt2, sentence_model, tokenizer  # noqa: E402
+from test_transformers import SENTENCES, bert, contents, gpt2, sentence_model, tokenizer  # noqa: E402
 
 from ksubspaces import cli  # noqa: E402
 from ksubspaces.integrations.transformers import load_compressed  # noqa: E402
@@ -138,6 +138,16 @@ def test_a_model_without_a_tokenizer_is_told_of(capsys, tmp_path):
             "holds something else than a compressed model",
         ),
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}/gone/page.html"], "no such folder to write it in"),
+        (["{bert}", "--ratio", "0.3", "--report", "{tmp}/new.html", "--out", "{tmp}/new.html"], "are both"),
+        (["{bert}", "--ratio", "0.3", "--report", "{tmp}"], "is there already and no page"),
+        (["{bert}", "--ratio", "0.3", "--report", "/dev/null"], "is there already and no page"),
+        (["{bert}", "--ratio", "0.3", "--report", "{bert}/model.safetensors"], "is there already and no page"),
+        (["{bert}", "--ratio", "0.3", "--texts", "{tmp}"], "not a file, and it is read more than once"),
+        (["{tmp}/b[/x]", "--ratio", "0.3"], "holds no model of transformers"),
+        (["{tmp}/short", "--ratio", "0.3"], "could not be opened, something in it is damaged or missing"),
+        (["{tmp}/sentences", "--ratio", "0.3"], "holds a Foo, which is no class of sentence-transformers"),
+        (["{tmp}/gone", "--ratio", "0.3", "--out", "{tmp}/gone/small"], "no such folder: {tmp}/gone"),
+        (["{bert}", "--ratio", "nan", "--out", "{tmp}/new/small"], "ratio"),
         (["{bert}", "--ratio", "0.3", "--out", "/proc/model"], "/proc"),
     ],
 )
@@ -145,9 +155,24 @@ def test_users_errors_are_told_without_a_traceback(capsys, tmp_path, folder, arg
     (tmp_path / "file").write_text("")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "utf16").write_bytes("the cat sat".encode("utf-16-le"))
+    for name in ("short", "b[/x]", "sentences"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "short" / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "short" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    (tmp_path / "sentences" / "modules.json").write_text("[]")
+    (tmp_path / "sentences" / "config_sentence_transformers.json").write_text('{"model_type": "Foo"}')
+    before = contents(tmp_path)
     names = {"tmp": tmp_path, "bert": folder}
     told = fails(capsys, *[argument.format(**names) for argument in arguments])
     assert message.format(**names) in told
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "gone").exists() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card here")
+def test_a_card_that_is_not_there(capsys, folder):
+    told = fails(capsys, folder, "--ratio", 0.3, "--device", "cuda")
+    assert "--device cuda: this Torch finds no CUDA device; leave it out to use the CPU" in told
 
 
 def test_models_that_are_not_to_be_compressed(capsys, tmp_path, folder):

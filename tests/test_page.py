@@ -114,6 +114,28 @@ def test_without_weights_tokens_or_curve(report):
     assert "The rows that lost most<" in page
 
 
+def test_several_tables_each_with_its_errors(report):
+    """And rows of a table without weights, a linear layer's say, are not told as tokens."""
+    first, second = report.modules[0], replace(module(None), name="encoder.dense", kind="linear")
+    page = render_page(replace(report, modules=(first, second)), token=TOKENS.__getitem__)
+    tiles, sections = page.split("</header>")[1].split("<section>", 1)
+    assert "Error" not in tiles
+    of_first, of_second = sections.split("<h2><code>encoder.dense")
+    assert f"{first.weighted_error:.4f} (SVD of the same size: {first.svd_weighted_error:.4f})" in of_first
+    assert f"{second.relative_error:.4f} (SVD of the same size: {second.svd_relative_error:.4f})" in of_second
+    assert "<code>token" in of_first
+    assert "<code>token" not in of_second
+    assert "The rows that lost most<" in of_second
+
+
+def test_tokens_that_show_nothing(report):
+    texts = ["\x1b", "\n", " ", "\u200b", "\x85"]
+    page = render_page(report, token=lambda row: texts[row % len(texts)])
+    assert not set(page) & (set(texts) - {"\n", " "})
+    for shown in (r"\x1b", r"\n", "&#x27; &#x27;", r"\u200b", r"\x85"):
+        assert f"<code>{shown}</code>" in page
+
+
 def test_every_picture_and_table_is_told_in_words(page):
     assert page.count('role="img" aria-label="') == 2
     assert page.count("<svg") == page.count('role="img"') + page.count('aria-hidden="true"')

@@ -277,6 +277,38 @@ class TestCompressing:
             errors.append(float((dense - model.transformer.wte.to_dense().detach())[frequent].norm()))
         assert errors[0] < 0.5 * errors[1]
 
+    def test_special_tokens_without_a_name(self):
+        """As those of chats: marked in the vocabulary, but in none of the tokenizer's named places."""
+        from tokenizers import AddedToken
+
+        made = tokenizer()
+        made.backend_tokenizer.add_special_tokens([AddedToken("<|im_start|>", special=True)])
+        made.backend_tokenizer.add_tokens(["plain"])
+        marked = len(made) - 2
+        assert made.convert_ids_to_tokens(marked) == "<|im_start|>"
+        assert marked not in made.all_special_ids
+        model = gpt2()
+        before = model.get_input_embeddings().weight.detach().clone()
+        report = compress_model(model, 0.5, tokenizer=made, k=2, seed=0)
+        assert report.modules[0].n_exact == 6
+        after = model.get_input_embeddings().to_dense()
+        kept = [*range(5), marked]
+        torch.testing.assert_close(after[kept], before[kept], rtol=0, atol=0)
+        assert not torch.equal(after[marked + 1], before[marked + 1])
+
+    def test_more_exact_rows_than_columns(self):
+        """They are stored as coefficients are: exactly, or they are refused."""
+        rows = [*range(D + 8)]
+        for storage in (None, "float32"):
+            model = gpt2()
+            before = model.get_input_embeddings().weight.detach().clone()
+            compressed(model, exact_rows=rows, storage=storage)
+            torch.testing.assert_close(model.get_input_embeddings().to_dense()[rows], before[rows], rtol=0, atol=0)
+        for storage in ("int8", "float16"):
+            with pytest.raises(ValueError, match=f"exact_rows holds 40 rows, more than the 32 columns, and {storage}"):
+                compressed(gpt2(), exact_rows=rows, storage=storage)
+            compressed(gpt2(), exact_rows=rows[:D], storage=storage)
+
     def test_special_tokens_stay_exactly_and_are_paid_for(self):
         model = bert(vocab_size=40)
         dense = model.get_input_embeddings().weight.detach().clone()
@@ -451,6 +483,13 @@ class TestRefusals:
             model.transformer.wte.weight[3, 4] = np.nan
         self.refused(ValueError, r"transformer.wte: weight must be finite, but weight\[3, 4\] is nan", model)
         self.refused(TypeError, "weighted by token_weights", gpt2(), sample_weight=WEIGHTS)
+        self.refused(TypeError, "token_weights must be an array of numbers, got str", gpt2(), token_weights="the")
+
+    def test_weights_of_any_kind(self):
+        expected = compressed(gpt2(), token_weights=WEIGHTS).modules[0].weighted_error
+        for weights in (list(WEIGHTS), torch.tensor(WEIGHTS), torch.tensor(WEIGHTS).bfloat16()):
+            found = compressed(gpt2(), token_weights=weights, tokenizer=len, exact_rows=None).modules[0].weighted_error
+            assert found == pytest.approx(expected, rel=0.02)
 
     def test_sizes(self):
         names = ["transformer.wte", "transformer.wpe"]

@@ -78,7 +78,11 @@ def prepare(options: argparse.Namespace) -> Console | None:
 
 def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
     """A line on the console for as long as something takes."""
-    return console.status(text) if console else nullcontext()
+    if console is None:
+        return nullcontext()
+    from rich.markup import escape
+
+    return console.status(escape(text))
 
 
 def told(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable
 from importlib.metadata import version
@@ -60,12 +61,16 @@ def compress(options: argparse.Namespace) -> None:
 
     console = prepare(argparse.Namespace(out=None, quiet=options.quiet))
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        check_target(options.out, options.overwrite)
-    if options.report is not None and not options.report.resolve().parent.is_dir():
-        raise FileNotFoundError(f"--report {options.report}: no such folder to write it in")
+        _check_parent("--out", options.out)
+        if options.out.parent.is_dir():
+            check_target(options.out, options.overwrite)
+    if options.report is not None:
+        _check_report(options)
     if options.texts is not None and not options.texts.is_file():
-        raise FileNotFoundError(f"--texts {options.texts}: no such file")
+        why = "not a file, and it is read more than once" if options.texts.exists() else "no such file"
+        raise FileNotFoundError(f"--texts {options.texts}: {why}")
+    if str(options.device).startswith("cuda") and not models.torch.cuda.is_available():
+        raise RuntimeError(f"--device {options.device}: this Torch finds no CUDA device; leave it out to use the CPU")
     with status(console, f"opening {options.model}"):
         model, tokenizer = open_model(options.model)
         model.to(options.device or "cpu")
@@ -84,6 +89,7 @@ def compress(options: argparse.Namespace) -> None:
     if options.out is not None:
         with status(console, "saving the model"):
             own = tokenizer if getattr(model, "tokenizer", None) is None else None
+            options.out.parent.mkdir(parents=True, exist_ok=True)
             models.save_compressed(model, options.out, own, overwrite=options.overwrite)
         written.append(str(options.out))
     if console:
@@ -94,6 +100,25 @@ def compress(options: argparse.Namespace) -> None:
         written.append(str(options.report))
     if console and written:
         console.print(f"\nwrote {' and '.join(written)}", markup=False, soft_wrap=True)
+
+
+def _check_parent(name: str, path: Path) -> None:
+    """Refuse a place in a folder that cannot be written to, or that cannot be made."""
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise PermissionError(f"{name} {path}: {folder} is not a folder that can be written to")
+
+
+def _check_report(options: argparse.Namespace) -> None:
+    """Refuse a page that could not be written once the work is done, or would replace something else than a page."""
+    path, target = options.report, options.report.resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"--report {path}: no such folder to write it in")
+    _check_parent("--report", path)
+    if target.exists() and not (target.is_file() and target.suffix.lower() in (".html", ".htm")):
+        raise FileExistsError(f"--report {path} is there already and no page; name a file that ends in .html")
+    if options.out is not None and target == options.out.resolve():
+        raise ValueError(f"--report and --out are both {path}; name a file for the page")
 
 
 def _curves(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ksubspaces.factorization import Factorization
 
-from ._factors import Factors, described
+from ._factors import Factors, check_exact, described
 from ._lookup import decode, decode_static, lookup
 from ._scaling import PLAIN, Scaling, scaling_of
 
@@ -223,6 +223,7 @@ class SubspaceEmbedding(Factors):
         from ksubspaces.budget import compress
 
         table = embedding.weight.detach()
+        check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
         factorization = compress(
             table, ratio, n_parameters=n_parameters, k=k, sample_weight=token_weights, seed=seed, **options
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ksubspaces.arrays import Home
-from ksubspaces.factorization import Factorization
+from ksubspaces.factorization import Factorization, row_numbers
 from ksubspaces.subspaces import count_parameters
 
 from ._lookup import Table, decode, in_own_dtype
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
 
 STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 LEVELS = 127  # int8 codes go from -LEVELS to LEVELS
+
+
+def check_exact(given: Any, shape: Sequence[int], storage: str | None, dtype: torch.dtype) -> None:
+    """Refuse rows to be kept exactly that would not be: those beyond the first d are stored as coefficients are."""
+    n, d = shape
+    if given is None or storage is None or torch.promote_types(_storage_dtype(storage), dtype) == STORAGE[storage]:
+        return
+    try:
+        count = len({*row_numbers(given, n).tolist()})
+    except (IndexError, TypeError):  # which compress tells about
+        return
+    if count > d:
+        raise ValueError(
+            f"exact_rows holds {count} rows, more than the {d} columns, and {storage} storage cannot hold their "
+            f"{str(dtype).removeprefix('torch.')} exactly; keep at most {d}, or leave storage out"
+        )
 
 
 class Blocks(nn.Module):

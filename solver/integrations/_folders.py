@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 
 from ._saved import MANIFEST, sentence_class
 
@@ -30,10 +31,19 @@ def open_model(folder: Path) -> tuple[Any, Any]:
         raise NotADirectoryError(f"{folder} is a file; name the folder of a model")
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder} is compressed already; compress the original model anew")
+    try:
+        return _opened(folder)
+    except (SafetensorError, TypeError, LookupError, AttributeError) as error:  # what the libraries make of damage
+        raise ValueError(f"{folder} could not be opened, something in it is damaged or missing: {error}") from error
+
+
+def _opened(folder: Path) -> tuple[Any, Any]:
     if (folder / "modules.json").exists():
-        model = sentence_class(_facts(folder / "config_sentence_transformers.json").get("model_type"))(
-            str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "auto"}
-        )
+        name = _facts(folder / "config_sentence_transformers.json").get("model_type")
+        kind = sentence_class(name)
+        if kind is None:
+            raise ValueError(f"{folder} holds a {name}, which is no class of sentence-transformers")
+        model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "auto"})
         return model, getattr(model, "tokenizer", None)
     config = folder / "config.json"
     if not config.exists():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ksubspaces.factorization import Factorization
 
 from ._embedding import SubspaceEmbedding
-from ._factors import Factors, described
+from ._factors import Factors, check_exact, described
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -183,8 +183,10 @@ class SubspaceLinear(nn.Module):
         from ksubspaces.budget import compress
 
         weight = linear.weight.detach()
+        table = weight if by == "rows" else weight.T
+        check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
         factorization = compress(
-            weight if by == "rows" else weight.T,
+            table,
             ratio,
             n_parameters=n_parameters,
             k=k,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,12 @@ def token_rows(
 
 def _padded(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
     """Weights of a table's n rows, those beyond the vocabulary with the least that a token has."""
-    values = given.detach().cpu() if isinstance(given, torch.Tensor) else given
-    weights = np.asarray(values, dtype=np.float64)
-    known = n if tokenizer is None else min(n, 1 + max(tokenizer.get_vocab().values()))
+    values = given.detach().to("cpu", torch.float64) if isinstance(given, torch.Tensor) else given
+    try:
+        weights = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"token_weights must be an array of numbers, got {type(given).__name__}") from None
+    known = min(n, 1 + max(tokenizer.get_vocab().values())) if hasattr(tokenizer, "get_vocab") else n
     if weights.ndim != 1 or not known <= len(weights) <= n:
         tokens = f", or for the {known} tokens of the tokenizer" if known < n else ""
         raise ValueError(f"token_weights must hold a weight for each of {n} rows{tokens}; got shape {weights.shape}")
@@ -98,11 +101,15 @@ def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
 
 
 def _special(tokenizer: Any) -> list[int]:
-    if hasattr(tokenizer, "all_special_ids"):
-        return list(tokenizer.all_special_ids)
+    if hasattr(tokenizer, "all_special_ids"):  # which has those with a name: others are marked in the vocabulary
+        return [*tokenizer.all_special_ids, *_marked(getattr(tokenizer, "added_tokens_decoder", {}))]
     if hasattr(tokenizer, "get_added_tokens_decoder"):  # of the package tokenizers
-        return [token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special]
+        return _marked(tokenizer.get_added_tokens_decoder())
     raise ValueError(
         f"exact_rows='special' needs a tokenizer that tells its special tokens, got {type(tokenizer).__name__}; "
         "pass their numbers, or None"
     )
+
+
+def _marked(added: Mapping[int, Any]) -> list[int]:
+    return [token for token, entry in added.items() if entry.special]

@@ -95,9 +95,9 @@ def compress_model(
     model : transformers.PreTrainedModel, sentence_transformers.SentenceTransformer or torch.nn.Module
         A plain module must have ``get_input_embeddings``, or its ``modules`` be named.
     ratio : float, optional
-        Share of each table's parameters to save, in (0, 1). Give this or ``n_parameters``.
+        Share of each table's parameters to save, 0 <= ratio < 1. Give this or ``n_parameters``.
     n_parameters : int, optional
-        Parameters to spend, where there is one table.
+        Parameters to spend, where there is one table. int8 storage takes a scale for each row in addition.
     texts : iterable of str, optional
         Texts like those the model will read; a few thousand sentences do.
     tokenizer : optional
@@ -108,7 +108,7 @@ def compress_model(
         Names of modules, each an ``nn.Embedding`` or ``nn.Linear``, to compress in place of the input embedding.
     exact_rows : "special", None, array of ints, or mask
         Tokens to keep just as they are, at the expense of the others: by default the special tokens of the tokenizer,
-        if there is one.
+        if there is one. More than d of them take a storage that holds the model's dtype.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; by default the model's dtype.
     k, seed, progress, **options
