@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_a_model_without_a_tokenizer_is_told_of(capsys, tmp_path):
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}/gone/page.html"], "no such folder to write it in"),
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}/new.html", "--out", "{tmp}/new.html"], "are both"),
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}"], "is there already and no page"),
-        (["{bert}", "--ratio", "0.3", "--report", "/dev/null"], "is there already and no page"),
+        (["{bert}", "--ratio", "0.3", "--report", "{tmp}/pipe"], "is there already and no page"),
         (["{bert}", "--ratio", "0.3", "--report", "{bert}/model.safetensors"], "is there already and no page"),
         (["{bert}", "--ratio", "0.3", "--texts", "{tmp}"], "not a file, and it is read more than once"),
         (["{tmp}/b[/x]", "--ratio", "0.3"], "holds no model of transformers"),
@@ -161,6 +162,7 @@ def test_users_errors_are_told_without_a_traceback(capsys, tmp_path, folder, arg
     (tmp_path / "short" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
     (tmp_path / "sentences" / "modules.json").write_text("[]")
     (tmp_path / "sentences" / "config_sentence_transformers.json").write_text('{"model_type": "Foo"}')
+    os.mkfifo(tmp_path / "pipe")
     before = contents(tmp_path)
     names = {"tmp": tmp_path, "bert": folder}
     told = fails(capsys, *[argument.format(**names) for argument in arguments])
