@@ -47,8 +47,8 @@ def main() -> None:
     console = Console(width=170)
     if options.fresh:
         shutil.rmtree(plan.folder)
-    for fetch in (texts.load_all, minilm_folder):  # once, not by each process
-        fetch()
+    texts.load_all()  # both fetched once, not by each process
+    minilm_folder()
     spent = plan.folder / "minutes.json"  # by this run and those that it goes on from
     begin = time.perf_counter() - 60 * (json.loads(spent.read_text()) if spent.exists() else 0.0)
 

@@ -65,7 +65,7 @@ class FactoredLoader(HfQuantizer):
         self, model: PreTrainedModel, checkpoint_files: Iterable[Any] | None = None, **_: Any
     ) -> None:
         modules = of_class(model, self.quantization_config.modules, checkpoint_files)
-        self.quantization_config.modules = dict(modules)
+        self.quantization_config.modules = modules
         put(model, {name: empty(entry) for name, entry in modules.items()})
         _untie(model, modules)
 

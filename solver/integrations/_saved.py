@@ -47,12 +47,8 @@ def outer_models(model: nn.Module) -> dict[str, PreTrainedModel]:
     return found
 
 
-def is_sentence_model(model: nn.Module) -> bool:
-    """Whether it is a model of sentence-transformers: a sequence of modules that saves itself."""
-    return _is_sentence_class(type(model))
-
-
 def _is_sentence_class(kind: type) -> bool:
+    """Whether its models are of sentence-transformers: sequences of modules that save themselves."""
     libraries = (base.__module__.partition(".")[0] for base in kind.__mro__)
     return issubclass(kind, nn.Sequential) and "sentence_transformers" in libraries
 
@@ -89,7 +85,7 @@ def save_compressed(
         When the model is of another kind or not compressed.
     """
     check_model(model)
-    if not isinstance(model, PreTrainedModel) and not is_sentence_model(model):
+    if not isinstance(model, PreTrainedModel) and not _is_sentence_class(type(model)):
         raise TypeError(
             f"only models of transformers and sentence-transformers are saved as folders, got {type(model).__name__}; "
             "save its state_dict, and load that into layers of the same shapes"
@@ -122,6 +118,7 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         tokenizer.save_pretrained(folder)
     library = "transformers" if isinstance(model, PreTrainedModel) else "sentence_transformers"
     report = getattr(model, "compression_report", None)
+    weights = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(WEIGHTS))}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -129,13 +126,13 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         "class": type(model).__name__,
         "is_of_library": _class_of(library, type(model).__name__) is type(model),
         "modules": described(model),
-        "weights": {path.relative_to(folder).as_posix(): path.stat().st_size for path in _weights(folder)},
-        "crc32": {path.relative_to(folder).as_posix(): _crc32(path) for path in _weights(folder)},
+        "weights": {name: path.stat().st_size for name, path in weights.items()},
+        "crc32": {name: _crc32(path) for name, path in weights.items()},
         "packages": {"ksubspaces": __version__, **dict(_versions())},
         "report": None if report is None else report.to_dict(),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    for path in _weights(folder):  # which safetensors makes readable for its owner alone
+    for path in weights.values():  # which safetensors makes readable for its owner alone
         path.chmod((folder / MANIFEST).stat().st_mode)
 
 
@@ -184,7 +181,7 @@ def load_compressed(
         When it holds no compressed model, a damaged one, one of a later version, one of a class of somebody's own that
         is not given as model_class, or what was compressed is not in that class.
     TypeError
-        When model_class is no class of the library that the model is of.
+        When model_class is no class of either library.
     ImportError
         When it is of sentence-transformers, and that is not installed.
     """
@@ -226,9 +223,9 @@ def load_compressed(
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     """As ``from_pretrained`` takes it."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype in (None, "auto"):
         return "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype must be a floating point dtype of Torch, or its name, got {dtype!r}")
     return found
@@ -301,7 +298,7 @@ def _class_to_load(folder: Path, manifest: Mapping[str, Any], model_class: Any) 
         if kind is None or not manifest["is_of_library"]:
             raise ValueError(
                 f"{folder} holds a {manifest['class']}, which is no class of {manifest['library']}; "
-                f"import it and give it as model_class"
+                "import it and give it as model_class"
             )
         return kind
     known = isinstance(model_class, type) and (
@@ -321,10 +318,6 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield package, version(package)
         except PackageNotFoundError:
             continue
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.rglob(WEIGHTS))
 
 
 @contextmanager
