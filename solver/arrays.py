@@ -313,6 +313,15 @@ def row_blocks(X: Array) -> Iterator[tuple[int, Array]]:
         yield start, X[start : start + size]
 
 
+def scaled(X: Array, exponent: int) -> Array:
+    """``2^exponent X``, which rounds nothing (but what becomes subnormal); X itself for exponent 0."""
+    if exponent == 0:
+        return X
+    if isinstance(X, Streamed):
+        return Streamed(X.rows, X.xp, X.block_bytes, X.exponent + exponent)
+    return namespace(X).ldexp(X, np.int32(exponent))
+
+
 def squared_lengths(X: Array) -> Array:
     """``|x_i|^2`` (n,) in X's dtype."""
     xp = namespace(X)
