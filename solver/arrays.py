@@ -287,6 +287,8 @@ def to_numpy(array: Array) -> np.ndarray:
 def fetched(*arrays: Array) -> list[float]:
     """All the numbers of a few small arrays, as Python's: a device is waited for once."""
     xp = namespace(arrays[0])
+    if xp is np:
+        return [float(number) for array in arrays for number in array.ravel().tolist()]
     return to_numpy(xp.concatenate([array.reshape(-1).astype(np.float64) for array in arrays])).tolist()
 
 
