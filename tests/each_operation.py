@@ -3,6 +3,7 @@
 Results are not looked at here, other tests do that. Shapes are small, for a sanitizer slows kernels a hundredfold.
 """
 
+import faulthandler
 import importlib
 import sys
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ SHAPES = [
     (150, 130, [66, 5], np.float32, True),
 ]
 DONE = "each operation ran on each shape"
+SECONDS = 60  # after which the program ends itself, wherever it is; a sanitizer took about 7 on an H100
 
 
 def run(xp):
@@ -77,6 +79,7 @@ def decode(xp, rng, n, dims, labels, bases, offsets):
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
     import cupy
 
     cupy.cuda.set_allocator(None)  # each array in memory of its own, so that reading past its end shows

@@ -45,9 +45,21 @@ class Event:
         pass
 
 
+class CUDARuntimeError(Exception):
+    pass
+
+
+def _count():
+    count = int(os.environ.get("PRETENDED_CARDS", "1"))
+    if count == 0:
+        raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+    return count
+
+
 class Device(contextlib.nullcontext):
     def __init__(self, index=0):
         super().__init__()
+        _count()
         self.id = index
         self.mem_info = FREE_BYTES, FREE_BYTES
 
@@ -60,10 +72,6 @@ class Stream(contextlib.nullcontext):
         super().__init__()
 
 
-class CUDARuntimeError(Exception):
-    pass
-
-
 cuda = SimpleNamespace(
     Device=Device,
     Event=Event,
@@ -74,7 +82,7 @@ cuda = SimpleNamespace(
     runtime=SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         getDevice=lambda: 0,
-        getDeviceCount=lambda: int(os.environ.get("PRETENDED_CARDS", "1")),
+        getDeviceCount=_count,
         getDeviceProperties=lambda index: {"name": b"No card: NumPy"},
         memGetInfo=lambda: (FREE_BYTES, FREE_BYTES),
     ),
