@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from . import machine, rented, suite_compress, suite_layers, suite_minilm, suite_models, suite_small
-from .compare import Row, table
+from .compare import Row
 from .data import minilm
 from .rented_record import now, write
+from .show import show
 
 RESULTS = Path(__file__).parent / "results"
 OF_MINILM = {"minilm": suite_minilm, "compress": suite_compress, "layers": suite_layers, "models": suite_models}
@@ -26,17 +25,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, starts and rows; writes no file by itself")
     parser.add_argument("--gpu", action="store_true", help="rows measured on a card; takes the options of bench.rented")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="the table of a results file; nothing is measured")
     parser.add_argument("--only", choices=SUITES, nargs="+", help="some of the suites (default: all)")
     parser.add_argument("--out", type=Path, help="where to write the results (default: bench/results/<machine>.json)")
     if "--gpu" in sys.argv:
         return rented.main(["--figures", *(argument for argument in sys.argv[1:] if argument != "--gpu")])
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 170)
-    if options.show:
-        results = json.loads(options.show.read_text())
-        _print(console, results, [Row.of_json(row) for row in results["rows"]])
-        return 0
     progress = Console(stderr=True)
     rows = []
     load = machine.OtherLoad()
@@ -45,20 +38,13 @@ def main() -> int:
         progress.print(f"{row.case}: {row.what}: {row.result}", highlight=False, markup=False, soft_wrap=True)
         rows.append(row)
     about = machine.describe()
-    _print(console, about, rows)
+    show(about, rows)
     name = "-".join([machine.slug(), *(options.only or [])])
     out = options.out or (None if options.quick else RESULTS / f"{name}.json")
     if out is not None:
         write(out, {**about, "date": now(), "quick": options.quick, "rows": [row.as_json() for row in rows]})
-        console.print(f"written: {out}", soft_wrap=True)
+        print(f"written: {out}")
     return 1 if any(row.failed for row in rows) else 0
-
-
-def _print(console: Console, about: dict[str, Any], rows: Sequence[Row]) -> None:
-    console.print(table(rows, f"{about.get('card', about['processor'])}, {about['cores']} cores; {about['command']}"))
-    missed = [row for row in rows if row.reached is False]
-    failed = [row for row in rows if row.failed]
-    console.print(f"{len(rows)} rows, {len(missed)} targets missed, {len(failed)} checks failed")
 
 
 def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[Row]:

@@ -200,7 +200,7 @@ def _former(parser: argparse.ArgumentParser, path: Path | None, about: dict[str,
 
 def _show(path: Path) -> None:
     """The table, by a process of its own, which may use what has been installed since this one began."""
-    command = [sys.executable, "-m", "bench", "--show", str(path.resolve())]
+    command = [sys.executable, "-m", "bench.show", str(path.resolve())]
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=SHOWING, check=False)
     say(f"written: {path}")

@@ -67,8 +67,7 @@ def plan(*, quick: bool = False, several: bool | None = None) -> list[Piece]:
         _figures("tables", 35, "few wide flats: assignment, a step, moments, residuals", quick, *_TABLES),
         _figures("patches", 55, "many small flats: the same, and a greedy start", quick, *_PATCHES),
         _figures("eigenspaces", 25, "batches of eigenvectors", quick, *_EIGENSPACES),
-        _figures("five-steps", 20, "against an SVD of each cluster by Torch", quick, "five-steps-torch"),
-        _figures("fits", 20, "whole default fits", quick, "fit-small", "fit-tables"),
+        _figures("fits", 35, "whole fits, beside an SVD of each cluster by Torch", quick, *_FITS),
         _figures("fit-patches", 75, "a whole default fit of a million rows", quick, "fit-patches"),
         _figures("host", 45, "against an SVD of each cluster by NumPy on the host", quick, "five-steps-host"),
         *(
@@ -88,6 +87,7 @@ _EIGENSPACES = (
     "eigenspaces-64x256-cusolver",
     "eigenspaces-5x768-cusolver",
 )
+_FITS = ("fit-tables", "five-steps-torch", "fit-small")
 
 
 def _figures(name: str, limit: float, what: str, quick: bool, *rows: str) -> Piece:
