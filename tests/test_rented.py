@@ -306,7 +306,7 @@ def test_pieces_that_test_find_their_tests(capfd, monkeypatch):
     assert "(4 deselected)" in said
     assert rented.run(pieces["synccheck"], 100, print) == PASSED
     said = capfd.readouterr().out
-    assert "test_compute_sanitizer[synccheck] SKIPPED (compute-sanitizer" in said
+    assert "test_compute_sanitizer[synccheck] SKIPPED" in said
     assert "1 skipped, " in said
 
 
