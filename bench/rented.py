@@ -129,7 +129,10 @@ def _timed(
 
 
 def run(piece: Piece, seconds: float, take: Take) -> str:
-    """Run a piece in a group of processes of its own, which is killed when its time is up; how it ended."""
+    """Run a piece in a group of processes of its own, which is killed when its time is up; how it ended.
+
+    Of a piece that ended by itself the last line that it printed is part of that: pytest sums up there.
+    """
     end = time.monotonic() + seconds
     process = subprocess.Popen(
         [sys.executable, *piece.command, *piece.rows],
@@ -145,10 +148,10 @@ def run(piece: Piece, seconds: float, take: Take) -> str:
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
     reader.start()
-    status = None
+    status, said = None, [""]
     try:
         while status is None and (left := end - time.monotonic()) > 0:
-            _hand_on(lines, take, min(left, 0.1))
+            _hand_on(lines, take, said, min(left, 0.1))
             status = process.poll()  # its output need not end: processes that it started may hold that open
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -156,10 +159,11 @@ def run(piece: Piece, seconds: float, take: Take) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(DYING - 1)
         reader.join(1)
-        _hand_on(lines, take, 0)
+        _hand_on(lines, take, said, 0)
     if status is None:
         return f"{STOPPED} after {seconds:.0f} s"
-    return PASSED if status == 0 else f"{FAILED}: exit status {status}"
+    ended = PASSED if status == 0 else f"{FAILED}: exit status {status}"
+    return f"{ended}: {said[-1]}" if said[-1] and not piece.rows else ended
 
 
 def _read(stream: TextIO, lines: queue.SimpleQueue[str]) -> None:
@@ -167,8 +171,8 @@ def _read(stream: TextIO, lines: queue.SimpleQueue[str]) -> None:
         lines.put(line)
 
 
-def _hand_on(lines: queue.SimpleQueue[str], take: Take, wait: float) -> None:
-    """Take what the lines so far report and print the others; the first one is waited for."""
+def _hand_on(lines: queue.SimpleQueue[str], take: Take, said: list[str], wait: float) -> None:
+    """Take what the lines so far report, print the others and keep them as said; the first one is waited for."""
     with contextlib.suppress(queue.Empty):
         while True:
             line = lines.get(timeout=wait) if wait else lines.get_nowait()
@@ -176,6 +180,7 @@ def _hand_on(lines: queue.SimpleQueue[str], take: Take, wait: float) -> None:
             message = reported(line)
             if message is None:
                 print(line, end="", flush=True)
+                said += filter(None, [line.strip("= \n")])
                 continue
             take(message)
             if "row" in message:
