@@ -61,6 +61,10 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def of_json(cls, row: dict[str, Any]) -> Row:
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})
+
 
 def ratio_row(
     case: str,
@@ -69,27 +73,47 @@ def ratio_row(
     peer: Sequence[float],
     *,
     target: float | None = None,
+    within: float | None = None,
     failed: str = "",
     note: str = "",
     raw: dict[str, Any] | None = None,
 ) -> Row:
     """How many times longer the peer took; `ours` and `peer` hold the seconds of repeats taken in turn.
 
-    Each repeat gives one ratio, of two runs that followed one another; the row shows their median and range.
+    Each repeat gives one ratio, of two runs that followed one another; the row shows their median and range. `within`
+    is a target for our own seconds.
     """
     ratios = [p / o for o, p in zip(ours, peer, strict=True)]
-    middle = statistics.median(ratios)
+    asked = {} if target is None else {f">= {target:g} x": statistics.median(ratios) >= target}
+    if within is not None:
+        asked[f"<= {1e3 * within:g} ms"] = statistics.median(ours) <= within
     return Row(
         case,
         what,
         result=f"{spread(ratios, '.1f')} x faster",
         ours=f"{spread(ours, '.3g')} s",
         peer=f"{spread(peer, '.3g')} s",
-        target="" if target is None else f">= {target:g} x",
-        reached=None if target is None else middle >= target,
+        target=", ".join(asked),
+        reached=all(asked.values()) if asked else None,
         failed=failed,
         note=note,
         raw={"ours_seconds": list(ours), "peer_seconds": list(peer), "ratios": ratios, **(raw or {})},
+    )
+
+
+def time_row(
+    case: str, what: str, seconds: Sequence[float], *, within: float | None = None, failed: str = "", note: str = ""
+) -> Row:
+    """How long something took that has no peer, and the seconds it should take at most."""
+    return Row(
+        case,
+        what,
+        result=f"{spread([1e3 * s for s in seconds], '.3g')} ms",
+        target="" if within is None else f"<= {1e3 * within:g} ms",
+        reached=None if within is None else statistics.median(seconds) <= within,
+        failed=failed,
+        note=note,
+        raw={"ours_seconds": list(seconds)},
     )
 
 

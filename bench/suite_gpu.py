@@ -1,12 +1,18 @@
-"""Rows measured on a card: assignment, a step, a whole fit, batched eigenproblems, each against that card's libraries.
+"""Rows measured on a card, each by name: the operations, a step, seeding and whole fits beside that card's libraries.
 
-Times are between CUDA events on the current stream, so launches count and waiting for the host does too.
+`python -m bench.suite_gpu ROW ...` measures some of them and reports each as it is there, see `rented.py`, which says
+in which order and within which time. Times are between CUDA events on the current stream, so launches count and waiting
+for the host does too.
 """
 
 from __future__ import annotations
 
+import argparse
+import statistics
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,237 +21,310 @@ from ksubspaces import fit_subspaces, kernels
 from ksubspaces.kernels import Flats
 from ksubspaces.problem import Problem
 from ksubspaces.refit import Refit
+from ksubspaces.seeding import kmeans_plusplus
 
-from .compare import Row, not_above, ratio_row
-from .data import planted, random_partition
-from .peers import projections
+from . import machine
+from .cases_gpu import Case, card, case_of, timed_on_card
+from .compare import TOLERANCE, Row, not_above, ratio_row, time_row
+from .peers import exact_objective, projections
+from .peers_gpu import (
+    CACHED,
+    EIGENSOLVERS,
+    WHOLE,
+    Absent,
+    SplitHalves,
+    assign_by_cluster,
+    assign_by_rows,
+    torch_alternation,
+    torch_there,
+)
+from .rented_record import emit
 
-REPEATS = 7
 RESIDUAL_TOLERANCE = 3e-6
 """Of |x|^2: what a float32 residual may differ by from its float64 value."""
-TABLE = {"n": 50265, "d": 768, "k": 5, "j": 408}
-PATCHES = {"n": 1_000_000, "d": 64, "k": 512, "j": 8}
-STEP_TARGET = 6e-3
-"""Seconds of one step (assignment, moments, refit) of the table."""
+HALVES_TOLERANCE = 1e-5
+"""The same of the peer that multiplies in float16."""
+EIGENVALUE_TOLERANCE = 1e-5
+"""Of the largest eigenvalue."""
+WARM_STEPS = slice(3, None)
+"""Of a fit's steps: the first ones begin without bases and moments to go on from."""
+
+PATCHES_ERROR = 0.6154
+"""Relative error of a default fit of the patches, by the first version that was measured on a card."""
 
 
-def rows(*, quick: bool = False) -> Iterator[Row]:
-    """Every comparison, the cheap ones first; ``quick`` shrinks the shapes."""
-    table = {"n": 3000, "d": 96, "k": 3, "j": 51} if quick else TABLE
-    patches = {"n": 20_000, "d": 64, "k": 32, "j": 8} if quick else PATCHES
-    yield from _eigenspaces(8 if quick else 512)
-    yield from _assignment("table", table, 1.5, per_cluster=True)
-    yield from _assignment("patches", patches, 5.0, per_cluster=False)
-    yield from _steps(table)
-    yield from _whole_fits(table, steps=2 if quick else 5)
+# --- operations ---
 
 
-def card() -> str:
-    """The card's name."""
+def assign_against_float32(case: Case, by: Callable[[Any, Flats], tuple[Any, Any]], target: float, goal: float) -> Row:
     import cupy
 
-    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-
-
-def timed_on_card(*runs: Callable[[], Any], repeats: int = REPEATS) -> list[list[float]]:
-    """Seconds of each run, the runs taken in turn in every repeat; one untimed round compiles and warms up."""
-    import cupy
-
-    for run in runs:
-        run()
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, taken in zip(runs, seconds, strict=True):
-            begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-            cupy.cuda.Device().synchronize()
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            taken.append(cupy.cuda.get_elapsed_time(begin, end) / 1e3)
-    return seconds
-
-
-def _data(shape: dict[str, int]) -> tuple[Any, Any, Flats]:
-    """Rows on the card, labels of a few steps of a fit, and its flats."""
-    import cupy
-
-    X = cupy.asarray(planted(**shape, noise=0.5).X)
-    labels = cupy.asarray(random_partition(shape["n"], shape["k"]), dtype=np.int32)
-    problem = Problem(X, None, (shape["j"],) * shape["k"], False)
-    refit = Refit(problem)
-    for _ in range(2):
-        flats = refit(labels)
-        labels, _ = kernels.assign(X, flats)
-    return X, labels, flats
-
-
-def _probes(flats: Flats) -> list[tuple[Any, bool]]:
-    """What both sides multiply by: the complement where there is one."""
-    return [(V if W is None else W, W is not None) for V, W in zip(flats.bases, flats.complements, strict=True)]
-
-
-def library_assign(X: Any, flats: Flats, *, per_cluster: bool) -> tuple[Any, Any]:
-    """Assignment by cuBLAS products and reductions: a cluster at a time, or all of them for a chunk of rows."""
-    import cupy
-
-    lengths, probes = cupy.einsum("ij,ij->i", X, X), _probes(flats)
-    labels, best = cupy.empty(len(X), np.int32), cupy.empty(len(X), X.dtype)
-    if per_cluster:
-        best.fill(np.inf)
-        for c, (P, exact) in enumerate(probes):
-            squares = cupy.square(X @ P.T).sum(axis=1)
-            cost = squares if exact else lengths - squares
-            labels = cupy.where(cost < best, np.int32(c), labels)
-            best = cupy.minimum(cost, best)
-        return labels, best
-    stacked, (j, exact) = cupy.concatenate([P for P, _ in probes]), (len(probes[0][0]), probes[0][1])
-    chunk = max(1, (1 << 30) // (stacked.shape[0] * X.dtype.itemsize))
-    for start in range(0, len(X), chunk):
-        span = slice(start, start + chunk)
-        squares = cupy.square(X[span] @ stacked.T).reshape(-1, flats.k, j).sum(axis=2)
-        cost = squares if exact else lengths[span, None] - squares
-        labels[span], best[span] = cost.argmin(axis=1), cost.min(axis=1)
-    return labels, best
-
-
-def _assignment(name: str, shape: dict[str, int], target: float, *, per_cluster: bool) -> Iterator[Row]:
-    import cupy
-
-    X, _, flats = _data(shape)
-    labels, residuals = kernels.assign(X, flats)
-    peer_labels, _ = library_assign(X, flats, per_cluster=per_cluster)
-    lengths = cupy.einsum("ij,ij->i", X, X, dtype=np.float64)
+    X, (_, flats) = case.X, case.fitted
+    labels, found = kernels.assign(X, flats)
     exact = kernels.residuals(X, labels, flats)
-    error = float((cupy.abs(residuals - exact) / lengths).max())
-    gap = float(((exact - kernels.residuals(X, peer_labels, flats)) / lengths).max())
-    failed = "" if max(error, gap) <= RESIDUAL_TOLERANCE else f"residuals are off by {error:.1e}, labels by {gap:.1e}"
-    cupy.get_default_memory_pool().free_all_blocks()
-    before = cupy.get_default_memory_pool().total_bytes()
+    error = float((cupy.abs(found - exact) / case.lengths).max())
+    gap = float(((exact - kernels.residuals(X, by(X, flats)[0], flats)) / case.lengths).max())
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
     kernels.assign(X, flats)
-    extra = cupy.get_default_memory_pool().total_bytes() - before
-    ours, peer = timed_on_card(
-        lambda: kernels.assign(X, flats), lambda: library_assign(X, flats, per_cluster=per_cluster)
-    )
-    flops = 2 * len(X) * X.shape[1] * sum(len(P) for P, _ in _probes(flats))
-    how = "one cluster at a time" if per_cluster else "in chunks of rows"
-    yield ratio_row(
-        f"{name} {_text(shape)}",
-        f"assign against cuBLAS float32 product + reduction, {how}",
+    extra = pool.total_bytes() - before
+    ours, peer = timed_on_card(lambda: kernels.assign(X, flats), lambda: by(X, flats))
+    flops = 2 * case.n * case.d * case.k * min(case.j, case.d - case.j)
+    return ratio_row(
+        case.text,
+        f"assign against cuBLAS float32 product + reduction, {by.__name__.replace('_', ' ').removeprefix('assign ')}",
         ours,
         peer,
         target=target,
-        failed=failed,
-        note=f"{flops / min(ours) / 1e12:.0f} TFLOP/s; residuals within {error:.1e} |x|^2 of float64; "
-        f"extra memory {extra / 1e6:.0f} MB for {len(X):,} rows",
+        within=goal,
+        failed=_too_far(error, gap, RESIDUAL_TOLERANCE),
+        note=f"{flops / statistics.median(ours) / 1e12:.0f} TFLOP/s; residuals within {error:.1e} |x|^2 of float64; "
+        f"extra memory {extra / 1e6:.0f} MB",
         raw={"residual_error": error, "label_gap": gap, "extra_bytes": extra},
     )
 
 
-def _steps(shape: dict[str, int]) -> Iterator[Row]:
-    X, labels, flats = _data(shape)
-    problem = Problem(X, None, (shape["j"],) * shape["k"], False)
-    parts = {
-        "assign": lambda: kernels.assign(X, flats),
-        "moments": lambda: kernels.second_moments(X, labels, shape["k"]),
-        "full step": lambda: kernels.assign(X, Refit(problem)(labels)),
-    }
-    for (what, _), seconds in zip(parts.items(), timed_on_card(*parts.values()), strict=True):
-        middle = float(np.median(seconds))
-        goal = what == "full step"
-        yield Row(
-            f"table {_text(shape)}",
-            f"one {what}" + (": moments from scratch, refit, assign" if goal else ""),
-            f"{1e3 * middle:.2f} ms",
-            ours=f"{1e3 * min(seconds):.2f}-{1e3 * max(seconds):.2f} ms",
-            target=f"<= {1e3 * STEP_TARGET:.0f} ms" if goal else "",
-            reached=middle <= STEP_TARGET if goal else None,
-            raw={"ours_seconds": seconds},
-        )
-
-
-def torch_alternation(X: Any, k: int, j: int, labels: Any, steps: int) -> tuple[float, Any]:
-    """The alternation with one ``torch.linalg.svd`` per cluster and step, on the card: objective and labels."""
-    import torch
-
-    lengths = (X * X).sum(dim=1)
-    for _ in range(steps):
-        cost = torch.empty((len(X), k), device=X.device)
-        for c in range(k):
-            V = torch.linalg.svd(X[labels == c], full_matrices=False)[2][:j]
-            cost[:, c] = lengths - ((X @ V.T) ** 2).sum(dim=1)
-        best, labels = cost.min(dim=1)
-    return float(best.double().sum()), labels
-
-
-def _whole_fits(shape: dict[str, int], *, steps: int) -> Iterator[Row]:
+def assign_against_float16(case: Case) -> Row:
     import cupy
 
-    X = planted(**shape, noise=0.5).X
-    k, j, start = shape["k"], shape["j"], random_partition(shape["n"], shape["k"])
-    there = cupy.asarray(X)
+    X, (_, flats) = case.X, case.fitted
+    halves = SplitHalves(X, flats)
+    exact = kernels.residuals(X, kernels.assign(X, flats)[0], flats)
+    labels, found = (cupy.from_dlpack(part) for part in halves(WHOLE))
+    theirs = kernels.residuals(X, labels.astype(np.int32), flats)
+    error = float((cupy.abs(found - theirs) / case.lengths).max())
+    gap = float(((exact - theirs) / case.lengths).max())
+    ours, *peers = timed_on_card(lambda: kernels.assign(X, flats), *(partial(halves, size) for size in (WHOLE, CACHED)))
+    size, peer = min(zip((WHOLE, CACHED), peers, strict=True), key=lambda pair: statistics.median(pair[1]))
+    return ratio_row(
+        case.text,
+        "assign against cuBLAS float16 products of split halves + reduction",
+        ours,
+        peer,
+        failed=_too_far(error, gap, HALVES_TOLERANCE),
+        note=f"the peer's residuals within {error:.1e} |x|^2 of float64; {size >> 20} MB of products at a time",
+        raw={"peer_residual_error": error, "label_gap": gap, "peers_seconds": peers},
+    )
+
+
+def _too_far(error: float, gap: float, allowed: float) -> str:
+    """The complaint when residuals, or the distances that two sides' labels lead to, differ too much."""
+    return "" if max(error, gap) <= allowed else f"residuals are off by {error:.1e}, labels by {gap:.1e} of |x|^2"
+
+
+def residuals(case: Case, goal: float | None = None) -> Row:
+    import cupy
+
+    labels, flats = case.fitted
+    few = slice(0, 50_000)
+    found = float(kernels.residuals(case.X, labels, flats)[few].sum())
+    wanted = exact_objective(case.rows[few], [cupy.asnumpy(V) for V in flats.bases], cupy.asnumpy(labels[few]))
+    (seconds,) = timed_on_card(lambda: kernels.residuals(case.X, labels, flats))
+    same = np.isclose(found, wanted, rtol=1e-9)
+    failed = "" if same else f"the first rows' add up to {found:.12g}, on the host to {wanted:.12g}"
+    return time_row(case.text, "float64 residuals of all rows", seconds, within=goal, failed=failed)
+
+
+def moments(case: Case) -> Row:
+    labels, _ = case.fitted
+    (seconds,) = timed_on_card(lambda: kernels.second_moments(case.X, labels, case.k))
+    return time_row(case.text, "second moments of all rows, from scratch", seconds)
+
+
+def eigenspaces(quick: bool, count: int, d: int, peer: str, target: float | None = None) -> Row:
+    import cupy
+
+    if quick:
+        count, d = min(count, 8), min(d, 128)
+    A = cupy.asarray(np.random.default_rng(d).normal(size=(count, 2 * d, d)).astype(np.float32))
+    S, dims = cupy.matmul(A.transpose(0, 2, 1), A), [8] * count
+    got, (_, vectors) = kernels.top_eigenspaces(S, dims), EIGENSOLVERS[peer](S)
+    few = slice(0, 4)
+    values = np.stack([cupy.asnumpy(w) for w in got.eigenvalues[few]])
+    want = np.linalg.eigvalsh(cupy.asnumpy(S[few]).astype(np.float64))[:, ::-1]
+    error = float(np.abs(values - want).max() / want.max())
+    ours, theirs = timed_on_card(lambda: kernels.top_eigenspaces(S, dims), lambda: EIGENSOLVERS[peer](S))
+    off = {"ours": _off_orthonormal(cupy.stack(got.bases)), "the peer's": _off_orthonormal(vectors)}
+    return ratio_row(
+        f"{count} matrices {d} x {d}",
+        f"batched eigenspaces against {'syevjBatched (CuPy)' if peer == 'cupy' else 'XsyevBatched'}",
+        ours,
+        theirs,
+        target=target,
+        failed="" if error < EIGENVALUE_TOLERANCE else f"eigenvalues are off by {error:.1e} of the largest",
+        note="off orthonormal: " + ", ".join(f"{whose} {much:.1e}" for whose, much in off.items()),
+        raw={"eigenvalue_error": error, "off_orthonormal": off},
+    )
+
+
+def _off_orthonormal(bases: Any) -> float:
+    import cupy
+
+    bases = bases.astype(np.float64)
+    grams = cupy.matmul(bases, bases.transpose(0, 2, 1))
+    return float(cupy.abs(grams - cupy.eye(bases.shape[1])).max())
+
+
+# --- steps, starts, fits ---
+
+
+def warm_step(case: Case, goal: float) -> Row:
+    """Steps of a fit by its own clock, which the host reads when it knows whether to stop."""
+    ends: list[float] = []
+    fit_subspaces(
+        case.X, case.k, case.j, init=case.start, max_iter=12, tol=0, callback=lambda step: ends.append(step.seconds)
+    )
+    seconds = np.diff(ends)[WARM_STEPS].tolist() or np.diff([0.0, *ends])[-1:].tolist()
+    what = "one warm step of a fit from a random partition: refit, assign, the host's wait"
+    return time_row(case.text, what, seconds, within=goal)
+
+
+def greedy_start(case: Case, goal: float) -> Row:
+    few, starts = Problem(case.X[:20_000], None, (case.j,) * 4, False), []
+
+    def run(problem: Problem) -> None:
+        starts.append(kmeans_plusplus(problem, np.random.default_rng(0)))
+
+    (seconds,) = timed_on_card(lambda: run(case.problem), repeats=2, warm_up=lambda: run(few))
+    ours, peer = (_share_left(case, labels) for labels in (starts[-1], case.start))
+    return time_row(
+        case.text,
+        "one greedy k-means++ start",
+        seconds,
+        within=goal,
+        failed=not_above(ours, peer),
+        note=f"{ours:.4f} of |X|^2 is left after one refit; {peer:.4f} from a random partition",
+    )
+
+
+def _share_left(case: Case, labels: Any) -> float:
+    import cupy
+
+    _, distances = kernels.assign(case.X, Refit(case.problem)(cupy.asarray(labels)))
+    return float(distances.sum(dtype=np.float64) / case.lengths.sum())
+
+
+def default_fit(case: Case, goal: float, repeats: int = 3, error: float = np.inf) -> Row:
+    fits: list[Any] = []
+    (seconds,) = timed_on_card(
+        lambda: fits.append(fit_subspaces(case.X, case.k, case.j, seed=0)),
+        repeats=repeats,
+        warm_up=lambda: fit_subspaces(case.X[:50_000], min(case.k, 16), case.j, seed=0),
+    )
+    fit = fits[-1]
+    above = not case.quick and fit.relative_error > TOLERANCE * error
+    return time_row(
+        case.text,
+        "a whole default fit",
+        seconds,
+        within=goal,
+        failed=f"its relative error {fit.relative_error:.5f} is above {error}" if above else "",
+        note=f"relative error {fit.relative_error:.5f}, {fit.n_iter} steps",
+    )
+
+
+def fit_against_torch(case: Case, steps: int = 5) -> Row:
+    torch = torch_there()
+    X, labels = torch.from_dlpack(case.X), torch.from_numpy(case.start.astype(np.int64))
+    labels = labels.to(X.device)
 
     def ours() -> Any:
-        return fit_subspaces(there, k, j, init=start, max_iter=steps, tol=0)
+        return _steps_from_start(case, steps)
 
-    objective = ours().objective
-    case, note = f"table {_text(shape)}", f"{steps} steps from the same random partition"
-    try:
-        import torch
+    objective, peer = ours().objective, torch_alternation(X, case.k, case.j, labels, steps)[0]
+    taken, theirs = timed_on_card(ours, lambda: torch_alternation(X, case.k, case.j, labels, steps), repeats=3)
+    return ratio_row(
+        case.text,
+        f"{steps} steps from a random partition against torch.linalg.svd of each cluster",
+        taken,
+        theirs,
+        target=60,
+        failed=not_above(objective, peer),
+    )
 
-        on_card = torch.cuda.is_available()
-    except ImportError:
-        on_card = False
-    if on_card:
-        tensor, labels = torch.from_numpy(X).cuda(), torch.from_numpy(start.astype(np.int64)).cuda()
-        peer, _ = torch_alternation(tensor, k, j, labels, steps)
-        taken, theirs = timed_on_card(ours, lambda: torch_alternation(tensor, k, j, labels, steps), repeats=3)
-        failed = not_above(objective, peer)
-        what = "a whole fit against per-cluster torch.linalg.svd on the card"
-        yield ratio_row(case, what, taken, theirs, target=20, failed=failed, note=note)
-    else:
-        yield Row(case, "a whole fit against torch.linalg.svd: left out, Torch has no CUDA here", result="")
-    taken = timed_on_card(ours, repeats=1)[0]
+
+def fit_against_host(case: Case, steps: int = 5) -> Row:
+    (taken,) = timed_on_card(lambda: _steps_from_start(case, steps), repeats=1)
     begin = time.perf_counter()
-    host = projections(X, k, j, start.astype(np.int32), steps=1)
+    host = projections(case.rows, case.k, case.j, case.start, steps=1)
     one_step = time.perf_counter() - begin
-    few = fit_subspaces(there, k, j, init=start, max_iter=2, tol=0)
-    yield ratio_row(
-        case,
-        "a whole fit against per-cluster NumPy SVD on the host",
+    return ratio_row(
+        case.text,
+        f"{steps} steps from a random partition against NumPy's SVD of each cluster, on the host",
         taken,
         [steps * one_step],
         target=100,
-        failed=not_above(few.objective, host.objective),
+        failed=not_above(_steps_from_start(case, 2).objective, host.objective),
         note=f"the host's time is {steps} times that of its first step",
     )
 
 
-def _eigenspaces(count: int) -> Iterator[Row]:
-    import cupy
+def _steps_from_start(case: Case, steps: int) -> Any:
+    return fit_subspaces(case.X, case.k, case.j, init=case.start, max_iter=steps, tol=0)
 
-    for d in (64, 128):
-        A = cupy.asarray(np.random.default_rng(d).normal(size=(count, 2 * d, d)).astype(np.float32))
-        S = cupy.matmul(A.transpose(0, 2, 1), A)
-        dims = [8] * count
-        got = kernels.top_eigenspaces(S, dims)
-        want = cupy.linalg.eigvalsh(S.astype(np.float64))[:, ::-1]
-        values = cupy.stack(got.eigenvalues)
-        error = float(cupy.abs(values - want).max() / want.max())
-        failed = "" if error < 1e-5 else f"eigenvalues are off by {error:.1e} of the largest"
-        peers: dict[str, Callable[[], Any]] = {"cupy.linalg.eigh": lambda S=S: cupy.linalg.eigh(S)}
+
+# --- by name ---
+
+
+def _of(name: str, measure: Callable[..., Row], **kwargs: Any) -> Callable[[bool], Row]:
+    return lambda quick: measure(case_of(name, quick), **kwargs)
+
+
+ROWS: dict[str, Callable[[bool], Row]] = {
+    "assign-tables": _of("tables", assign_against_float32, by=assign_by_cluster, target=1.5, goal=0.7e-3),
+    "assign-tables-halves": _of("tables", assign_against_float16),
+    "step-tables": _of("tables", warm_step, goal=1.6e-3),
+    "residuals-tables": _of("tables", residuals),
+    "moments-tables": _of("tables", moments),
+    "assign-patches": _of("patches", assign_against_float32, by=assign_by_rows, target=5.0, goal=2e-3),
+    "step-patches": _of("patches", warm_step, goal=2.3e-3),
+    "residuals-patches": _of("patches", residuals, goal=1e-3),
+    "assign-patches-halves": _of("patches", assign_against_float16),
+    "start-patches": _of("patches", greedy_start, goal=0.15),
+    "eigenspaces-512x64-cupy": partial(eigenspaces, count=512, d=64, peer="cupy", target=4),
+    "eigenspaces-512x64-cusolver": partial(eigenspaces, count=512, d=64, peer="cusolver", target=3),
+    "eigenspaces-512x128-cupy": partial(eigenspaces, count=512, d=128, peer="cupy"),
+    "eigenspaces-512x128-cusolver": partial(eigenspaces, count=512, d=128, peer="cusolver"),
+    "eigenspaces-64x256-cusolver": partial(eigenspaces, count=64, d=256, peer="cusolver"),
+    "eigenspaces-5x768-cusolver": partial(eigenspaces, count=5, d=768, peer="cusolver"),
+    "five-steps-torch": _of("tables", fit_against_torch),
+    "fit-small": _of("small", default_fit, goal=0.02),
+    "fit-tables": _of("tables", default_fit, goal=0.12),
+    "fit-patches": _of("patches", default_fit, goal=0.6, repeats=1, error=PATCHES_ERROR),
+    "five-steps-host": _of("tables", fit_against_host),
+}
+
+
+def measured(names: Sequence[str], *, quick: bool = False) -> Iterator[tuple[str, Row]]:
+    """Each of the rows, by name; one that cannot be measured says why, and the others go on."""
+    load = machine.OtherLoad()
+    for name in names:
         try:
-            import torch
-
-            tensor = torch.from_dlpack(S)
-            peers["torch.linalg.eigh"] = lambda tensor=tensor: torch.linalg.eigh(tensor)
-        except (ImportError, RuntimeError):
-            pass
-        for name, peer in peers.items():
-            ours, theirs = timed_on_card(lambda S=S, dims=dims: kernels.top_eigenspaces(S, dims), peer)
-            case, what = f"{count} matrices {d} x {d}", f"batched eigenspaces against {name}"
-            yield ratio_row(case, what, ours, theirs, target=2, failed=failed, raw={"eigenvalue_error": error})
+            row = ROWS[name](quick)
+        except Absent as missing:
+            row = Row(name, str(missing), result="left out")
+        except Exception as error:
+            traceback.print_exc()
+            row = Row(name, "not measured", result="", failed=f"{type(error).__name__}: {error}")
+        row.others = load.since_last()
+        yield name, row
 
 
-def _text(shape: dict[str, int]) -> str:
-    return " ".join(f"{name}={value}" for name, value in shape.items())
+def main() -> None:
+    """Report the machine, or rows, to whoever started this process."""
+    parser = argparse.ArgumentParser(prog="python -m bench.suite_gpu", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"any of {', '.join(ROWS)}")
+    parser.add_argument("--quick", action="store_true", help="small shapes")
+    parser.add_argument("--about", action="store_true", help="report the machine and its card")
+    options = parser.parse_args()
+    if unknown := [name for name in options.rows if name not in ROWS]:
+        parser.error(f"there is no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    if options.about:
+        emit({"about": {**machine.describe(), "card": card()}, "slug": machine.slug(card())})
+    for name, row in measured(options.rows, quick=options.quick):
+        emit({"row": name, **row.as_json()})
+
+
+if __name__ == "__main__":
+    main()

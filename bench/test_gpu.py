@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_devices() == 0, reason="CUDA 
 
 
 def test_comparisons_hold() -> None:
-    from .suite_gpu import rows
+    from .suite_gpu import ROWS, measured
 
-    failed = {f"{row.case}: {row.what}": row.failed for row in rows(quick=True) if row.failed}
+    failed = {name: row.failed for name, row in measured([*ROWS], quick=True) if row.failed}
     assert not failed

@@ -1,0 +1,88 @@
+"""Runs each operation of ``ksubspaces.kernels`` on a few odd shapes, on a card: what the sanitizers watch.
+
+Results are not looked at here, other tests do that. Shapes are small, for a sanitizer slows kernels a hundredfold.
+"""
+
+import faulthandler
+import importlib
+import sys
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Flats
+
+LOOKUP = importlib.import_module("ksubspaces.kernels.cuda.lookup")  # the module, whose function has the same name
+
+# (n, d, dims, dtype, affine): one row; ragged; complements and odd rows; many flats; float64; more than 128 columns
+SHAPES = [
+    (1, 1, [1], np.float32, False),
+    (300, 33, [2, 20, 33, 0], np.float32, True),
+    (515, 101, [51, 8, 99], np.float32, False),
+    (700, 64, [8] * 37, np.float32, False),
+    (257, 7, [3, 7, 0], np.float64, True),
+    (150, 130, [66, 5], np.float32, True),
+]
+DONE = "each operation ran on each shape"
+SECONDS = 60  # after which the program ends itself, wherever it is; a sanitizer took about 7 on an H100
+
+
+def run(xp):
+    """Everything, on arrays of ``xp``: CuPy, or NumPy in its place."""
+    for shape in SHAPES:
+        run_on(xp, *shape)
+
+
+def run_on(xp, n, d, dims, dtype, affine):
+    rng, k = np.random.default_rng([n, d]), len(dims)
+    X, weights = xp.asarray(rng.normal(size=(n, d)).astype(dtype)), xp.asarray(rng.random(n))
+    labels, new = (xp.asarray(rng.integers(0, k, n).astype(np.int32)) for _ in range(2))
+    offsets = xp.asarray(rng.normal(size=(k, d)).astype(dtype)) if affine else None
+    turns = [np.linalg.qr(rng.normal(size=(d, d)))[0].astype(dtype) for _ in dims]
+    bases = [xp.asarray(Q[:j]) for Q, j in zip(turns, dims, strict=True)]
+    flats = Flats(bases, offsets, [xp.asarray(Q[j:]) if 2 * j > d else None for Q, j in zip(turns, dims, strict=True)])
+
+    kernels.assign(X, flats)
+    kernels.assign(X, flats, xp.asarray(rng.random(k)), weights)
+    trials = kernels.sqdistances(X, flats)
+    distances = kernels.residuals(X, labels, flats)
+    kernels.lower_distances(distances.astype(dtype), trials, weights)
+    for m in (3, 20):  # passes, and a sort
+        kernels.largest(distances, m)
+        kernels.sample_rows(weights, m, rng)
+    kernels.label_counts(labels, k + 2)
+
+    moments = kernels.second_moments(X, labels, k, weights, affine)
+    moved = kernels.changed_rows(labels, new)
+    kernels.update_moments(moments, X, moved, labels[moved], new[moved], weights)
+    kernels.top_eigenspaces(moments.scatter, dims, dtype, bases)
+    kernels.batched_svd([X[: d // 2 + 1], X[: 2 * d]], min(d, 5))
+
+    decode(xp, rng, n, dims, labels, bases, offsets)
+
+
+def decode(xp, rng, n, dims, labels, bases, offsets):
+    """Rows of a factorization, one by one and grouped."""
+    host = labels if isinstance(labels, np.ndarray) else labels.get()
+    counts, positions = np.bincount(host, minlength=len(dims)), np.empty(n, np.int64)
+    for c, count in enumerate(counts):
+        positions[host == c] = np.arange(count)
+    blocks = [xp.asarray(rng.normal(size=(m, j)).astype(bases[0].dtype)) for m, j in zip(counts, dims, strict=True)]
+    for most in (LOOKUP.DIRECT_BYTES, 0):
+        with mock.patch.object(LOOKUP, "DIRECT_BYTES", most):
+            factors = SimpleNamespace(
+                labels=labels, positions=xp.asarray(positions), blocks=blocks, bases=bases, offsets=offsets
+            )
+            kernels.lookup(xp.asarray(rng.integers(0, n, 200)), factors)
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    import cupy
+
+    cupy.cuda.set_allocator(None)  # each array in memory of its own, so that reading past its end shows
+    run(cupy)
+    cupy.cuda.Device().synchronize()
+    sys.stdout.write(f"{DONE}\n")
