@@ -139,11 +139,12 @@ def test_folders_of_the_first_version_load(folder):
     assert "ksubspaces.json is not readable (version 0)" in refusal(folder)
 
 
-def test_factors_that_are_not_finite(folder, tmp_path):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_factors_that_are_not_finite(folder, tmp_path, value):
     as_first_version(folder, crc32={})
     weights = load_file(folder / WEIGHTS)
     name = next(key for key, tensor in weights.items() if "word_embeddings" in key and tensor.is_floating_point())
-    weights[name].view(-1)[3] = float("nan")
+    weights[name].view(-1)[3] = float(value)
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     assert f"{folder} is damaged, its parts are missing or do not fit: {name} has numbers that are" in refusal(folder)
     model = load_compressed(folder, verify=False)
