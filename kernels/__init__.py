@@ -20,6 +20,7 @@ in host memory and brought to the device in blocks.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
@@ -54,14 +55,20 @@ __all__ = [
 
 
 def _device(array: Array) -> ModuleType:
-    """The module whose kernels run where ``array`` lives; imported on first use, for it compiles code."""
-    if isinstance(array, np.ndarray):
+    """The module whose kernels run where ``array`` lives."""
+    return _device_of(type(array))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _device_of(kind: Any) -> ModuleType:
+    """Imported on first use, for it compiles code."""
+    if issubclass(kind, np.ndarray):
         return importlib.import_module("ksubspaces.kernels.cpu")
-    if type(array).__module__.partition(".")[0] == "cupy":
+    if kind.__module__.partition(".")[0] == "cupy":
         return importlib.import_module("ksubspaces.kernels.cuda")
-    if isinstance(array, Streamed):
+    if issubclass(kind, Streamed):
         return importlib.import_module("ksubspaces.kernels.streamed")
-    raise TypeError(f"kernels take NumPy or CuPy arrays, got {type(array).__module__}.{type(array).__qualname__}")
+    raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
 
 
 def assign(X: Array, flats: Flats, penalty: Array | None = None, weights: Array | None = None) -> tuple[Array, Array]:

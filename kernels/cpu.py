@@ -7,18 +7,21 @@ owner allows; nothing here sets a thread count. Block sizes depend on shapes alo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from ksubspaces.kernels import loops
 from ksubspaces.kernels.flats import Eigenspaces, Flats, complement, wants_complement
-from ksubspaces.kernels.moments import Moments
+from ksubspaces.kernels.moments import Moments, traces
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_PROBES = 4096  # ... and this many probes at a time
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
+FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
+FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
 
 
 def assign(
@@ -27,7 +30,11 @@ def assign(
     n = len(X)
     labels = np.zeros(n, dtype=np.int32)
     nearest = np.zeros(n, dtype=X.dtype)
-    penalties = np.zeros(flats.k, dtype=X.dtype) if penalty is None else np.asarray(penalty, dtype=X.dtype)
+    penalties = np.zeros(flats.k, dtype=X.dtype) if penalty is None else np.array(penalty, dtype=X.dtype)
+    if _is_small(X, flats):
+        w = np.ones(n, dtype=X.dtype) if weights is None else np.array(weights, dtype=X.dtype)
+        loops.nearest_directly(*_plain(X, flats), penalties, w, labels, nearest)
+        return labels, nearest
     for rows, groups in _projections(X, flats):
         m = rows.stop - rows.start
         cost = np.full(m, np.inf, dtype=X.dtype)
@@ -51,12 +58,31 @@ def assign(
 
 def sqdistances(X: np.ndarray, flats: Flats) -> np.ndarray:
     distances = np.empty((len(X), flats.k), dtype=X.dtype)
+    if _is_small(X, flats):
+        loops.distances_directly(*_plain(X, flats), distances)
+        return distances
     for rows, groups in _projections(X, flats):
         for clusters, projected, group, energy in groups:
             out = np.empty((clusters.stop - clusters.start, rows.stop - rows.start), dtype=X.dtype)
             loops.distances(projected, group.starts, group.shifts, group.exact, energy, out)
             distances[rows, clusters] = out.T
     return distances
+
+
+def _is_small(X: np.ndarray, flats: Flats) -> bool:
+    return X.size * (flats.k + sum(map(len, flats.bases))) <= FEW_PRODUCTS
+
+
+def _plain(X: np.ndarray, flats: Flats) -> tuple[np.ndarray, ...]:
+    """Rows, probes of all flats, where those of each start, whether they are complements, and offsets; (0, d) if none.
+
+    Copies, for each loop is compiled once per dtype.
+    """
+    parts = [V if W is None else W for V, W in zip(flats.bases, flats.complements, strict=True)]
+    starts = np.array([0, *accumulate(map(len, parts))])
+    exact = np.array([W is not None for W in flats.complements])
+    offsets = np.empty((0, X.shape[1])) if flats.offsets is None else np.array(flats.offsets, np.float64, order="C")
+    return np.array(X, order="C"), np.concatenate(parts, dtype=np.float64), starts, exact, offsets
 
 
 class _Probes:
@@ -187,8 +213,12 @@ def _accumulate(
     sign: int,
 ) -> None:
     """Add (or take away) the moments of X[subset], whose clusters are ``labels``."""
-    product = np.empty((X.shape[1], X.shape[1]), dtype=X.dtype)
-    for c, chosen in _cluster_blocks(labels, len(moments.mass), X.shape[1] * X.itemsize):
+    k, d = moments.first.shape
+    if moments.raw is None or labels.size * d * d <= FEW_SQUARES * k:
+        _accumulate_directly(moments, X, subset, labels, weights, sign)
+        return
+    product = np.empty((d, d), dtype=X.dtype)
+    for c, chosen in _cluster_blocks(labels, k, d * X.itemsize):
         rows = chosen if subset is None else subset[chosen]
         A = X[rows]
         if moments.center:
@@ -203,12 +233,32 @@ def _accumulate(
             root = np.sqrt(w).astype(X.dtype)
             A *= root[:, None]
             moments.first[c] += sign * (root @ A)
-        if moments.raw is not None:
-            np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
-            if sign > 0:
-                moments.raw[c] += product
-            else:
-                moments.raw[c] -= product
+        np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
+        if sign > 0:
+            moments.raw[c] += product
+        else:
+            moments.raw[c] -= product
+
+
+def _accumulate_directly(
+    moments: Moments,
+    X: np.ndarray,
+    subset: np.ndarray | None,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    sign: int,
+) -> None:
+    """The same in one loop over the rows as they come, in float64."""
+    d = X.shape[1]
+    raw = np.empty((0, d, d)) if moments.raw is None else moments.raw
+    size = max(64, BLOCK_BYTES // (d * X.itemsize))
+    for start in range(0, len(labels), size):
+        span = slice(start, start + size)
+        rows = span if subset is None else subset[span]
+        part = np.array(labels[span], np.int32)
+        w = np.ones(len(part)) if weights is None else np.array(weights[rows], np.float64)
+        A = np.array(X[rows], order="C")
+        loops.add_moments(A, part, w, sign, moments.origins, raw, moments.first, moments.mass, moments.counts)
 
 
 def _cluster_blocks(labels: np.ndarray, k: int, row_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -224,18 +274,27 @@ def top_eigenspaces(
     S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: Sequence[np.ndarray] | None = None
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
-    dtype = S.dtype if dtype is None else np.dtype(dtype)
-    bases, eigenvalues, complements = [], [], []
-    for matrix, j in zip(S, dims, strict=True):
-        scale = float(np.trace(matrix)) or 1.0  # second moments of tame float32 rows can leave float32's range
+    dtype, d = S.dtype if dtype is None else np.dtype(dtype), S.shape[1]
+    bases: list[np.ndarray] = []
+    eigenvalues: list[np.ndarray] = []
+    complements: list[np.ndarray | None] = []
+    size = max(1, BLOCK_BYTES // (d * d * 8))
+    for first in range(0, len(S), size):
+        batch = S[first : first + size]
+        scale = traces(batch)[:, None]  # second moments of tame float32 rows can leave float32's range
+        scale[scale == 0] = 1
         # Divide and conquer on the whole matrix costs no more than a block power step here, see bench/. NumPy's, not
         # SciPy's: theirs is another BLAS, whose threads go on spinning on the cores that the next product needs.
-        values, vectors = np.linalg.eigh((matrix / scale).astype(dtype))
-        rows = np.ascontiguousarray(vectors.T[::-1])
-        kept = wants_complement(j, len(rows))
-        bases.append(rows[:j] if kept else rows[:j].copy())  # a part of rows would keep all of them alive
-        complements.append(rows[j:] if kept else None)
-        eigenvalues.append(np.maximum(values[::-1].astype(np.float64) * scale, 0))
+        values, vectors = np.linalg.eigh((batch / scale[:, :, None]).astype(dtype, copy=False))
+        eigenvalues += list(np.maximum(values[:, ::-1] * scale, 0))
+        for rows, j in zip(vectors.transpose(0, 2, 1)[:, ::-1], dims[first : first + size], strict=True):
+            if wants_complement(j, d):
+                rows = np.ascontiguousarray(rows)
+                bases.append(rows[:j])
+                complements.append(rows[j:])
+            else:  # a part of rows would keep all of them alive
+                bases.append(np.array(rows[:j], order="C"))
+                complements.append(None)
     return Eigenspaces(bases, eigenvalues, complements)
 
 
@@ -263,7 +322,15 @@ def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.nda
         return np.zeros(0, dtype=np.int64)
     weights = weights / largest  # so that their sum cannot overflow
     m = min(m, int(np.count_nonzero(weights)))
-    return rng.choice(len(weights), m, replace=False, p=weights / weights.sum())
+    found: list[int] = []
+    while (
+        len(found) < m
+    ):  # those drawn twice are drawn again, as in rng.choice, which takes longer to look at its input
+        weights[found] = 0
+        ends = weights.cumsum()
+        ends /= ends[-1]
+        found += dict.fromkeys(ends.searchsorted(rng.random(m - len(found)), side="right").tolist())
+    return np.array(found, dtype=np.int64)
 
 
 def lower_distances(distances: np.ndarray, trials: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -75,3 +75,67 @@ def group_by_label(labels, k):  # type: ignore[no-untyped-def]
         order[place[c]] = i
         place[c] += 1
     return order, starts
+
+
+@_jit
+def nearest_directly(X, probes, starts, exact, offsets, penalty, weights, labels, nearest):  # type: ignore[no-untyped-def]
+    """Labels and residuals of rows X (n, d) without a product: where there are few of them, its overhead is most."""
+    for i in range(X.shape[0]):
+        best = np.inf
+        for c in range(starts.size - 1):
+            r = X.dtype.type(residual_directly(X, i, probes, starts[c], starts[c + 1], exact[c], offsets, c))
+            price = weights[i] * r + penalty[c]
+            if price < best:
+                best = price
+                nearest[i] = r
+                labels[i] = c
+
+
+@_jit
+def distances_directly(X, probes, starts, exact, offsets, out):  # type: ignore[no-untyped-def]
+    """Residuals out (n, k) to every flat, in the same way."""
+    for i in range(X.shape[0]):
+        for c in range(starts.size - 1):
+            out[i, c] = residual_directly(X, i, probes, starts[c], starts[c + 1], exact[c], offsets, c)
+
+
+@_jit
+def residual_directly(X, i, probes, start, stop, exact, offsets, c):  # type: ignore[no-untyped-def]
+    """Squared distance of row i to flat c, whose probes are start to stop, in float64; offsets may be none, (0, d)."""
+    d = X.shape[1]
+    captured = 0.0
+    for p in range(start, stop):
+        product = 0.0
+        for t in range(d):
+            x = np.float64(X[i, t])
+            if offsets.shape[0] > 0:
+                x -= offsets[c, t]
+            product += x * probes[p, t]
+        captured += product * product
+    if exact:
+        return captured
+    energy = 0.0
+    for t in range(d):
+        x = np.float64(X[i, t])
+        if offsets.shape[0] > 0:
+            x -= offsets[c, t]
+        energy += x * x
+    return max(energy - captured, 0.0)
+
+
+@_jit
+def add_moments(A, labels, weights, sign, origins, raw, first, mass, counts):  # type: ignore[no-untyped-def]
+    """Add ``sign`` times the moments of A (m, d) about the origins of their clusters; raw (0, d, d) is left out."""
+    d = A.shape[1]
+    x = np.empty(d)
+    for i in range(labels.size):
+        c, w = labels[i], sign * weights[i]
+        counts[c] += sign
+        mass[c] += w
+        for t in range(d):
+            x[t] = A[i, t] - origins[c, t]
+            first[c, t] += w * x[t]
+        for s in range(d if raw.shape[0] > 0 else 0):
+            y = w * x[s]
+            for t in range(d):
+                raw[c, s, t] += y * x[t]

@@ -21,12 +21,14 @@ class Streamed:
         CuPy; or NumPy, for which a block is a part of ``rows``.
     block_bytes : int
         Most bytes of a block. There are two on the device at a time, and two in pinned host memory.
+    exponent : int, default 0
+        Rows count as ``2^exponent`` times those in memory.
     """
 
     ndim = 2
 
-    def __init__(self, rows: np.ndarray, xp: Any, block_bytes: int) -> None:
-        self.rows, self.xp = rows, xp
+    def __init__(self, rows: np.ndarray, xp: Any, block_bytes: int, exponent: int = 0) -> None:
+        self.rows, self.xp, self.block_bytes, self.exponent = rows, xp, block_bytes, exponent
         self.shape, self.dtype, self.nbytes = rows.shape, rows.dtype, rows.nbytes
         self.block_rows = int(min(len(rows), max(1, block_bytes // (rows.shape[1] * rows.itemsize))))
 
@@ -36,12 +38,17 @@ class Streamed:
     def __getitem__(self, chosen: Array) -> Array:
         """The rows of the given numbers, on the device."""
         numbers = chosen if isinstance(chosen, np.ndarray) else chosen.get()
-        return self.xp.asarray(self.rows[numbers])
+        return self.xp.asarray(self._scaled(self.rows[numbers]))
+
+    def _scaled(self, rows: np.ndarray) -> np.ndarray:
+        return np.ldexp(rows, np.int32(self.exponent)) if self.exponent else rows
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Consecutive rows and where they stand, on the device; a block holds until the next is asked for."""
         spans = [slice(i, min(i + self.block_rows, len(self))) for i in range(0, len(self), self.block_rows)]
-        return self._uploaded(spans) if self.xp is not np else ((span, self.rows[span]) for span in spans)
+        if self.xp is np:
+            return ((span, self._scaled(self.rows[span])) for span in spans)
+        return self._uploaded(spans)
 
     def _uploaded(self, spans: list[slice]) -> Iterator[tuple[slice, Array]]:
         """Blocks through two buffers: one is filled while the device works on the other."""
@@ -59,7 +66,7 @@ class Streamed:
             slot, span = i % 2, spans[i]
             m = span.stop - span.start
             copied[slot].synchronize()  # the last copy from this pinned buffer
-            np.copyto(pinned[slot][:m], self.rows[span])
+            np.copyto(pinned[slot][:m], self._scaled(self.rows[span]))
             copier.wait_event(used[slot])
             device[slot][:m].set(pinned[slot][:m], stream=copier)
             copied[slot].record(copier)

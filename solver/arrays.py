@@ -287,6 +287,8 @@ def to_numpy(array: Array) -> np.ndarray:
 def fetched(*arrays: Array) -> list[float]:
     """All the numbers of a few small arrays, as Python's: a device is waited for once."""
     xp = namespace(arrays[0])
+    if xp is np:
+        return [float(number) for array in arrays for number in array.ravel().tolist()]
     return to_numpy(xp.concatenate([array.reshape(-1).astype(np.float64) for array in arrays])).tolist()
 
 
@@ -311,6 +313,15 @@ def row_blocks(X: Array) -> Iterator[tuple[int, Array]]:
     size = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
     for start in range(0, X.shape[0], size):
         yield start, X[start : start + size]
+
+
+def scaled(X: Array, exponent: int) -> Array:
+    """``2^exponent X``, which rounds nothing (but what becomes subnormal); X itself for exponent 0."""
+    if exponent == 0:
+        return X
+    if isinstance(X, Streamed):
+        return Streamed(X.rows, X.xp, X.block_bytes, X.exponent + exponent)
+    return namespace(X).ldexp(X, np.int32(exponent))
 
 
 def squared_lengths(X: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ksubspaces.kernels import Flats, Streamed
 
-from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place
+from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .factorization import Factorization, factorize, row_numbers
 from .fit import fit_subspaces
@@ -134,10 +134,11 @@ def compress(
     most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
     max_iter, tol, affine = whole("max_iter", max_iter, 1), tolerance(tol), flag("affine", affine)
     with entered(A, "A", device, dtype) as (array, home):
-        check_matrix(array, "A", refuse_tiny=True)
+        exponent = check_matrix(array, "A")
+        rows = scaled(array, -exponent)
         n, d = array.shape
         exact = _exact(array, exact_rows)
-        problem = _problem(array, exact, sample_weight, affine)
+        problem = _problem(rows, exact, sample_weight, affine)
         pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), exact)
         if pricing.linear.overhead(1) + pricing.n_rows + d > pricing.n_parameters:
             raise ValueError(
@@ -157,6 +158,8 @@ def compress(
             bar = Bar(energy(problem.X, problem.weights)) if progress else None
             with shown(bar):
                 labels, flats = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
+        if flats.offsets is not None:
+            flats = replace(flats, offsets=scaled(flats.offsets, exponent))
         if exact is None:
             return factorize(array, labels, flats, home)
         return _with_exact(array, labels, flats, exact, home)
@@ -290,6 +293,8 @@ def _equal(
     where = device_of(problem.X)
     labels = place(import_array(fit.labels, "labels"), where)
     offsets = None if fit.offsets is None else place(fit.offsets, where)
+    if offsets is not None and isinstance(problem.X, Streamed):  # they are of the rows in memory
+        offsets = scaled(offsets, problem.X.exponent)
     return labels, Flats.from_bases([place(V, where) for V in fit.bases], offsets)
 
 

@@ -12,8 +12,23 @@ import numpy as np
 from .arrays import Array, compute_dtype, enter, namespace, row_blocks
 
 
-def check_matrix(X: Array, name: str, columns: int | None = None, min_rows: int = 1, refuse_tiny: bool = False) -> None:
-    """X is (n, d) with enough rows, d >= 1 (or the d expected), finite, and its squares stay within its dtype."""
+def check_matrix(
+    X: Array,
+    name: str,
+    columns: int | None = None,
+    min_rows: int = 1,
+    *,
+    beside: Array | None = None,
+    dtype: Any = None,
+) -> int:
+    """X is (n, d) with enough rows, d >= 1 (or the d expected), and finite.
+
+    Returns
+    -------
+    exponent : int
+        Sums of squares of ``2^-exponent X`` (and of ``beside``, if given) stay well within ``dtype``, X's own by
+        default. It is 0, and nothing need be done, for all but the hugest and tiniest of entries.
+    """
     if X.ndim != 2:
         raise ValueError(f"{name} must be a matrix of rows (n, d), got shape {tuple(X.shape)}")
     n, d = X.shape
@@ -35,11 +50,15 @@ def check_matrix(X: Array, name: str, columns: int | None = None, min_rows: int 
                 f"drop such rows or fill them, for instance with numpy.nan_to_num"
             )
         largest = max(largest, peak)
-    info = np.finfo(X.dtype)
-    if largest > np.sqrt(float(info.max)) / (4 * np.sqrt(d)):
-        raise ValueError(f"{name} has entries of size {largest:.1e}, whose squares overflow {X.dtype}; scale it down")
-    if refuse_tiny and 0 < largest < np.sqrt(float(info.tiny)) / float(info.eps):
-        raise ValueError(f"{name} has no entry above {largest:.1e}: its squares underflow {X.dtype}; scale it up")
+    if largest > float(np.finfo(X.dtype).max) / (4 * np.sqrt(d)):
+        raise ValueError(
+            f"{name} has entries of size {largest:.1e}: lengths of such rows overflow {X.dtype}; scale it down"
+        )
+    if beside is not None:
+        largest = max(largest, float(xp.abs(beside).max()))
+    info = np.finfo(X.dtype if dtype is None else dtype)
+    least, most = np.sqrt(float(info.tiny)) / float(info.eps), np.sqrt(float(info.max)) / (4 * np.sqrt(d))
+    return 0 if largest == 0 or least <= largest <= most else int(np.frexp(largest)[1])
 
 
 def check_weights(weights: Any, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:

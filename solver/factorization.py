@@ -23,6 +23,7 @@ from .arrays import (
     namespace,
     place,
     row_blocks,
+    scaled,
     to_numpy,
 )
 from .arrays import energy as total_energy
@@ -154,7 +155,7 @@ class Factorization:
             When X is not a finite matrix of this shape, or the weights do not fit it.
         """
         with entered(X, "X", self.home.device) as (array, _):
-            check_matrix(array, "X", columns=self.shape[1])
+            exponent = check_matrix(array, "X", columns=self.shape[1], dtype=np.float64)
             if len(array) != len(self):
                 raise ValueError(f"X has {len(array)} rows, but the factorization has {len(self)}")
             xp = namespace(array)
@@ -162,10 +163,10 @@ class Factorization:
             error = 0.0
             for start, block in row_blocks(array):
                 rows = xp.arange(start, start + len(block))
-                difference = block.astype(np.float64) - kernels.lookup(rows, self._local)
+                difference = scaled(block.astype(np.float64) - kernels.lookup(rows, self._local), -exponent)
                 squares = xp.einsum("ij,ij->i", difference, difference)
                 error += float(squares.sum() if weights is None else weights[rows] @ squares)
-            energy = total_energy(array, weights)
+            energy = total_energy(scaled(array, -exponent), weights)
         return error / energy if energy > 0 else (0.0 if error == 0 else float("inf"))
 
     def stitch(self) -> tuple[csr_array, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .arrays import Array, device_of, energy, enter, entered, namespace
+from .arrays import Array, device_of, energy, enter, entered, namespace, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .descent import Descent, Step, descend, finish
 from .problem import Problem
@@ -56,8 +56,9 @@ def fit_subspaces(
     X : (n, d) array
         NumPy, Torch or CuPy, or anything with ``__dlpack__``, ``__cuda_array_interface__`` or ``__array__``.
         float16, bfloat16 and float32 are computed in float32, float64 and integers in float64. Never modified, and
-        not copied unless its dtype or the device demand it. n >= k; entries finite, their squares within the precision
-        computed in (float32: the largest between 1e-12 and 1e18).
+        not copied unless its dtype, the device or its scale demand it: where squares of its entries leave the range of
+        the precision computed in (float32: the largest above 1e17 or below 1e-12), X times a power of two is fitted,
+        which rounds nothing, and results come in X's own scale. n >= k; entries finite.
     k : int
         Number of subspaces, 1 <= k <= n.
     j : int or sequence of k ints
@@ -135,18 +136,24 @@ def fit_subspaces(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     with entered(X, "X", device, dtype) as (array, home):
-        check_matrix(array, "X", refuse_tiny=True)
+        exponent = check_matrix(array, "X")
+        array = scaled(array, -exponent)
         n, d = array.shape
         if k > n:
             raise ValueError(f"k={k} subspaces need at least {k} rows, but X has {n}; choose a smaller k")
         where = device_of(array)
         weights, unit = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, where)
+        with np.errstate(over="ignore"):
+            unit = float(np.ldexp(unit, 2 * exponent))
         problem = Problem(array, weights, _check_dims(j, k, d), affine, unit)
-        starts, race_steps = _starts(init, n_init, problem, where)
+        starts, race_steps = _starts(init, n_init, problem, where, exponent)
         rngs = generators(seed)
-        total = unit * energy(array, weights)
+        own_total = energy(array, weights)
+        total = unit * own_total
         if not np.isfinite(total):
             raise ValueError("the weighted sum of squares of X overflows float64; scale X or sample_weight down")
+        if total < np.finfo(np.float64).tiny and own_total > 0:
+            raise ValueError("the weighted sum of squares of X underflows float64; scale X or sample_weight up")
         bar = Bar(total, max_iter) if progress else None
 
         def report(start: int, iteration: int, objective: float, moved: int, n_reseeded: int) -> bool:
@@ -162,7 +169,7 @@ def fit_subspaces(
         flats, labels, objective = finish(problem, best.labels)
         return Subspaces(
             [home.back(V) for V in flats.bases],
-            None if flats.offsets is None else home.back(flats.offsets),
+            None if flats.offsets is None else home.back(scaled(flats.offsets, exponent)),
             home.back(labels),
             objective,
             total,
@@ -195,7 +202,9 @@ def _best_descent(
     return descend(problem, best, max_iter=max_iter, tol=tol, on_step=partial(report, winner))
 
 
-def _starts(init: Any, n_init: int | str, problem: Problem, device: str) -> tuple[Iterable[Start], int | None]:
+def _starts(
+    init: Any, n_init: int | str, problem: Problem, device: str, exponent: int
+) -> tuple[Iterable[Start], int | None]:
     """The starts to run, and how many steps each is given before the best goes on; None for all it takes."""
     if n_init != "auto":
         n_init = whole("n_init", n_init, 1, "'auto' or ")
@@ -205,12 +214,12 @@ def _starts(init: Any, n_init: int | str, problem: Problem, device: str) -> tupl
         if n_init == "auto":
             return [STARTS[name] for name in RACE.get(init, (init,) * RACERS)], RACE_STEPS
         return repeat(STARTS[init], int(n_init)), None
-    labels = _given_labels(init, problem, device)
+    labels = _given_labels(init, problem, device, exponent)
     return [lambda problem, rng: labels], None
 
 
-def _given_labels(init: Any, problem: Problem, device: str) -> Array:
-    """Labels that a caller starts from, or those of the flats given."""
+def _given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
+    """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
     names = ", ".join(repr(name) for name in STARTS)
     (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
     if isinstance(init, str):
@@ -235,7 +244,7 @@ def _given_labels(init: Any, problem: Problem, device: str) -> Array:
     xp = namespace(problem.X)
     bases = [xp.ascontiguousarray(xp.linalg.qr(V.T)[0].T) for V in bases]
     if offsets is not None:
-        offsets = enter(offsets, "init.offsets", device, dtype)[0]
+        offsets = scaled(enter(offsets, "init.offsets", device, dtype)[0], -exponent)
     return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
 
 

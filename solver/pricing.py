@@ -26,7 +26,7 @@ from ksubspaces.kernels.flats import wants_complement
 from .allocation import allocate
 from .arrays import Array, namespace, to_numpy
 from .problem import Problem
-from .refit import RunningMoments, eigenspace, rows_of_each
+from .refit import RunningMoments, eigenspaces, rows_of_each
 from .subspaces import count_parameters
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
@@ -190,7 +190,7 @@ class Pricing:
     def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
         vectors, values, means = [], [], []
         for rows in rows_of_each(labels, k):
-            spaces, mean = eigenspace(self.problem, rows, min(len(rows), self.problem.X.shape[1]), dtype)
+            spaces, mean = eigenspaces(self.problem, [rows], min(len(rows), self.problem.X.shape[1]), dtype)
             vectors += spaces.bases
             values += spaces.eigenvalues
             means.append(mean)

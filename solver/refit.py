@@ -18,6 +18,7 @@ RESIDENT_BYTES = 64 << 20  # second moments of all clusters are kept if they tak
 RESIDENT_SHARE = 0.5  # ... or than this share of X
 UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewer than this share of the rows moved
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
+UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
 
 
@@ -39,6 +40,8 @@ class RunningMoments:
 
     def __call__(self, labels: Array) -> Moments:
         p = self.problem
+        if p.X.shape[0] * p.X.shape[1] < UPDATE_SIZE:
+            return kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
         if self.moments is not None and self.labels is not None and self.updates < UPDATES:
             moved = kernels.changed_rows(self.labels, labels)
             if len(moved) <= UPDATE_SHARE * len(labels):
@@ -91,7 +94,7 @@ class Refit:
 
     def _one_at_a_time(self, labels: Array, dtype: Any) -> Flats:
         pairs = zip(rows_of_each(labels, self.problem.k), self.problem.dims, strict=True)
-        return Flats.joined([fit_flat(self.problem, rows, j, dtype) for rows, j in pairs])
+        return Flats.joined([fit_flats(self.problem, [rows], j, dtype) for rows, j in pairs])
 
 
 def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
@@ -102,26 +105,31 @@ def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
         yield order[start:stop]
 
 
-def fit_flat(problem: Problem, rows: Array, j: int, dtype: Any) -> Flats:
-    """The best j-flat for some rows of X."""
-    spaces, means = eigenspace(problem, rows, j, dtype)
+def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
+    """The best j-flat for each group of rows of X."""
+    spaces, means = eigenspaces(problem, groups, j, dtype)
     return Flats.from_eigenspaces(spaces, means if problem.affine else None)
 
 
-def eigenspace(problem: Problem, rows: Array, j: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-    """The j-dimensional eigenspace of some rows of X, and their mean (1, d); for few rows from themselves, else from
-    their second moments."""
+def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> tuple[Eigenspaces, Array]:
+    """The j-dimensional eigenspace of each group of rows of X, and their means (k, d); for few rows from themselves,
+    else from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
-    few = 2 * len(rows) <= X.shape[1]
-    moments = moments_in(dtype, problem, xp.zeros(len(rows), dtype=np.int32), 1, not few, rows)
+    sizes = [len(rows) for rows in groups]
+    few = 2 * max(sizes) <= X.shape[1]
+    labels = xp.asarray(np.repeat(np.arange(len(groups), dtype=np.int32), sizes))
+    moments = moments_in(dtype, problem, labels, len(groups), not few, xp.concatenate(groups))
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, [j], dtype), moments.means
-    A = X[rows].astype(dtype)
-    if problem.affine:
-        A -= moments.means.astype(dtype)
-    if weights is not None:
-        A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
-    return kernels.batched_svd([A], j), moments.means
+        return kernels.top_eigenspaces(moments.scatter, [j] * len(groups), dtype), moments.means
+    blocks = []
+    for rows, mean in zip(groups, moments.means, strict=True):
+        A = X[rows].astype(dtype)
+        if problem.affine:
+            A -= mean.astype(dtype)
+        if weights is not None:
+            A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
+        blocks.append(A)
+    return kernels.batched_svd(blocks, j), moments.means
 
 
 def moments_in(

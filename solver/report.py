@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import row_blocks
+from .arrays import row_blocks, scaled
+from .checks import check_matrix
 from .factorization import Factorization
 from .fit import fit_subspaces
 from .subspaces import Subspaces
@@ -52,6 +53,8 @@ def svd_curve(X: NDArray[Any], weights: NDArray[np.float64] | None = None) -> SV
     SVDCurve
     """
     n, d = X.shape
+    if X.dtype == np.float64:  # the only type whose squares float64 may not hold
+        X = scaled(X, -check_matrix(X, "X"))
     thin = X if d <= n else X.T
     roots = np.ones((n, 1)) if weights is None else np.sqrt(weights)[:, None]
     gram = np.zeros((thin.shape[1], thin.shape[1]))

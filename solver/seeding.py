@@ -13,7 +13,7 @@ from ksubspaces.kernels import Flats
 from .arrays import Array, namespace, row_blocks, squared_lengths
 from .descent import Descent, descend
 from .problem import Problem
-from .refit import fit_flat
+from .refit import fit_flats
 
 CANDIDATES = 4  # tried at each draw, the best kept
 KMEANS_STEPS = 10
@@ -37,15 +37,14 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     weights = xp.ones(n, dtype=X.dtype) if problem.weights is None else problem.weights
     n_positive = n if problem.weights is None else int((weights > 0).sum())
     labels = xp.zeros(n, dtype=np.int32)
-    distance, odds = xp.full(n, np.inf, dtype=X.dtype), problem.distance_to_middle()
+    distance, odds, lengths = xp.full(n, np.inf, dtype=X.dtype), problem.distance_to_middle(), _lengths(X)
     for c in sorted(range(k), key=lambda c: -problem.dims[c]):
         drawn = kernels.sample_rows(weights * odds, CANDIDATES, rng)
         if len(drawn) == 0:
             break  # every row lies on a flat already
         j = problem.dims[c]
         m = min(n_positive, max(n_positive // (2 * k), j + 1))
-        closest = _closest_rows(problem, drawn, weights, m)
-        flats = Flats.joined([fit_flat(problem, rows, j, X.dtype) for rows in closest])
+        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, weights, m), j, X.dtype)
         lowered = _best_trial(distance, kernels.sqdistances(X, flats), weights)[1]
         labels = xp.where(lowered < distance, np.int32(c), labels)
         distance = odds = lowered
@@ -58,27 +57,29 @@ def _best_trial(distance: Array, trials: Array, weights: Array) -> tuple[Array, 
     return best, trials.take(best, axis=1)
 
 
-def _closest_rows(problem: Problem, drawn: Array, weights: Array, m: int) -> list[Array]:
+def _closest_rows(problem: Problem, drawn: Array, lengths: Array, weights: Array, m: int) -> list[Array]:
     """For each drawn row the m rows of positive weight closest to it: by |cos|, or by distance if affine."""
     X, xp = problem.X, namespace(problem.X)
     if problem.affine:
         points = Flats([xp.zeros((0, X.shape[1]), X.dtype)] * len(drawn), X[drawn], [None] * len(drawn))
         closeness = -kernels.sqdistances(X, points)
     else:
-        closeness = xp.abs(_cosines(X, X[drawn]))
+        closeness = xp.abs(_cosines(X, lengths, drawn))
     closeness = xp.where((weights > 0)[:, None], closeness, -np.inf)
-    return [xp.argpartition(-column, m - 1)[:m] for column in closeness.T]
+    return list(xp.argpartition(-closeness.T, m - 1, axis=1)[:, :m])
 
 
-def _cosines(X: Array, points: Array) -> Array:
-    """Cosines (n, p) between rows and points, zero where either is zero."""
+def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
+    """Cosines (n, p) between rows and those drawn, zero where either is zero."""
     xp = namespace(X)
+    lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))[:, None]
+    units = X[drawn] / lengths[drawn]
+    parts = [block @ units.T / lengths[start : start + len(block)] for start, block in row_blocks(X)]
+    return parts[0] if len(parts) == 1 else xp.concatenate(parts)
 
-    def lengths(rows: Array) -> Array:
-        return xp.sqrt(xp.maximum(squared_lengths(rows), np.finfo(X.dtype).tiny))[:, None]
 
-    units = points / lengths(points)
-    return xp.concatenate([block @ units.T / lengths(block) for _, block in row_blocks(X)])
+def _lengths(X: Array) -> Array:
+    return namespace(X).sqrt(squared_lengths(X))
 
 
 def kmeans(problem: Problem, rng: np.random.Generator) -> Array:
@@ -93,30 +94,31 @@ def kmeans(problem: Problem, rng: np.random.Generator) -> Array:
 def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     """Clusters by direction: nearest of k unit centres, each the direction of its rows' sum of unit vectors."""
     X, k, xp = problem.X, problem.k, namespace(problem.X)
-    lengths = xp.sqrt(squared_lengths(X))
+    lengths = _lengths(X)
     weights = xp.where(lengths > 0, 1, 0).astype(X.dtype)
     if problem.weights is not None:
         weights = weights * problem.weights
-    centres = _spherical_centres(X, weights, k, rng)
+    centres = _spherical_centres(X, lengths, weights, k, rng)
     if len(centres) == 0:
         return xp.zeros(len(X), dtype=np.int32)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
     scale = xp.sqrt((lengths.astype(np.float64) ** 2).mean())
-    points = [xp.zeros((0, X.shape[1]), X.dtype)] * len(centres)
+    points, nothing = [xp.zeros((0, X.shape[1]), X.dtype)] * len(centres), [None] * len(centres)
     labels = None
     for _ in range(KMEANS_STEPS):
         # Among centres of one length the nearest is the one with the largest cosine.
-        assigned, _ = kernels.assign(X, Flats(points, scale * centres, [None] * len(centres)))
+        assigned, _ = kernels.assign(X, Flats(points, scale * centres, nothing))
         if labels is not None and not bool((assigned != labels).any()):
             break
         labels = assigned
         sums = kernels.second_moments(X, labels, len(centres), per_length, products=False).first
-        norms = xp.sqrt((sums * sums).sum(axis=1))[:, None]
-        centres = xp.where(norms > 0, sums / xp.where(norms > 0, norms, 1), centres)
+        norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
+        found = norms > 0
+        centres = xp.where(found, sums / (norms + ~found), centres)
     return labels
 
 
-def _spherical_centres(X: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
+def _spherical_centres(X: Array, lengths: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
     """Up to k unit rows by greedy k-means++ on the sphere."""
     xp = namespace(X)
     chosen: list[Array] = []
@@ -125,7 +127,7 @@ def _spherical_centres(X: Array, weights: Array, k: int, rng: np.random.Generato
         drawn = kernels.sample_rows(weights * odds, CANDIDATES if turn else 1, rng)
         if len(drawn) == 0:
             break
-        trials = 1 - _cosines(X, X[drawn])
+        trials = 1 - _cosines(X, lengths, drawn)
         trials = xp.where(trials < 8 * np.finfo(X.dtype).eps, 0, trials)  # the same direction, up to rounding
         best, distance = _best_trial(distance, trials, weights)
         odds = distance

@@ -24,6 +24,7 @@ from .arrays import (
     namespace,
     place,
     resolve_device,
+    scaled,
     to_numpy,
 )
 from .checks import check_labels, check_matrix
@@ -119,14 +120,27 @@ class Subspaces:
         return Flats.from_bases(bases, offsets)
 
     @contextmanager
-    def _entered(self, Y: Any) -> Iterator[tuple[Array, Home]]:
-        """Rows of a caller beside the bases, checked."""
-        with entered(Y, "Y", self.home.device, self._flats.bases[0].dtype) as (array, home):
-            check_matrix(array, "Y", columns=self.d, min_rows=0)
-            yield array, home
+    def _entered(self, Y: Any) -> Iterator[tuple[Array, Home, int]]:
+        """Rows of a caller beside the bases, checked, and the exponent at which distances between them are taken."""
+        flats = self._flats
+        with entered(Y, "Y", self.home.device, flats.bases[0].dtype) as (array, home):
+            yield array, home, check_matrix(array, "Y", columns=self.d, min_rows=0, beside=flats.offsets)
+
+    def _at(self, exponent: int) -> Flats:
+        """The flats for rows ``2^-exponent Y``."""
+        flats = self._flats
+        return flats if flats.offsets is None else replace(flats, offsets=scaled(flats.offsets, -exponent))
+
+    def _assign(self, array: Array, exponent: int) -> Array:
+        return kernels.assign(scaled(array, -exponent), self._at(exponent))[0]
 
     def sqdistances(self, Y: Any) -> Array:
         """Squared distance of each row of Y (m, d) to every flat, (m, k).
+
+        Raises
+        ------
+        ValueError, TypeError
+            When Y is not a finite (m, d) matrix of numbers, or squared distances leave the range of its dtype.
 
         Examples
         --------
@@ -136,8 +150,13 @@ class Subspaces:
         >>> np.sort(axes.sqdistances([[3.0, 4.0]]).round(6))
         array([[ 9., 16.]])
         """
-        with self._entered(Y) as (array, home):
-            return home.back(kernels.sqdistances(array, self._flats))
+        with self._entered(Y) as (array, home, exponent):
+            own = kernels.sqdistances(scaled(array, -exponent), self._at(exponent))
+            with np.errstate(over="ignore"):
+                distances = scaled(own, 2 * exponent)
+            if exponent > 0 and not bool(namespace(distances).isfinite(distances).all()):
+                raise ValueError(f"squared distances of Y overflow {distances.dtype}; scale Y and the subspaces down")
+            return home.back(distances)
 
     def predict(self, Y: Any) -> Array:
         """Number of the nearest flat of each row of Y (m, d), (m,) int32; the lowest on a tie.
@@ -147,8 +166,8 @@ class Subspaces:
         ValueError, TypeError
             When Y is not a finite (m, d) matrix of numbers.
         """
-        with self._entered(Y) as (array, home):
-            return home.back(kernels.assign(array, self._flats)[0])
+        with self._entered(Y) as (array, home, exponent):
+            return home.back(self._assign(array, exponent))
 
     def transform(self, Y: Any, labels: Any = None) -> Array:
         """Coefficients of each row of Y (m, d) in its own flat, (m, max j_c), padded with zeros where j_c is less.
@@ -177,8 +196,8 @@ class Subspaces:
         >>> bool(np.isclose(((X - nearest) ** 2).sum(), model.objective))
         True
         """
-        with self._entered(Y) as (array, home):
-            labels = kernels.assign(array, self._flats)[0] if labels is None else self._labels(labels, len(array))
+        with self._entered(Y) as (array, home, exponent):
+            labels = self._assign(array, exponent) if labels is None else self._labels(labels, len(array))
             coefficients = namespace(array).zeros((len(array), max(self.dims)), dtype=array.dtype)
             for c, rows, part in coefficients_in(array, labels, self._flats):
                 coefficients[rows, : self.dims[c]] = part
@@ -223,8 +242,8 @@ class Subspaces:
         """Each row of X (n, d) as coefficients in its nearest flat, as a :class:`Factorization` of X's kind."""
         from .factorization import factorize
 
-        with self._entered(X) as (array, home):
-            return factorize(array, kernels.assign(array, self._flats)[0], self._flats, home)
+        with self._entered(X) as (array, home, exponent):
+            return factorize(array, self._assign(array, exponent), self._flats, home)
 
     def to(self, target: str) -> Subspaces:
         """The same result as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""

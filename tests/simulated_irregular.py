@@ -8,7 +8,7 @@ from emulator import emulated, needs_compiler
 from planted import planted
 from test_kernels import unordered
 
-from ksubspaces import kernels
+from ksubspaces import kernels, refit
 from ksubspaces.descent import Descent, descend, reseed
 from ksubspaces.kernels import cpu, cuda, reference
 from ksubspaces.kernels.cuda import irregular
@@ -134,6 +134,7 @@ def test_changed_rows_ascend(n):
 def simulated_gpu():
     with pytest.MonkeyPatch.context() as patch, emulated():
         patch.setattr(kernels, "_device", lambda array: cuda)
+        patch.setattr(refit, "UPDATE_SIZE", 0)
         yield
 
 

@@ -5,7 +5,7 @@ import pytest
 from emulator import emulated, modes, needs_compiler
 from planted import planted
 
-from ksubspaces import kernels
+from ksubspaces import kernels, refit
 from ksubspaces.descent import Descent, descend, finish
 from ksubspaces.kernels import cpu, cuda
 from ksubspaces.pricing import Pricing
@@ -17,6 +17,7 @@ pytestmark = needs_compiler
 @pytest.fixture
 def on_the_emulator(monkeypatch):
     monkeypatch.setattr(kernels, "_device", lambda array: cuda)
+    monkeypatch.setattr(refit, "UPDATE_SIZE", 0)
     for name in ("changed_rows", "largest"):  # Numba's have a simulator of their own, see simulated_irregular.py
         monkeypatch.setattr(cuda, name, getattr(cpu, name))
 

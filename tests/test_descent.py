@@ -7,6 +7,7 @@ import pytest
 from planted import planted
 
 from ksubspaces import kernels
+from ksubspaces import refit as refit_module
 from ksubspaces.descent import Descent, descend, finish, reseed
 from ksubspaces.problem import Problem
 from ksubspaces.refit import UPDATES, Refit
@@ -127,8 +128,9 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
 
 
 @pytest.mark.parametrize("affine", [False, True])
-def test_updates_leave_no_rounding_in_a_cluster_that_fades(affine):
+def test_updates_leave_no_rounding_in_a_cluster_that_fades(affine, monkeypatch):
     """Rows leave a cluster until it is empty: its moments must stay positive semidefinite up to little rounding."""
+    monkeypatch.setattr(refit_module, "UPDATE_SIZE", 0)
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(400, 12)) + 30 * affine).astype(np.float32)
     problem = Problem(X, None, (3, 3), affine)

@@ -28,6 +28,13 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["f4", "f8"])
 affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
 
 
+@pytest.fixture(autouse=True, params=["products", "loops"])
+def way(request, monkeypatch):
+    """Small problems are worked on by loops alone; here either way has them all."""
+    for limit in ("FEW_PRODUCTS", "FEW_SQUARES"):
+        monkeypatch.setattr(cpu, limit, -1 if request.param == "products" else 1 << 40)
+
+
 def tolerance(dtype):
     return 3e-6 if dtype == np.float32 else 1e-13
 

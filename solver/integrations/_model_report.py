@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ksubspaces.arrays import scaled
+from ksubspaces.checks import check_matrix
 from ksubspaces.report import svd_curve
 
 LISTED_ROWS = 20
@@ -187,13 +189,14 @@ class Baseline:
 
     def __init__(self, table: NDArray[Any], weights: NDArray[np.float64] | None) -> None:
         self.table, self.weights = table, weights
+        self.exponent = check_matrix(table, "weight", dtype=np.float64)
         self.plain, self.weighted = svd_curve(table), None
         if weights is not None:
             self.weighted = svd_curve(table, weights)
 
     def compared(self, decoded: Decoded, n_parameters: int) -> dict[str, Any]:
         """Errors of decoded rows, those of the SVD, and the rows that lost most: entries of a ModuleReport."""
-        errors, energies = _by_row(self.table, decoded)
+        errors, energies = _by_row(self.table, decoded, self.exponent)
         found: dict[str, Any] = {
             "relative_error": _ratio(errors.sum(), energies.sum()),
             "svd_relative_error": self.plain.at(n_parameters),
@@ -215,15 +218,16 @@ class Baseline:
         return {**found, "most_lost": listed(shares), "most_distorted": listed(relative)}
 
 
-def _by_row(table: NDArray[Any], decoded: Decoded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Squared error and squared norm of each row."""
+def _by_row(table: NDArray[Any], decoded: Decoded, exponent: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Squared error and squared norm of each row of ``2^-exponent`` the table."""
     n, d = table.shape
     errors, energies = np.empty(n), np.empty(n)
     step = max(1, _BLOCK // d)
     for start in range(0, n, step):
         stop = min(start + step, n)
         rows = table[start:stop].astype(np.float64)
-        difference = rows - decoded(start, stop)
+        difference = scaled(rows - decoded(start, stop), -exponent)
+        rows = scaled(rows, -exponent)
         errors[start:stop] = np.einsum("ij,ij->i", difference, difference)
         energies[start:stop] = np.einsum("ij,ij->i", rows, rows)
     return errors, energies

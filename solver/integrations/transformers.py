@@ -48,8 +48,6 @@ if int(transformers.__version__.partition(".")[0]) < 5:
 
 from torch import nn
 
-from ksubspaces.checks import check_matrix
-
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._loading import attach
@@ -200,7 +198,6 @@ def _compressed(
     values = (dense.T if by_columns else dense).to("cpu", torch.promote_types(dense.dtype, torch.float32)).numpy()
     layer: SubspaceEmbedding | SubspaceLinear
     try:
-        check_matrix(values, "weight", refuse_tiny=True)
         baseline = Baseline(values, weights)
         if table.kind == "embedding":
             layer = SubspaceEmbedding.from_embedding(
