@@ -9,7 +9,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench smoke downstream gpu clean
 
 demo: .venv/demo.stamp
-	$(BIN)/ksubspaces demo --out demo-output $(ARGS)
+	$(BIN)/ksubspaces demo --out demo-output --overwrite $(ARGS)
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest tests $(ARGS)

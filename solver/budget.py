@@ -17,7 +17,7 @@ import numpy as np
 from ksubspaces.kernels import Flats, Streamed
 
 from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place, scaled
-from .checks import check_labels, check_matrix, check_weights, generators, tolerance, whole
+from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .factorization import Factorization, factorize, row_numbers
 from .fit import fit_subspaces
 from .pricing import Pricing, Solution, compact
@@ -132,13 +132,13 @@ def compress(
     if dims not in WAYS:
         raise ValueError(f"dims must be 'budget' or 'equal', got {dims!r}")
     most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
-    max_iter, tol = whole("max_iter", max_iter, 1), tolerance(tol)
+    max_iter, tol, affine = whole("max_iter", max_iter, 1), tolerance(tol), flag("affine", affine)
     with entered(A, "A", device, dtype) as (array, home):
         exponent = check_matrix(array, "A")
         rows = scaled(array, -exponent)
         n, d = array.shape
         exact = _exact(array, exact_rows)
-        problem = _problem(rows, exact, sample_weight, bool(affine))
+        problem = _problem(rows, exact, sample_weight, affine)
         pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), exact)
         if pricing.linear.overhead(1) + pricing.n_rows + d > pricing.n_parameters:
             raise ValueError(

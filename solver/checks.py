@@ -95,6 +95,13 @@ def whole(name: str, value: Any, least: int, alternative: str = "") -> int:
     return int(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """True or False; anything else, which might be taken for either, is refused by name."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def tolerance(tol: Any) -> float:
     """tol as a number of at least 0."""
     if not isinstance(tol, Real) or not 0 <= float(tol) < np.inf:

@@ -28,7 +28,7 @@ from .arrays import (
 )
 from .arrays import energy as total_energy
 from .checks import check_matrix, check_weights
-from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases
+from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 from .subspaces import coefficients_in, count_parameters, move
 
 if TYPE_CHECKING:
@@ -224,6 +224,8 @@ class Factorization:
         ------
         OSError
             When the folder is missing, read-only or full; a file that was there before is left as it was.
+        ValueError
+            When there are numbers that are not finite.
         """
         own = self.to("numpy")
         arrays = {
@@ -236,22 +238,30 @@ class Factorization:
         save_arrays(path, "Factorization", arrays, {"ratio": self.ratio})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Factorization:
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Factorization:
         """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool, default True
+            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
 
         Raises
         ------
-        FileNotFoundError, ValueError
+        OSError, ValueError
             When there is no such file, or it is damaged or holds something else.
         """
-        arrays, _ = load_arrays(path, "Factorization")
+        arrays, _ = load_arrays(path, "Factorization", verify)
         with reading(path):
-            bases = split_bases(arrays)
-            labels = arrays["labels"].astype(np.int32)
-            counts = np.bincount(labels, minlength=len(bases))
-            sizes = counts * arrays["dims"]
-            flat = np.split(arrays["coefficients"], np.cumsum(sizes)[:-1])
-            blocks = [part.reshape(m, j) for part, m, j in zip(flat, counts, arrays["dims"], strict=True)]
+            bases, dims, flat = split_bases(arrays), arrays["dims"].tolist(), arrays["coefficients"]
+            labels = unpack_labels(arrays["labels"], len(bases))
+            counts = np.bincount(labels, minlength=len(bases)).tolist()
+            sizes = [m * j for m, j in zip(counts, dims, strict=True)]
+            if flat.shape != (sum(sizes),) or flat.dtype.kind != "f":
+                raise ValueError(f"coefficients must be {sum(sizes)} numbers, got {flat.dtype} of shape {flat.shape}")
+            parts = np.split(flat, np.cumsum(sizes)[:-1])
+            blocks = [part.reshape(m, j) for part, m, j in zip(parts, counts, dims, strict=True)]
             return cls(labels, blocks, bases, arrays.get("offsets"))
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .arrays import Array, device_of, energy, enter, entered, namespace, scaled
-from .checks import check_labels, check_matrix, check_weights, generators, tolerance, whole
+from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .descent import Descent, Step, descend, finish
 from .problem import Problem
 from .progress import Bar, shown
@@ -132,9 +132,7 @@ def fit_subspaces(
     """
     begun = time.perf_counter()
     k, max_iter = whole("k", k, 1), whole("max_iter", max_iter, 1)
-    tol = tolerance(tol)
-    if not isinstance(affine, (bool, np.bool_)):
-        raise TypeError(f"affine must be True or False, got {affine!r}")
+    tol, affine = tolerance(tol), flag("affine", affine)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     with entered(X, "X", device, dtype) as (array, home):

@@ -28,7 +28,7 @@ from .arrays import (
     to_numpy,
 )
 from .checks import check_labels, check_matrix
-from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases
+from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 
 if TYPE_CHECKING:
     from .factorization import Factorization
@@ -267,6 +267,8 @@ class Subspaces:
         ------
         OSError
             When the folder is missing, read-only or full; a file that was there before is left as it was.
+        ValueError
+            When there are numbers that are not finite.
         """
         own = self.to("numpy")
         arrays = {**stack_bases(own.bases), "labels": pack_labels(own.labels, self.k)}
@@ -276,18 +278,27 @@ class Subspaces:
         save_arrays(path, "Subspaces", arrays, {name: getattr(self, name) for name in names})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Subspaces:
+    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Subspaces:
         """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool, default True
+            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
 
         Raises
         ------
-        FileNotFoundError, ValueError
+        OSError, ValueError
             When there is no such file, or it is damaged or holds something else.
         """
-        arrays, facts = load_arrays(path, "Subspaces")
+        arrays, facts = load_arrays(path, "Subspaces", verify)
         with reading(path):
-            labels = arrays["labels"].astype(np.int32)
-            return cls(split_bases(arrays), arrays.get("offsets"), labels, **facts)
+            bases = split_bases(arrays)
+            if (most := max(map(len, bases))) > bases[0].shape[1]:
+                raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")
+            _check_facts(facts)
+            return cls(bases, arrays.get("offsets"), unpack_labels(arrays["labels"], len(bases)), **facts)
 
     def __repr__(self) -> str:
         dims = f"j={self.dims[0]}" if len(set(self.dims)) == 1 else f"j={min(self.dims)}..{max(self.dims)}"
@@ -298,6 +309,15 @@ class Subspaces:
             f"Subspaces({self.k} {flats} of dimension {dims} in R^{self.d}, {self.labels.shape[0]} rows, "
             f"relative error {self.relative_error:.4g}, {state} after {steps})"
         )
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    """What a file tells of a fit is of the kind that a fit tells."""
+    numbers = [facts["objective"], facts["energy"], *facts["history"]]
+    if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
+        raise ValueError("objective, energy and history must be finite numbers")
+    if not isinstance(facts["converged"], bool) or not isinstance(facts["n_reseeded"], int):
+        raise ValueError("converged must be true or false and n_reseeded a whole number")
 
 
 def count_parameters(counts: Sequence[int], dims: Sequence[int], d: int, affine: bool) -> int:

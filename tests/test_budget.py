@@ -271,6 +271,7 @@ def test_saves_and_loads(tmp_path):
         ({"ratio": 0.5, "n_init": 0}, ValueError, "n_init must be at least 1"),
         ({"ratio": 0.5, "max_iter": 0}, ValueError, "max_iter must be at least 1"),
         ({"ratio": 0.5, "tol": -1}, ValueError, "tol must be a number >= 0"),
+        ({"ratio": 0.5, "affine": "no"}, TypeError, "affine must be True or False, got 'no'"),
         ({"ratio": 0.5, "seed": "x"}, TypeError, "seed must be an int"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ksubspaces import Factorization, Subspaces, __version__, cli, demo, fit_subspaces
+from ksubspaces.cli.texts import opened_texts
 from ksubspaces.curve import CompressionCurve, compression_curve
 from ksubspaces.demo import planted_table
 from ksubspaces.tokens import token_weights
@@ -191,6 +196,103 @@ def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert capsys.readouterr().err.strip().startswith("ksubspaces: interrupted")
 
 
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """All that is in a folder, by its path; None for a folder in it."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+COMMANDS = {
+    "fit": ["fit", "{table}", "--k", "3", "--j", "2"],
+    "curve": ["curve", "{table}", "--ratios", "0.5", "--methods", "svd"],
+    "demo": ["demo"],
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, table: str) -> list[str]:
+    """Arguments of each command that saves results, but for --out."""
+    monkeypatch.setattr(cli.demo, "minilm_table", lambda: TABLE)
+    monkeypatch.setattr(cli.demo, "_J", 2)
+    return [argument.format(table=table) for argument in COMMANDS[request.param]] + ["--no-plot", "--quiet"]
+
+
+def stop_the_work(monkeypatch: pytest.MonkeyPatch, error: BaseException, when: str) -> None:
+    """Every command stops with an error, either in its work or between two of the files that it saves."""
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    if when == "at work":
+        monkeypatch.setattr(cli.fit, "fit_subspaces", stop)
+        monkeypatch.setattr(cli.curve, "compression_curve", stop)
+    else:
+        monkeypatch.setattr(cli.fit, "write_whole", stop)
+        monkeypatch.setattr(cli.curve, "plot_curve", stop)
+
+
+def test_what_is_there_is_replaced_only_when_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()  # an empty folder will do
+    assert cli.main([*command, "--out", str(out)]) == 0
+    (made,) = (name for name in contents(out) if name.endswith(".json"))
+    (out / made).write_text("older")
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_the_work(patch, AssertionError("the work was begun"), "at work")
+        assert f"{out} is not empty; overwrite it (overwrite=True, --over" in fails(capsys, *command, "--out", str(out))
+    assert contents(tmp_path) == before
+    assert cli.main([*command, "--out", str(out), "--overwrite"]) == 0
+    assert (out / made).read_text() != "older"
+    assert contents(tmp_path).keys() == before.keys()
+    (out / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    for overwrite in ([], ["--overwrite"]):
+        assert "holds something else than" in fails(capsys, *command, "--out", str(out), *overwrite)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["^C", "full"])
+@pytest.mark.parametrize("when", ["at work", "while saving"])
+@pytest.mark.parametrize("there", [False, True])
+def test_results_are_written_whole_or_not_at_all(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: list[str],
+    error: BaseException,
+    when: str,
+    there: bool,
+) -> None:
+    out = tmp_path / "new" / "out"
+    command = [argument for argument in command if argument != "--no-plot" or "curve" not in command]
+    if there:
+        assert cli.main([*command, "--out", str(out)]) == 0
+    before = contents(tmp_path)
+    stop_the_work(monkeypatch, error, when)
+    assert cli.main([*command, "--out", str(out), "--overwrite"]) == (2 if isinstance(error, OSError) else 130)
+    assert contents(tmp_path) == before
+    if isinstance(error, OSError) and when == "while saving":
+        assert f"No space left on device: '{out}'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, table: str) -> None:
+    """A real one: the process may write no file past a few bytes."""
+    out = tmp_path / "new" / "out"
+    program = f"""
+import resource, signal
+from ksubspaces import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+raise SystemExit(cli.main(["fit", {table!r}, "--k", "3", "--j", "2", "--quiet", "--no-plot", "--out", {str(out)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"ksubspaces: [Errno 27] File too large: '{out}/factorization.safetensors'\n"
+    assert contents(tmp_path).keys() == {"t.npy"}
+
+
 def test_demo_is_a_fit_of_the_minilm_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -292,6 +394,41 @@ def test_curve_with_weights_of_a_tokenizer(
     assert given["tokenizer"] == str(tokenizer)
 
 
+@pytest.mark.parametrize("by", ["pipe", "-"])
+def test_texts_that_can_be_read_but_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str, tokenizer: Path, by: str
+) -> None:
+    seen = spied_curve(monkeypatch)
+    with piped(monkeypatch, TEXTS.encode(), by) as path:
+        options = ["--texts", path, "--out", str(tmp_path / "o"), "--quiet", "--no-plot"]
+        assert cli.main(["curve", table, "--tokenizer", str(tokenizer), *options]) == 0
+    read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    np.testing.assert_array_equal(seen["sample_weight"], token_weights(read, TEXTS.split("\n"), n_rows=300))
+
+
+@contextmanager
+def piped(monkeypatch: pytest.MonkeyPatch, content: bytes, by: str) -> Iterator[str]:
+    """A name for --texts under which these bytes come through a pipe, as from a process or on the standard input."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source:
+        with os.fdopen(writing, "wb") as sink:
+            sink.write(content)
+        if by == "-":
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
+        yield "-" if by == "-" else f"/dev/fd/{reading}"
+
+
+def test_texts_can_be_read_again_from_the_beginning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("a\r\n \n  é b \rc".encode())
+    for by in ("file", "pipe", "-"):
+        with piped(monkeypatch, (tmp_path / "texts.txt").read_bytes(), by) as path:
+            given = tmp_path / "texts.txt" if by == "file" else Path(path)
+            with opened_texts(given) as texts:
+                assert texts is not None
+                assert next(iter(texts)) == "a"
+                assert [list(texts) for _ in range(2)] == [["a", "é b", "c"]] * 2
+
+
 def spied_curve(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the command asks of compression_curve, which measures little then."""
     seen: dict[str, Any] = {}
@@ -310,7 +447,7 @@ def test_curve_of_minilm_goes_by_its_own_tokenizer_unless_told(
     monkeypatch.setattr(cli.curve, "minilm_table", lambda: TABLE)
     monkeypatch.setattr(cli.curve, "minilm_folder", lambda: tokenizer)
     seen = spied_curve(monkeypatch)
-    options = ["--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
+    options = ["--out", str(tmp_path / "out"), "--overwrite", "--quiet", "--no-plot"]
     assert cli.main(["curve", "minilm", *options]) == 0
     read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     np.testing.assert_array_equal(seen["sample_weight"], token_weights(read, n_rows=300))
@@ -324,7 +461,7 @@ def test_curve_of_minilm_goes_by_its_own_tokenizer_unless_told(
 
 def test_curve_options_and_their_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: str) -> None:
     seen = spied_curve(monkeypatch)
-    out = ["--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
+    out = ["--out", str(tmp_path / "out"), "--overwrite", "--quiet", "--no-plot"]
     assert cli.main(["curve", table, *out]) == 0
     seen.pop("A")
     plain = {"methods": None, "sample_weight": None, "warm": False, "device": None, "seed": 0, "progress": False}
@@ -387,6 +524,7 @@ def test_a_curve_needs_the_tokenizers_package_only_for_a_tokenizer(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     options = ["--ratios", "0.5", "--methods", "svd", "--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
     assert cli.main(["curve", table, *options]) == 0
+    options.append("--overwrite")
     error = fails(capsys, "curve", table, "--tokenizer", str(tokenizer), *options)
     assert error == 'ksubspaces: tokenizers is not installed: pip install "ksubspaces[cli]"\n'
 

@@ -14,9 +14,11 @@ pytest.importorskip("rich")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", "5", reason="there is no transformers of release 5 or later")
 
+from test_cli import piped  # noqa: E402
 from test_transformers import SENTENCES, bert, contents, gpt2, sentence_model, tokenizer  # noqa: E402
 
 from ksubspaces import cli  # noqa: E402
+from ksubspaces.integrations import _saved  # noqa: E402
 from ksubspaces.integrations.transformers import load_compressed  # noqa: E402
 
 
@@ -83,11 +85,59 @@ def test_a_sentence_model(tmp_path):
     assert np.allclose(np.linalg.norm(loaded.encode(SENTENCES), axis=1), 1, atol=1e-5)
 
 
-def test_quiet_prints_nothing_of_its_own(capsys, tmp_path, folder):
-    assert run(folder, "--ratio", 0.3, "--out", tmp_path / "out", "--quiet") == 0
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "ksubspaces" not in captured.err
+@pytest.mark.parametrize("hub_shows", [True, False])
+@pytest.mark.parametrize("shown", [True, False])
+def test_quiet_prints_nothing_and_changes_no_setting(capsys, request, tmp_path, folder, shown, hub_shows):
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    def settings():
+        return logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+
+    request.addfinalizer(logging.enable_progress_bar)
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    (hub.enable_progress_bars if hub_shows else hub.disable_progress_bars)()
+    capsys.readouterr()
+    report = ["--report", tmp_path / "page.html"]
+    assert run(folder, "--ratio", 0.3, "--out", tmp_path / "out", *report, "--quiet") == 0
+    assert tuple(capsys.readouterr()) == ("", "")
+    assert settings() == (shown, hub_shows)
+    assert "no such folder" in fails(capsys, tmp_path / "gone", "--ratio", 0.3, "--quiet")
+    assert settings() == (shown, hub_shows)
+    assert run(folder, "--ratio", 0.3, "--out", tmp_path / "again") == 0
+    assert ("Writing model shards" in capsys.readouterr().err) == shown  # what there is to be quiet about
+
+
+@pytest.mark.parametrize("by", ["pipe", "-"])
+def test_texts_that_can_be_read_but_once(monkeypatch, tmp_path, folder, by):
+    """Both the compression and the curve of the report read them."""
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
+    arguments = ["--ratio", 0.3, "--k", 2, "--quiet"]
+    assert run(folder, *arguments, "--texts", tmp_path / "texts.txt", "--out", tmp_path / "file") == 0
+    with piped(monkeypatch, "\n".join(SENTENCES).encode(), by) as path:
+        report = ["--report", tmp_path / "page.html"]
+        assert run(folder, *arguments, "--texts", path, "--out", tmp_path / "out", *report) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert f"--texts {path}" in page
+    assert "<svg" in page
+    ours, theirs = (load_compressed(tmp_path / name).compression_report.modules[0] for name in ("out", "file"))
+    assert (ours.weights, ours.weighted_error) == ("counted in texts", theirs.weighted_error)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_interruption_leaves_what_was_there(monkeypatch, tmp_path, folder, there):
+    out = tmp_path / "new" / "out"
+    if there:
+        assert run(folder, "--ratio", 0.3, "--out", out, "--quiet") == 0
+    before = contents(tmp_path)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_saved, "write_manifest", interrupt)
+    assert run(folder, "--ratio", 0.3, "--out", out, "--overwrite", "--quiet") == 130
+    assert contents(tmp_path) == before
+    assert (tmp_path / "new").exists() == there
 
 
 def test_without_out_nothing_is_saved(capsys, monkeypatch, tmp_path, folder):
@@ -143,7 +193,7 @@ def test_a_model_without_a_tokenizer_is_told_of(capsys, tmp_path):
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}"], "is there already and no page"),
         (["{bert}", "--ratio", "0.3", "--report", "{tmp}/pipe"], "is there already and no page"),
         (["{bert}", "--ratio", "0.3", "--report", "{bert}/model.safetensors"], "is there already and no page"),
-        (["{bert}", "--ratio", "0.3", "--texts", "{tmp}"], "not a file, and it is read more than once"),
+        (["{bert}", "--ratio", "0.3", "--texts", "{tmp}"], "--texts {tmp} is a folder; name a file of texts"),
         (["{tmp}/b[/x]", "--ratio", "0.3"], "holds no model of transformers"),
         (["{tmp}/short", "--ratio", "0.3"], "could not be opened, something in it is damaged or missing"),
         (["{tmp}/sentences", "--ratio", "0.3"], "holds a Foo, which is no class of sentence-transformers"),

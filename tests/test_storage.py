@@ -1,16 +1,36 @@
 """Files are written whole or not at all, and what is not ours is refused."""
 
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ksubspaces import Factorization, Subspaces, fit_subspaces, storage
 
 X = np.random.default_rng(0).normal(size=(60, 6))
 MODEL = fit_subspaces(X, 2, 2, seed=0)
+FLATS = fit_subspaces(X.astype(np.float32)[:9, :3], 2, [1, 2], affine=True, seed=0, max_iter=3)
+FACTORS = FLATS.factorize(X.astype(np.float32)[:9, :3])
+
+
+def told(saved):
+    """Everything that a saved result holds, as bytes and plain facts."""
+    names = ("objective", "energy", "history", "converged", "n_reseeded")
+    facts = [repr(getattr(saved, name)) for name in names if hasattr(saved, name)]
+    arrays = [saved.labels, *saved.bases, *getattr(saved, "blocks", []), saved.offsets]
+    return facts + [None if a is None else (a.dtype, a.shape, a.tobytes()) for a in arrays]
+
+
+def change(path, metadata=None, without=(), **arrays):
+    """Write a saved file of the first version, which has no checksum, with some of its parts changed."""
+    with storage.safe_open(path, framework="numpy") as file:
+        plain = {**file.metadata(), "version": "1", **(metadata or {})}
+    kept = {name: value for name, value in {**load_file(path), **arrays}.items() if name not in without}
+    save_file(kept, path, {name: value for name, value in plain.items() if name not in ("crc32", *without)})
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])
@@ -46,7 +66,7 @@ except OSError as error:
     raise SystemExit(f"refused: {{error}}")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "refused: " in done.stderr
+    assert f"refused: [Errno 27] File too large: '{path}'" in done.stderr
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model"]
 
@@ -66,6 +86,9 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "model"
     with pytest.raises(FileNotFoundError, match="no such file"):
         Subspaces.load(path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder'$"):
+        MODEL.save(tmp_path / "folder")
     MODEL.save(path)
     with pytest.raises(ValueError, match="holds Subspaces, not a saved ksubspaces Factorization"):
         Factorization.load(path)
@@ -108,3 +131,130 @@ def test_a_symbolic_link_stays_one(tmp_path):
     MODEL.save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert Subspaces.load(tmp_path / "model").objective == MODEL.objective
+
+
+@pytest.mark.parametrize("saved", [FLATS, FACTORS], ids=["Subspaces", "Factorization"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_every_bit_counts(tmp_path, saved, verify):
+    """Each is flipped in turn: the file is refused by its name, or what it holds is the same to the last bit.
+
+    Unverified, it may hold something else, but no other error ever comes of it.
+    """
+    path = tmp_path / "saved"
+    saved.save(path)
+    whole, expected = path.read_bytes(), told(saved)
+    assert told(type(saved).load(path, verify=verify)) == expected
+    numbers = 8 * sum(value.nbytes for value in load_file(path).values())
+    refused = 0
+    with path.open("r+b", buffering=0) as file:
+        for bit in range(8 * len(whole)):
+            os.pwrite(file.fileno(), bytes([whole[bit // 8] ^ 1 << bit % 8]), bit // 8)
+            try:
+                found = type(saved).load(path, verify=verify)
+            except ValueError as error:
+                assert str(path) in str(error)
+                refused += 1
+            else:
+                assert told(found) == expected or not verify
+            os.pwrite(file.fileno(), whole[bit // 8 : bit // 8 + 1], bit // 8)
+    assert path.read_bytes() == whole
+    assert refused >= numbers if verify else 0 < refused < 8 * len(whole)
+
+
+@pytest.mark.parametrize("saved", [FLATS, FACTORS], ids=["Subspaces", "Factorization"])
+def test_files_of_the_first_version_have_no_checksum_and_load(tmp_path, saved):
+    path = tmp_path / "saved"
+    saved.save(path)
+    change(path)
+    assert told(type(saved).load(path)) == told(saved)
+    change(path, {"version": "2"})
+    with pytest.raises(ValueError, match="saved is damaged: it has no 'crc32'"):
+        type(saved).load(path)
+    assert told(type(saved).load(path, verify=False)) == told(saved)
+
+
+@pytest.mark.parametrize(
+    "saved, name", [(FLATS, "bases"), (FLATS, "offsets"), (FACTORS, "bases"), (FACTORS, "coefficients")]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(tmp_path, saved, name, value):
+    path = tmp_path / "saved"
+    saved.save(path)
+    array = load_file(path)[name]
+    array.flat[1] = value
+    place = list(map(int, np.unravel_index(1, array.shape)))
+    change(path, **{name: array})
+    with pytest.raises(ValueError) as refusal:
+        type(saved).load(path)
+    assert f"saved is damaged: {name} must be finite, but {name}{place} is {value}" in str(refusal.value)
+    again = type(saved).load(path, verify=False)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"{name} must be finite"):
+        again.save(path)
+    assert path.read_bytes() == before
+
+
+FACTS = {"objective": 1.0, "energy": 2.0, "history": [1.5], "converged": True, "n_reseeded": 0}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    "saved, parts, message",
+    [
+        (FACTORS, {"bases": np.ones(9, np.float32)}, r"bases must be numbers of shape \(sum of dims, d\)"),
+        (FACTORS, {"bases": np.ones((3, 3), np.int32)}, "bases must be numbers"),
+        (FACTORS, {"bases": np.ones((3, 0), np.float32)}, "bases must be numbers"),
+        (FACTORS, {"dims": np.array([-1, 4])}, "dims must be k whole numbers"),
+        (FACTORS, {"dims": np.array([1.0, 2.0])}, "dims must be k whole numbers"),
+        (FACTORS, {"dims": np.zeros(0, np.int64)}, "dims must be k whole numbers"),
+        (FACTORS, {"dims": np.array([1, 1])}, "dims add up to 2, but bases has 3 rows"),
+        (FACTORS, {"dims": np.array([2**62, 2**62, 2**62, 2**62, 3])}, "dims add up to 18446744073709551619"),
+        (FACTORS, {"offsets": np.ones((3, 3), np.float32)}, r"offsets must be numbers of shape \(2, 3\)"),
+        (FACTORS, {"labels": np.full(9, 2, np.uint8)}, "labels must be from 0 to 1, got 2 to 2"),
+        (FACTORS, {"labels": np.full(9, -1, np.int8)}, "labels must be from 0 to 1, got -1 to -1"),
+        (FACTORS, {"labels": np.ones(9, np.float32)}, "labels must be whole numbers"),
+        (FACTORS, {"labels": np.ones((3, 3), np.uint8)}, "labels must be whole numbers"),
+        (FACTORS, {"coefficients": np.ones(5, np.float32)}, r"coefficients must be \d+ numbers, got float32 of"),
+        (FACTORS, {"without": ["coefficients"]}, "it has no 'coefficients'"),
+        (FLATS, {"labels": np.full(9, 2, np.uint8)}, "labels must be from 0 to 1"),
+        (FLATS, {"bases": np.ones((4, 3), np.float32), "dims": np.array([0, 4])}, "at most the 3 columns of bases"),
+        (FLATS, {"metadata": {"facts": "{"}}, "Expecting property name"),
+        (FLATS, {"metadata": {"facts": "[]"}}, r"its facts are \[\]"),
+        (FLATS, {"metadata": {"facts": "{}"}}, "it has no 'objective'"),
+        (FLATS, {"metadata": {"facts": json.dumps(FACTS | {"more": 1})}}, "more"),
+        (FLATS, {"metadata": {"facts": json.dumps(FACTS | {"energy": np.nan})}}, "must be finite numbers"),
+        (FLATS, {"metadata": {"facts": json.dumps(FACTS | {"history": ["1"]})}}, "must be finite numbers"),
+        (FLATS, {"metadata": {"facts": json.dumps(FACTS | {"converged": "no"})}}, "converged must be true or false"),
+        (FLATS, {"metadata": {"version": "x"}}, "invalid literal"),
+        (FLATS, {"metadata": {"version": "0"}}, "there is no version 0"),
+        (FLATS, {"without": ["version"]}, "it has no 'version'"),
+        (FLATS, {"without": ["facts"]}, "it has no 'facts'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, saved, parts, message, verify):
+    path = tmp_path / "saved"
+    saved.save(path)
+    change(path, **parts)
+    with pytest.raises(ValueError, match=f"saved is damaged: .*{message}"):
+        type(saved).load(path, verify=verify)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    MODEL.save(path)
+
+    def fail(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage.np, "fromfile", fail)
+    with pytest.raises(OSError) as refusal:
+        Subspaces.load(path)
+    assert str(refusal.value) == f"[Errno 5] Input/output error: '{path}'"
+
+
+def test_what_is_loaded_can_be_changed_and_outlives_the_file(tmp_path):
+    MODEL.save(tmp_path / "model")
+    first, second = (Subspaces.load(tmp_path / "model") for _ in range(2))
+    (tmp_path / "model").unlink()
+    first.bases[0][:] = 0
+    np.testing.assert_array_equal(second.bases[0], MODEL.bases[0])

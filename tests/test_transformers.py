@@ -543,7 +543,7 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0], {str(tm
         manifest = json.loads((tmp_path / "model" / "ksubspaces.json").read_text())
         embedding = manifest["modules"]["bert.embeddings.word_embeddings"]
         layer = model.get_input_embeddings()
-        assert (manifest["library"], manifest["class"], manifest["version"]) == ("transformers", "BertForMaskedLM", 1)
+        assert (manifest["library"], manifest["class"], manifest["version"]) == ("transformers", "BertForMaskedLM", 2)
         assert embedding["counts"] == list(layer.counts)
         assert embedding["dims"] == list(layer.dims)
         assert (embedding["shape"], embedding["storage"], embedding["padding_idx"]) == ([N, D], "float16", 0)
@@ -861,9 +861,9 @@ class TestDamage:
         save_compressed(model, tmp_path / "model")
         return tmp_path / "model"
 
-    def refused(self, folder: Path, match: str, error: type[Exception] = ValueError) -> None:
+    def refused(self, folder: Path, match: str, error: type[Exception] = ValueError, verify: bool = True) -> None:
         with pytest.raises(error, match=match):
-            load_compressed(folder)
+            load_compressed(folder, verify=verify)
 
     def test_dtypes(self, folder):
         for bad in ("foo", torch.int8, 16):
@@ -893,7 +893,8 @@ class TestDamage:
         self.refused(folder, "is not a compressed model, or damaged")
         path.write_text(whole)
         rewrite(path, **{"class": "NoSuchModel"})
-        self.refused(folder, "holds a NoSuchModel, which is no class of transformers")
+        self.refused(folder, "is damaged: ksubspaces.json is not what was written")
+        self.refused(folder, "holds a NoSuchModel, which is no class of transformers", verify=False)
 
     def test_weights(self, folder):
         path = folder / "model.ksubspaces.safetensors"
@@ -917,16 +918,18 @@ class TestDamage:
             else:
                 changed["lm_head"]["tied_to"] = "transformer.nothing"
             rewrite(folder / "config.json", quantization_config={**config["quantization_config"], "modules": changed})
-            self.refused(folder, "is damaged")
+            self.refused(folder, "is damaged: config.json")
+            self.refused(folder, "is damaged", verify=False)
         model = gpt2()
         compressed(model, storage="int8")
         save_compressed(model, folder, overwrite=True)
         config = json.loads((folder / "config.json").read_text())
         config["quantization_config"]["modules"]["transformer.wte"]["storage"] = None
         rewrite(folder / "config.json", **config)
-        self.refused(folder, r"is damaged")
+        self.refused(folder, "is damaged: config.json")
+        self.refused(folder, r"is damaged", verify=False)
         rewrite(folder / "config.json", quantization_config={**config["quantization_config"], "version": 99})
-        self.refused(folder, "later version of ksubspaces")
+        self.refused(folder, "later version of ksubspaces", verify=False)
 
 
 class TestSentenceTransformers:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..folders import Holding, check_folder, folders_around, whole_folder
 from ..show import require
 from ..tokens import token_weights
+from .texts import opened_texts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +32,13 @@ def add_options(parser: argparse.ArgumentParser, plot: str) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_out_options(parser: argparse.ArgumentParser, what: str, default: Path | None = None) -> None:
+    """Where to save, for :func:`prepare` and :func:`results`."""
+    told = "default: save nothing" if default is None else "%(default)s"
+    parser.add_argument("--out", type=Path, metavar="DIR", default=default, help=f"save {what} here ({told})")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
+
+
 def add_weight_options(parser: argparse.ArgumentParser) -> None:
     """Options of commands that weigh rows, for :func:`row_weights`."""
     parser.add_argument("--weights", type=Path, metavar="FILE.npy", help="a weight for each row, as sample_weight")
@@ -39,7 +49,10 @@ def add_weight_options(parser: argparse.ArgumentParser) -> None:
         help="weigh rows by how often their tokens occur; the folder has the tokenizer.json of the table's model",
     )
     parser.add_argument(
-        "--texts", type=Path, metavar="FILE", help="count tokens in these texts, one a line (default: Zipf's law)"
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="count tokens in these texts, one a line; - for the standard input (default: Zipf's law)",
     )
 
 
@@ -60,20 +73,44 @@ def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     return parse
 
 
-def prepare(options: argparse.Namespace) -> Console | None:
+def prepare(options: argparse.Namespace, holding: Holding) -> Console | None:
     """Find out before the work, not after it, what would stop its results from being shown or saved."""
-    if options.out is not None:
-        if options.out.exists() and not options.out.is_dir():
-            raise ValueError(f"--out {options.out} is a file; name a folder")
-        options.out.mkdir(parents=True, exist_ok=True)
-        if options.plot:
-            require("matplotlib")
+    check_out(options, holding)
+    if options.out is not None and options.plot:
+        require("matplotlib")
+    return open_console(options)
+
+
+def open_console(options: argparse.Namespace) -> Console | None:
+    """The console to print on, none if all is to be quiet."""
     if options.quiet:
         return None
     require("rich")
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+def check_out(options: argparse.Namespace, holding: Holding) -> None:
+    """Refuse an ``--out`` that could not be written in the end."""
+    if options.out is not None:
+        check_parent("--out", options.out)
+        if options.out.exists():
+            check_folder(options.out, holding, options.overwrite)
+
+
+def check_parent(name: str, path: Path) -> None:
+    """Refuse a place in a folder that cannot be written to, or that cannot be made."""
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise PermissionError(f"{name} {path}: {folder} is not a folder that can be written to")
+
+
+@contextmanager
+def results(options: argparse.Namespace, holding: Holding) -> Iterator[Path]:
+    """A folder to save results in, which is ``--out`` once they are all there."""
+    with folders_around(options.out), whole_folder(options.out, holding, options.overwrite) as folder:
+        yield folder
 
 
 def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
@@ -105,7 +142,8 @@ def row_weights(options: argparse.Namespace, n: int, own: Path | None = None) ->
         if options.texts is not None:
             raise ValueError("--texts are for a tokenizer to count the tokens of; give --tokenizer FOLDER")
         return None
-    return token_weights(_read_tokenizer(folder), options.texts and _lines(options.texts), n_rows=n)
+    with opened_texts(options.texts) as texts:
+        return token_weights(_read_tokenizer(folder), texts, n_rows=n)
 
 
 def _read_weights(path: Path, n: int) -> NDArray[np.float64]:
@@ -133,15 +171,3 @@ def _read_tokenizer(folder: Path) -> Any:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # it raises nothing more particular
         raise ValueError(f"{path} is not a readable tokenizer ({error})") from None
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if "\0" in line:
-                    raise ValueError(f"{path} is not text in UTF-8 (it has null characters; is it UTF-16?)")
-                if text := line.strip():
-                    yield text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error})") from None

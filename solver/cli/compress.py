@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..curve import CompressionCurve, compression_curve
+from ..folders import folders_around
 from ..page import write_page
 from ..tokens import token_weights
-from .common import _lines, add_options, prepare, several, status
+from .common import add_options, add_out_options, check_out, check_parent, open_console, several, status
+from .texts import opened_texts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -36,9 +38,13 @@ def add(commands: Any) -> None:
         "model", metavar="MODEL_DIR", type=Path, help="a folder of transformers or sentence-transformers"
     )
     parser.add_argument("--ratio", type=float, required=True, help="share of the table's parameters to save, as 0.4")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="texts like those to be read, one a line, to count")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="save the model here (default: save nothing)")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there")
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="texts like those to be read, one a line, to count; - for the standard input",
+    )
+    add_out_options(parser, "the model")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page of what was saved and lost")
     parser.add_argument(
         "--modules",
@@ -56,28 +62,29 @@ def add(commands: Any) -> None:
 def compress(options: argparse.Namespace) -> None:
     """Compress, show, save."""
     from ..integrations import transformers as models  # first: it tells what to install
-    from ..integrations._folders import open_model
-    from ..integrations._saved import check_target
+    from ..integrations._saved import MODEL
 
-    console = prepare(argparse.Namespace(out=None, quiet=options.quiet))
-    if options.out is not None:
-        _check_parent("--out", options.out)
-        if options.out.parent.is_dir():
-            check_target(options.out, options.overwrite)
+    console = open_console(options)
+    check_out(options, MODEL)
     if options.report is not None:
         _check_report(options)
-    if options.texts is not None and not options.texts.is_file():
-        why = "not a file, and it is read more than once" if options.texts.exists() else "no such file"
-        raise FileNotFoundError(f"--texts {options.texts}: {why}")
     if str(options.device).startswith("cuda") and not models.torch.cuda.is_available():
         raise RuntimeError(f"--device {options.device}: this Torch finds no CUDA device; leave it out to use the CPU")
+    with opened_texts(options.texts) as texts, _quiet_models(options.quiet):
+        _run(options, texts, console)
+
+
+def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Console | None) -> None:
+    from ..integrations import transformers as models
+    from ..integrations._folders import open_model
+
     with status(console, f"opening {options.model}"):
         model, tokenizer = open_model(options.model)
         model.to(options.device or "cpu")
     report = models.compress_model(
         model,
         options.ratio,
-        texts=None if options.texts is None else _lines(options.texts),
+        texts=texts,
         tokenizer=tokenizer,
         modules=options.modules or "embeddings",
         storage=options.storage,
@@ -87,26 +94,37 @@ def compress(options: argparse.Namespace) -> None:
     )
     written = []
     if options.out is not None:
-        with status(console, "saving the model"):
+        with status(console, "saving the model"), folders_around(options.out):
             own = tokenizer if getattr(model, "tokenizer", None) is None else None
-            options.out.parent.mkdir(parents=True, exist_ok=True)
             models.save_compressed(model, options.out, own, overwrite=options.overwrite)
         written.append(str(options.out))
     if console:
         console.print(_render(report))
     if options.report is not None:
-        curves = _curves(report, tokenizer, options, console) if options.plot else {}
+        curves = _curves(report, tokenizer, texts, options, console) if options.plot else {}
         write_page(options.report, report, token=_texts(tokenizer), curves=curves, made=_made(options))
         written.append(str(options.report))
     if console and written:
         console.print(f"\nwrote {' and '.join(written)}", markup=False, soft_wrap=True)
 
 
-def _check_parent(name: str, path: Path) -> None:
-    """Refuse a place in a folder that cannot be written to, or that cannot be made."""
-    folder = next(parent for parent in path.resolve().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise PermissionError(f"{name} {path}: {folder} is not a folder that can be written to")
+@contextmanager
+def _quiet_models(quiet: bool) -> Iterator[None]:
+    """Within it, transformers and its hub show no bars, if all is to be quiet."""
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    if not (quiet and logging.is_progress_bar_enabled()):
+        yield
+        return
+    hidden = hub.are_progress_bars_disabled()
+    logging.disable_progress_bar()  # of the hub too
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+        if hidden:
+            hub.disable_progress_bars()
 
 
 def _check_report(options: argparse.Namespace) -> None:
@@ -114,7 +132,7 @@ def _check_report(options: argparse.Namespace) -> None:
     path, target = options.report, options.report.resolve()
     if not target.parent.is_dir():
         raise FileNotFoundError(f"--report {path}: no such folder to write it in")
-    _check_parent("--report", path)
+    check_parent("--report", path)
     if target.exists() and not (target.is_file() and target.suffix.lower() in (".html", ".htm")):
         raise FileExistsError(f"--report {path} is there already and no page; name a file that ends in .html")
     if options.out is not None and target == options.out.resolve():
@@ -122,7 +140,11 @@ def _check_report(options: argparse.Namespace) -> None:
 
 
 def _curves(
-    report: ModelReport, tokenizer: Any, options: argparse.Namespace, console: Console | None
+    report: ModelReport,
+    tokenizer: Any,
+    texts: Iterable[str] | None,
+    options: argparse.Namespace,
+    console: Console | None,
 ) -> dict[str, CompressionCurve]:
     """Error against size of each table, from the original model once more, since it was compressed in place."""
     from ..integrations._folders import open_model
@@ -133,7 +155,6 @@ def _curves(
         table = original.get_submodule(module.name).weight.detach().float()
         weights = None
         if module.weighted_error is not None:
-            texts = None if options.texts is None else _lines(options.texts)
             weights = token_weights(tokenizer, texts, n_rows=len(table))
         curves[module.name] = compression_curve(
             table,

@@ -9,10 +9,22 @@ from typing import Any
 from .._version import __version__
 from ..curve import RATIOS, compression_curve
 from ..demo import minilm_folder, minilm_table
+from ..folders import Holding
 from ..show import plot_curve, render_curve
 from ..tables import read_table
-from .common import add_options, add_weight_options, prepare, row_weights, several, status, told
+from .common import (
+    add_options,
+    add_out_options,
+    add_weight_options,
+    prepare,
+    results,
+    row_weights,
+    several,
+    status,
+    told,
+)
 
+CURVE = Holding.of_files("a curve", "curve.json", "curve.png")
 _MINILM = "minilm"
 
 
@@ -42,20 +54,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--warm", action="store_true", help="begin each fit with the clusters of the one before: faster, less exact"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        default=Path("curve-output"),
-        help="save curve.json and curve.png here (%(default)s)",
-    )
+    add_out_options(parser, "curve.json and curve.png", Path("curve-output"))
     parser.set_defaults(command=curve)
     add_options(parser, "curve.png")
 
 
 def curve(options: argparse.Namespace) -> None:
     """Measure, show and save."""
-    console = prepare(options)
+    console = prepare(options, CURVE)
     own = None
     if options.table == _MINILM:
         with status(console, "looking for the MiniLM model (downloaded once, 83 MB)"):
@@ -81,10 +87,11 @@ def curve(options: argparse.Namespace) -> None:
         console.print(f"{options.table}, {n:,} x {d:,}\n", markup=False, soft_wrap=True)
         console.print(render_curve(measured))
     given = told(options, "ratios", "methods", "weights", "tokenizer", "texts", "warm", "seed", "device")
-    measured.save(options.out / "curve.json", {"table": options.table, "version": __version__, "options": given})
-    written = ["curve.json"]
-    if options.plot:
-        plot_curve(options.out / "curve.png", measured)
-        written.append("curve.png")
+    with results(options, CURVE) as folder:
+        measured.save(folder / "curve.json", {"table": options.table, "version": __version__, "options": given})
+        written = ["curve.json"]
+        if options.plot:
+            plot_curve(folder / "curve.png", measured)
+            written.append("curve.png")
     if console:
         console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..demo import minilm_table, planted_table
-from .common import prepare, status
-from .fit import add_fit_options, run
+from .common import add_out_options, prepare, status
+from .fit import RESULTS, add_fit_options, run
 
 _K, _J = 5, 215
 _PLANTED = {"n": 8000, "d": 128, "k": 5, "j": 24}
@@ -19,16 +19,14 @@ def add(commands: Any) -> None:
     """Add the command to the parser's."""
     about = f"Fit {_K} subspaces of dimension {_J} to the word embeddings of all-MiniLM-L6-v2."
     parser = commands.add_parser("demo", help="fit the word embeddings of a real encoder", description=about)
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("demo-output"), help="save the results here (%(default)s)"
-    )
+    add_out_options(parser, "the results", Path("demo-output"))
     parser.set_defaults(command=demo)
     add_fit_options(parser)
 
 
 def demo(options: argparse.Namespace) -> None:
     """Fit the demo's table; planted subspaces, and a word about it, where that is out of reach."""
-    console = prepare(options)
+    console = prepare(options, RESULTS)
     try:
         with status(console, "looking for the MiniLM table (downloaded once, 83 MB)"):
             table = minilm_table()

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..factorization import Factorization
 from ..fit import fit_subspaces
+from ..folders import Holding
 from ..report import FitReport, dimension_sweep, make_report, svd_curve
 from ..show import plot, render
 from ..storage import write_whole
 from ..subspaces import Subspaces
 from ..tables import read_table
-from .common import add_options, prepare, several, status, told
+from .common import add_options, add_out_options, prepare, results, several, status, told
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+FACTORS, SUBSPACES, REPORT, PLOT = "factorization.safetensors", "subspaces.safetensors", "report.json", "report.png"
+RESULTS = Holding.of_files("results of a fit", FACTORS, SUBSPACES, REPORT, PLOT)
 _INITS = ("k-means++", "random", "k-means")
 
 
@@ -33,7 +36,7 @@ def add(commands: Any) -> None:
     parser.add_argument("table", metavar="TABLE", help="x.npy, x.npz::name or model.safetensors::tensor_name")
     parser.add_argument("--k", type=int, required=True, help="number of subspaces")
     parser.add_argument("--j", type=several(int), required=True, help="their dimension: one, or k separated by commas")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="save the results here (default: save nothing)")
+    add_out_options(parser, "the results")
     parser.set_defaults(command=fit)
     add_fit_options(parser)
 
@@ -48,7 +51,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-iter", type=int, default=100, help="most steps of a descent (%(default)s)")
     parser.add_argument("--tol", type=float, default=1e-4, help="stop below this relative decrease (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="compute in this type (default: the table's)")
-    add_options(parser, "report.png")
+    add_options(parser, PLOT)
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -56,7 +59,7 @@ def fit(options: argparse.Namespace) -> None:
     if len(options.j) not in (1, options.k):
         raise ValueError(f"--j takes one number or one for each cluster: got {len(options.j)} for --k {options.k}")
     table = read_table(options.table)
-    console = prepare(options)
+    console = prepare(options, RESULTS)
     run(table, options.table, options.k, options.j[0] if len(options.j) == 1 else options.j, options, console)
 
 
@@ -89,12 +92,13 @@ def run(
         console.print(render(report))
     if options.out is None:
         return
-    written = _save(options.out, name, options, model, factorization, report)
-    if options.plot:
-        with status(console, "drawing: a few steps at other dimensions"):
-            sweep = list(dimension_sweep(table, model, device=options.device))
-            plot(options.out / "report.png", report, svd, sweep)
-        written.append("report.png")
+    with results(options, RESULTS) as folder:
+        written = _save(folder, name, options, model, factorization, report)
+        if options.plot:
+            with status(console, "drawing: a few steps at other dimensions"):
+                sweep = list(dimension_sweep(table, model, device=options.device))
+                plot(folder / PLOT, report, svd, sweep)
+            written.append(PLOT)
     if console:
         console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)
 
@@ -110,12 +114,12 @@ def _init(init: str) -> Any:
 def _save(
     out: Path, name: str, options: argparse.Namespace, model: Subspaces, factorization: Factorization, report: FitReport
 ) -> list[str]:
-    factorization.save(out / "factorization.safetensors")
-    model.save(out / "subspaces.safetensors")
+    factorization.save(out / FACTORS)
+    model.save(out / SUBSPACES)
     given = told(options, "affine", "init", "n_init", "max_iter", "tol", "dtype", "seed", "device")
     facts = {"table": name, "version": __version__, "options": given, **asdict(report)}
-    write_whole(out / "report.json", (json.dumps(facts, indent=2) + "\n").encode())
-    return ["factorization.safetensors", "subspaces.safetensors", "report.json"]
+    write_whole(out / REPORT, (json.dumps(facts, indent=2) + "\n").encode())
+    return [FACTORS, SUBSPACES, REPORT]
 
 
 def _n_init(text: str) -> int | str:

@@ -9,7 +9,8 @@ from typing import Any
 import transformers
 from safetensors import SafetensorError
 
-from ._saved import MANIFEST, sentence_class
+from ._manifest import MANIFEST
+from ._saved import sentence_class
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import secrets
-import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -22,18 +18,17 @@ from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from ksubspaces._version import __version__
+from ksubspaces.folders import Holding, whole_folder
 
 from ._entries import described
 from ._loading import attach
+from ._manifest import MANIFEST, read_manifest, write_manifest
 from ._model_report import ModelReport
 from ._modules import check_model, factored_layers
 
-FORMAT = "ksubspaces compressed model"
-VERSION = 1
-MANIFEST = "ksubspaces.json"
+MODEL = Holding("a compressed model", lambda folder: (folder / MANIFEST).is_file())
 VARIANT = "ksubspaces"  # of the file names of weights, so that nothing takes them for those of a dense model
 WEIGHTS = f"*.{VARIANT}*.safetensors"
-_BLOCK = 1 << 20
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "safetensors")
 
 
@@ -59,9 +54,10 @@ def save_compressed(
     """Save a compressed model as a folder, whole or not at all.
 
     The folder is that of the model's own ``save_pretrained``, with ``ksubspaces.json`` beside it, which records the
-    class, every factored layer (shapes, clusters, storage, what it is tied to), the report of the compression, and the
-    versions of all packages. The weights are named ``model.ksubspaces.safetensors``: a plain ``from_pretrained``, which
-    would fill tables that it does not find with random numbers, finds no weights and says so.
+    class, every factored layer (shapes, clusters, storage, what it is tied to), the report of the compression, the
+    versions of all packages, and a checksum of every file but pages for people (``*.md``). The weights are named
+    ``model.ksubspaces.safetensors``: a plain ``from_pretrained``, which would fill tables that it does not find with
+    random numbers, finds no weights and says so.
 
     Parameters
     ----------
@@ -82,7 +78,7 @@ def save_compressed(
     OSError
         When the place is missing, read-only or full; nothing is left behind, and what was there is as it was.
     TypeError, ValueError
-        When the model is of another kind or not compressed.
+        When the model is of another kind or not compressed, or has factors that are not finite.
     """
     check_model(model)
     if not isinstance(model, PreTrainedModel) and not _is_sentence_class(type(model)):
@@ -98,10 +94,11 @@ def save_compressed(
         raise ValueError(
             f"{outside[0]} is outside of the transformers model and cannot be saved; leave it out of modules"
         )
+    _check_finite(model)
     for part in inner.values():
         if factored_layers(part):
             attach(part)
-    with _whole_folder(path, overwrite) as folder:
+    with whole_folder(path, MODEL, overwrite) as folder:
         try:
             _write(model, inner, folder, tokenizer)
         except SafetensorError as error:  # which is what a full disk raises there
@@ -118,22 +115,27 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         tokenizer.save_pretrained(folder)
     library = "transformers" if isinstance(model, PreTrainedModel) else "sentence_transformers"
     report = getattr(model, "compression_report", None)
-    weights = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(WEIGHTS))}
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
+    facts = {
         "library": library,
         "class": type(model).__name__,
         "is_of_library": _class_of(library, type(model).__name__) is type(model),
         "modules": described(model),
-        "weights": {name: path.stat().st_size for name, path in weights.items()},
-        "crc32": {name: _crc32(path) for name, path in weights.items()},
         "packages": {"ksubspaces": __version__, **dict(_versions())},
         "report": None if report is None else report.to_dict(),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    for path in weights.values():  # which safetensors makes readable for its owner alone
+    write_manifest(folder, facts)
+    for path in folder.rglob(WEIGHTS):  # which safetensors makes readable for its owner alone
         path.chmod((folder / MANIFEST).stat().st_mode)
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse factors with numbers that are not finite."""
+    for name, layer in factored_layers(model).items():
+        for part, tensor in layer.state_dict().items():
+            if not tensor.is_floating_point() or not tensor.numel():
+                continue
+            if not all(map(torch.isfinite, torch.aminmax(tensor))):  # a tenth of the time that all entries would take
+                raise ValueError(f"{name}.{part} has numbers that are not finite")
 
 
 def load_compressed(
@@ -142,6 +144,7 @@ def load_compressed(
     dtype: torch.dtype | str | None = None,
     *,
     model_class: Any = None,
+    verify: bool = True,
     **options: Any,
 ) -> Any:
     """Load what :func:`save_compressed` wrote, without a network.
@@ -165,6 +168,9 @@ def load_compressed(
     model_class : class, optional
         Of transformers (an Auto class too), of sentence-transformers, or derived from one of theirs; by default the one
         that was saved.
+    verify : bool, default True
+        Refuse a folder in which a file is missing or is not what was written, by its checksum, and factors that are not
+        finite. More files may be there, and pages for people (``*.md``) may change.
     **options
         More arguments of that class's ``from_pretrained``, or of its constructor in sentence-transformers.
 
@@ -186,7 +192,7 @@ def load_compressed(
         When it is of sentence-transformers, and that is not installed.
     """
     folder = Path(path)
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder, verify)
     kind = _class_to_load(folder, manifest, model_class)
     own = {"variant": VARIANT, "dtype": _dtype(dtype)}
     try:
@@ -210,6 +216,8 @@ def load_compressed(
             )
         if model_class is None and _shapes(layers) != _shapes(manifest["modules"]):
             raise ValueError(f"its config.json and {MANIFEST} tell of different layers")
+        if verify:
+            _check_finite(model)
         report = manifest["report"]
         model.compression_report = None if report is None else ModelReport.from_dict(report)
     except MemoryError:
@@ -234,47 +242,6 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
 def _shapes(modules: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Layers without what may rightly change: names by releases of other packages, storage by the dtype asked for."""
     return [{k: v for k, v in entry.items() if k not in ("storage", "tied_to")} for entry in modules.values()]
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder whose weights are all there."""
-    if not folder.exists():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; name the folder that save_compressed wrote")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']!r}")
-        later = manifest.get("version", 0) > VERSION
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is not a compressed model: it has no {MANIFEST}") from None
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{folder} is not a compressed model, or damaged: its {MANIFEST} is not readable ({error})"
-        ) from None
-    if later:
-        raise ValueError(f"{folder} was written by a later version of ksubspaces; upgrade it to read this")
-    needed = ("library", "class", "is_of_library", "weights", "modules", "report")
-    if absent := [name for name in needed if name not in manifest]:
-        raise ValueError(f"{folder} is damaged: its {MANIFEST} lacks {absent[0]}")
-    for name, length in manifest["weights"].items():
-        found = folder / name
-        if not found.is_file() or found.stat().st_size != length:
-            state = f"has {found.stat().st_size} bytes" if found.is_file() else "is missing"
-            raise ValueError(f"{folder} is damaged: {name} {state}, expected {length} bytes")
-        if manifest.get("crc32", {}).get(name) not in (None, _crc32(found)):
-            raise ValueError(f"{folder} is damaged: {name} is not what was written; copy it or compress the model anew")
-    return manifest
-
-
-def _crc32(path: Path) -> int:
-    """Checksum of a file."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def sentence_class(name: str | None) -> Any:
@@ -331,49 +298,3 @@ def _variants(models: Any) -> Iterator[None]:
     finally:
         for model in models:
             del model.save_pretrained
-
-
-def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Where a folder is to be saved.
-
-    Raises
-    ------
-    FileExistsError, FileNotFoundError
-        When it is a file, or a folder that is not to be replaced, or is to lie in one that is not there.
-    """
-    target = Path(path).resolve()  # through a symbolic link, not in its place
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{path} is a file; name a folder")
-    if target.is_dir() and any(target.iterdir()):
-        if not (target / MANIFEST).is_file():
-            raise FileExistsError(f"{path} holds something else than a compressed model; name another folder")
-        if not overwrite:
-            raise FileExistsError(f"{path} is not empty; overwrite it (overwrite=True, --overwrite) or name another")
-    if Path.cwd().is_relative_to(target):
-        raise FileExistsError(f"{path or repr('')} is the working folder or around it; name a folder in it")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"no such folder to save in: {target.parent}")
-    return target
-
-
-@contextmanager
-def _whole_folder(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
-    """A new folder to fill, which takes its place under its name when that is done, and is gone if it is not."""
-    target = check_target(path, overwrite)
-    mark = secrets.token_hex(4)
-    fresh, old = (target.with_name(f".{target.name}.{mark}.{state}") for state in ("part", "old"))
-    try:
-        fresh.mkdir()
-        yield fresh
-        if target.exists():
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
