@@ -122,8 +122,7 @@ def _projections(
 ) -> Iterator[tuple[slice, Iterator[tuple[slice, np.ndarray, _Probes, Any]]]]:
     """Blocks of rows, and for each the products with the probes of one group of flats after another."""
     dtype = X.dtype
-    # Offsets far from zero would cost digits in |x|^2 - ...: work about their middle, which no single far flat moves.
-    centre = None if flats.offsets is None else np.median(flats.offsets, axis=0).astype(dtype)
+    centre = None if flats.centre is None else flats.centre.astype(dtype)
     groups = [(clusters, _Probes(flats, clusters, centre, dtype)) for clusters in _cluster_groups(flats)]
     n_probes = max(len(group.matrix) for _, group in groups)
     size = int(np.clip(PRODUCTS // max(n_probes, flats.k), *ASSIGN_ROWS))

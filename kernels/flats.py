@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +81,18 @@ class Flats:
     def k(self) -> int:
         """Number of flats."""
         return len(self.bases)
+
+    @cached_property
+    def centre(self) -> Array | None:
+        """Median of the offsets (d,) in float64, about which distances are taken; ``None`` without offsets.
+
+        Offsets far from zero would cost digits in ``|x|^2 - ...``; and the median, unlike the mean, no single far flat
+        moves.
+        """
+        if self.offsets is None:
+            return None
+        xp = _namespace(self.offsets)
+        return xp.median(xp.asarray(self.offsets, dtype=np.float64), axis=0)
 
 
 def wants_complement(j: int, d: int) -> bool:

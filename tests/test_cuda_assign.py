@@ -2,12 +2,13 @@
 
 import importlib
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
 from emulator import H100, emulated, modes, needs_compiler
 from planted import random_bases
-from test_kernels import SHAPES, assert_labels, problem, scale, tolerance
+from test_kernels import SHAPES, assert_far_flat_costs_others_nothing, assert_labels, problem, scale, tolerance
 
 from ksubspaces.kernels import Flats, reference
 from ksubspaces.kernels.cuda import loader
@@ -151,6 +152,15 @@ def test_a_large_common_offset_costs_no_digits(precision):
     flats = Flats.from_bases(random_bases(rng, 20, [2, 5, 0, 15], dtype), offsets)
     with emulated():
         check(X, flats, precision, tol=tolerance(dtype) * 200 / scale(X))
+
+
+@precisions
+@pytest.mark.parametrize("distance", [1e3, 1e4])
+def test_a_flat_far_away_costs_the_others_no_digits(precision, distance):
+    with emulated():
+        assert_far_flat_costs_others_nothing(
+            partial(cuda.assign, **options(precision)), PRECISIONS[precision], distance
+        )
 
 
 @precisions

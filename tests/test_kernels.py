@@ -73,6 +73,30 @@ def test_assign(n, d, dims, dtype, affine):
     np.testing.assert_allclose(residuals, cost.min(axis=1), rtol=0, atol=tol)
 
 
+def far_flat(dtype, distance):
+    """Rows about eight offsets, one of which is far away, flats through them, and which rows are near."""
+    rng = np.random.default_rng(int(distance))
+    offsets, owners = rng.normal(size=(8, 16)), rng.integers(0, 8, 256)
+    offsets[5] += distance / 4
+    X = (offsets[owners] + rng.normal(size=(256, 16))).astype(dtype)
+    return X, Flats.from_bases(random_bases(rng, 16, [3] * 8, dtype), offsets.astype(dtype)), owners != 5
+
+
+def assert_far_flat_costs_others_nothing(assign, dtype, distance):
+    X, flats, near = far_flat(dtype, distance)
+    labels, residuals = assign(X, flats)
+    cost, tol = reference.sqdistances(X, flats), 4 * tolerance(dtype) * scale(X[near])
+    assert_labels(labels[near], cost[near], tol)
+    np.testing.assert_allclose(residuals[near], cost.min(axis=1)[near], rtol=0, atol=tol)
+    assert np.all(labels[~near] == 5)
+
+
+@dtypes
+@pytest.mark.parametrize("distance", [1e3, 1e4])
+def test_a_flat_far_away_costs_the_others_no_digits(dtype, distance):
+    assert_far_flat_costs_others_nothing(kernels.assign, dtype, distance)
+
+
 @shapes
 @dtypes
 def test_assign_with_penalty_and_weights(n, d, dims, dtype):

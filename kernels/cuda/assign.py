@@ -116,11 +116,9 @@ class _Search:
         self.parts = [V if W is None else W for V, W in zip(flats.bases, flats.complements, strict=True)]
         self.exact = np.array([W is not None for W in flats.complements])
         self.offsets, self.centre = None, None
-        if flats.offsets is not None:
-            # Offsets far from zero would cost digits in |x|^2 - ...: work about their middle.
-            offsets = xp.asarray(flats.offsets, dtype=np.float64)
-            middle = offsets.mean(axis=0).astype(self.dtype)
-            self.offsets = offsets - middle
+        if flats.centre is not None:
+            middle = flats.centre.astype(self.dtype)
+            self.offsets = xp.asarray(flats.offsets, dtype=np.float64) - middle
             self.centre = xp.zeros(self.steps * self.step, dtype=self.dtype)
             self.centre[: self.d] = middle
         sizes = np.array([len(part) for part in self.parts], dtype=np.int64)
