@@ -33,7 +33,9 @@ H100 = loader.Limits(shared_memory=232448, multiprocessors=132)
 GUARD = 4096
 ALIGNMENT = 512  # of what CuPy allocates
 
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="emulating CUDA kernels takes g++; install it")
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None, reason="g++ is missing, which compiles the emulated kernels: apt-get install g++"
+)
 modes = pytest.mark.parametrize("mode", MODES)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from safetensors.numpy import save_file
 
 from ksubspaces import Factorization, Subspaces, __version__, cli, demo, fit_subspaces
@@ -19,8 +20,8 @@ from ksubspaces.curve import CompressionCurve, compression_curve
 from ksubspaces.demo import planted_table
 from ksubspaces.tokens import token_weights
 
-pytest.importorskip("rich")
-pytest.importorskip("matplotlib")
+import_or_skip("rich")
+import_or_skip("matplotlib")
 
 TABLE = planted_table(n=300, d=12, k=3, j=2)
 FILES = {"factorization.safetensors", "subspaces.safetensors", "report.json", "report.png"}
@@ -156,7 +157,7 @@ def test_users_errors_are_told_without_a_traceback(
 
 def test_cuda_without_a_card_is_one_line(capsys: pytest.CaptureFixture[str], table: str) -> None:
     if importlib.util.find_spec("cupy") is not None:
-        pytest.skip("cupy is installed")
+        pytest.skip("a test of machines without CuPy: nothing to install")
     assert fails(capsys, "fit", table, "--k", "3", "--j", "2", "--device", "cuda").count("\n") == 1
 
 
@@ -230,7 +231,7 @@ TEXTS = "word1 word2 word1\n\nword1 word7\n"
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     """A folder with the tokenizer.json of a vocabulary as large as the table."""
-    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers = import_or_skip("tokenizers")
     words = tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
     made = tokenizers.Tokenizer(words)
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -284,7 +285,7 @@ def test_curve_with_weights_of_a_tokenizer(
     texts = ["--texts", str(tmp_path / "texts.txt")] if counted else []
     seen = spied_curve(monkeypatch)
     assert cli.main(["curve", table, "--tokenizer", str(tokenizer), *texts, "--out", str(tmp_path / "o")]) == 0
-    read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    read = import_or_skip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     expected = token_weights(read, TEXTS.split("\n") if counted else None, n_rows=300)
     np.testing.assert_array_equal(seen["sample_weight"], expected)
     assert np.ptp(expected) > 0
@@ -312,7 +313,7 @@ def test_curve_of_minilm_goes_by_its_own_tokenizer_unless_told(
     seen = spied_curve(monkeypatch)
     options = ["--out", str(tmp_path / "out"), "--quiet", "--no-plot"]
     assert cli.main(["curve", "minilm", *options]) == 0
-    read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    read = import_or_skip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     np.testing.assert_array_equal(seen["sample_weight"], token_weights(read, n_rows=300))
     assert seen["A"] is TABLE
     assert "tokenizer" not in (tmp_path / "out" / "curve.json").read_text().replace('"tokenizer": null', "")

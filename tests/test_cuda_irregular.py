@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
-pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'ksubspaces[cuda13]'")
-numba = pytest.importorskip("numba")
+import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
+numba = import_or_skip("numba")
 
 from numba import cuda, float32, float64, int32, int64  # noqa: E402
 from numba.cuda import dispatcher  # noqa: E402

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
 for module in ("torch", "transformers", "tokenizers", "rich", "psutil", "matplotlib"):
-    pytest.importorskip(module, reason=f"{module} is not installed")
+    import_or_skip(module)
 sys.path.append(str(Path(__file__).parent.parent))  # bench is no part of the installed package
 
 import torch

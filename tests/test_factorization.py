@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from planted import planted
 
 from ksubspaces import Factorization, fit_subspaces
@@ -106,7 +107,7 @@ def test_save_and_load(factored, tmp_path):
 
 
 def test_torch_in_torch_out(factored, tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = import_or_skip("torch")
     X, model, A = factored
     there = model.factorize(torch.from_numpy(X))
     assert isinstance(there.blocks[1], torch.Tensor)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from planted import planted
 
 from ksubspaces import Subspaces, fit_subspaces
@@ -89,7 +90,7 @@ def test_save_and_load(fitted, tmp_path):
 
 
 def test_to_torch_and_back(fitted):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = import_or_skip("torch")
     X, model = fitted
     there = model.to("torch")
     assert all(isinstance(V, torch.Tensor) for V in there.bases)
@@ -104,7 +105,7 @@ def test_to_torch_and_back(fitted):
 
 
 def test_torch_fit_saves(tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = import_or_skip("torch")
     model = fit_subspaces(torch.rand(50, 4), 2, 1, seed=0)
     model.save(tmp_path / "m")
     np.testing.assert_array_equal(Subspaces.load(tmp_path / "m").bases[1], model.bases[1].numpy())

@@ -9,11 +9,12 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
 from ksubspaces import Factorization, fit_subspaces
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-safetensors = pytest.importorskip("safetensors.torch")
+torch = import_or_skip("torch")
+safetensors = import_or_skip("safetensors.torch")
 
 from torch import nn  # noqa: E402
 
@@ -354,7 +355,7 @@ class TestWaysToRun:
         try:
             torch.compile(lambda x: x + 1)(torch.zeros(2))
         except Exception as error:
-            pytest.skip(f"no compiler: {error}")
+            pytest.skip(f"torch.compile has no C++ compiler: apt-get install g++ ({str(error).splitlines()[0]})")
         return compiled
 
     @pytest.mark.parametrize(("case", "storage"), [*((case, None) for case in CASES), ("affine", "int8")])
@@ -419,8 +420,8 @@ class TestWaysToRun:
 
     @pytest.mark.parametrize("dynamo", [True, False])
     def test_onnx(self, dynamo, tmp_path):
-        pytest.importorskip("onnxscript")
-        runtime = pytest.importorskip("onnxruntime")
+        import_or_skip("onnxscript")
+        runtime = import_or_skip("onnxruntime")
         layer = embedding("affine", dtype=np.float32, storage="int8")
         model = nn.Sequential(layer, SubspaceLinear.tied_to(layer)).eval()
         path, ids = tmp_path / "model.onnx", numbers(4, 7, seed=1)

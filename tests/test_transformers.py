@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers", "5", reason="there is no transformers of release 5 or later")
+torch = import_or_skip("torch")
+transformers = import_or_skip("transformers", "5")
 
 from torch import nn  # noqa: E402
 
@@ -149,9 +150,7 @@ def tokenizer(size: int = 40) -> Any:
 
 def sentence_model(folder: Path, size: int = 40) -> Any:
     """A pipeline of a tiny BERT, mean pooling and normalising."""
-    sentence_transformers = pytest.importorskip(
-        "sentence_transformers", reason="sentence-transformers is not installed"
-    )
+    sentence_transformers = import_or_skip("sentence_transformers")
 
     try:
         from sentence_transformers.sentence_transformer import modules as parts
@@ -967,7 +966,7 @@ class TestSentenceTransformers:
         np.testing.assert_allclose(load_compressed(tmp_path / "model").encode(SENTENCES), vectors, atol=1e-6)
 
     def test_a_plain_load_finds_no_weights(self, tmp_path):
-        sentence_transformers = pytest.importorskip("sentence_transformers")
+        sentence_transformers = import_or_skip("sentence_transformers")
         model = sentence_model(tmp_path / "dense")
         compress_model(model, 0.1, seed=0)
         save_compressed(model, tmp_path / "model")
@@ -976,7 +975,7 @@ class TestSentenceTransformers:
 
     def test_as_another_class(self, tmp_path):
         """A pipeline's transformer alone, a transformer as a pipeline, and a pipeline of one's own class."""
-        sentence_transformers = pytest.importorskip("sentence_transformers")
+        sentence_transformers = import_or_skip("sentence_transformers")
 
         class Own(sentence_transformers.SentenceTransformer):
             pass
@@ -1024,8 +1023,8 @@ class TestONNX:
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("dynamo", [True, False])
     def test_parity_with_any_batch_and_length(self, tmp_path, dynamo):
-        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        import_or_skip("onnxscript")
+        runtime = import_or_skip("onnxruntime")
         model = bert("BertModel")
         compressed(model, k=3)
         names = ["input_ids", "attention_mask"]
