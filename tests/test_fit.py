@@ -130,7 +130,7 @@ def test_equivariance(affine, spare, d, k, power, data):
     """
     j = data.draw(st.integers(0, d))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    n = k * (j + affine) + spare
+    n = k * max(1, j + affine) + spare
     X, start, weights = rng.normal(size=(n, d)), np.arange(n) % k, rng.uniform(0.5, 2, n)
     options = {"affine": affine, "max_iter": 3}
     base = fit_subspaces(X, k, j, init=start, sample_weight=weights, **options)
