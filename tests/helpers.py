@@ -30,6 +30,20 @@ def scale(X: Any) -> float:
     return float((np.asarray(X, np.float64) ** 2).sum(axis=1).max())
 
 
+def assert_same_factors(ours: Any, expected: Any) -> None:
+    """Two factorizations of the same numbers, bit for bit, in arrays of any library."""
+    assert (ours.dims, ours.counts, ours.n_parameters) == (expected.dims, expected.counts, expected.n_parameters)
+    for name in ("labels", "blocks", "bases", "offsets"):
+        for a, b in zip(*(_parts(getattr(factors, name)) for factors in (ours, expected)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def _parts(value: Any) -> list[np.ndarray]:
+    if value is None:
+        return []
+    return [np.asarray(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
+
+
 def assert_labels(labels: Any, cost: np.ndarray, tol: float) -> None:
     """Each label is that of the least cost, or of one within tol of it."""
     assert labels.dtype == np.int32

@@ -62,7 +62,8 @@ def test_fit_prints_a_table_and_saves_everything(
     factorization = Factorization.load(out / "factorization.safetensors")
     subspaces = Subspaces.load(out / "subspaces.safetensors")
     expected = fit_subspaces(TABLE, 3, 2, seed=0)
-    assert subspaces.objective == expected.objective == report["objective"]
+    assert subspaces.objective == report["objective"]
+    assert subspaces.objective == pytest.approx(expected.objective, rel=1e-5)  # the same rows elsewhere in memory
     assert report["relative_error"] == pytest.approx(factorization.relative_error(TABLE), rel=1e-4)
     assert report["n_parameters"] == factorization.n_parameters
     assert report["counts"] == list(expected.counts)
@@ -255,7 +256,8 @@ def test_curve_prints_tables_and_saves_everything(
     assert (out / "curve.png").stat().st_size > 10_000
     saved = CompressionCurve.load(out / "curve.json")
     expected = compression_curve(TABLE, (0.3, 0.5), methods=("svd", "messi-2", "ours"), seed=0)
-    assert [p.relative_error for p in saved.points] == [p.relative_error for p in expected.points]
+    errors = ([p.relative_error for p in curve.points] for curve in (saved, expected))
+    assert next(errors) == pytest.approx(next(errors), rel=1e-5)  # the same rows elsewhere in memory
     for point in saved.points:
         assert f"{point.relative_error:.4f}" in printed
     facts = json.loads((out / "curve.json").read_text())
