@@ -13,7 +13,7 @@ import pytest
 
 
 def import_or_skip(module: str, version: str | None = None, install: str | None = None) -> Any:
-    """Import a module, or skip with what to install; without a name for it, pip knows it by the module's."""
+    """Import a module, or skip and say what to install: by default the package of the module's name."""
     package = module.partition(".")[0].replace("_", "-")
     wanted = f"{package} {version} or later" if version else package
     install = install or (f"'{package}>={version}'" if version else package)

@@ -173,7 +173,7 @@ class TestInABrowser:
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
         command = [str(CHROMIUM), *flags, *options, (tmp_path / "page.html").as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_screenshot(self, tmp_path, page, scheme):
