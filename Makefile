@@ -11,8 +11,9 @@ BIN := .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/ksubspaces demo --out demo-output --overwrite $(ARGS)
 
+# In as many processes as there are cores, up to 8; ARGS="-n 0" takes one.
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -8,22 +8,17 @@ against the kernel's signature. What this shows is that a kernel computes the ri
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import COMPILER, gxx, made_once
 
 from ksubspaces.kernels.cuda import loader
 
 FOLDER = Path(__file__).parent / "cuda_on_cpu"
-COMPILER = shutil.which("g++")
-FLAGS = ["-std=c++17", "-march=native", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-w"]
 MODES = {
     "late": {},
     "eager": {"COC_EAGER": "1"},
@@ -33,7 +28,9 @@ H100 = loader.Limits(shared_memory=232448, multiprocessors=132)
 GUARD = 4096
 ALIGNMENT = 512  # of what CuPy allocates
 
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="emulating CUDA kernels takes g++; install it")
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None, reason="g++ is missing, which compiles the emulated kernels: apt-get install g++"
+)
 modes = pytest.mark.parametrize("mode", MODES)
 
 
@@ -82,47 +79,35 @@ def _kernel(source, name, defines=None, *, replaced, limits):
 
 
 @functools.cache
-def _temporary_folder():
-    folder = tempfile.TemporaryDirectory(prefix="cuda_on_cpu_")
-    return folder, Path(folder.name)
-
-
-def _compile(*arguments):
-    done = subprocess.run([COMPILER, *FLAGS, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"g++ could not compile the kernels:\n{done.stderr[:4000]}")
+def _headers():
+    paths = [*sorted(FOLDER.glob("*.h")), *sorted(loader.FOLDER.glob("*.cuh"))]
+    return [path.read_text() for path in paths]
 
 
 @functools.cache
 def _precompiled_header(level):
     """Folder with the emulator's header in the form that g++ reads fastest, for reading it takes most of the time."""
-    folder = _temporary_folder()[1] / f"headers{level}"
-    folder.mkdir()
-    _compile(level, "-x", "c++-header", "-o", folder / "cuda_on_cpu.h.gch", FOLDER / "cuda_on_cpu.h")
-    return folder
 
+    def make(folder):
+        gxx(level, "-x", "c++-header", "-o", folder / "cuda_on_cpu.h.gch", FOLDER / "cuda_on_cpu.h")
 
-@functools.cache
-def _headers():
-    paths = [*sorted(FOLDER.glob("*.h")), *sorted(loader.FOLDER.glob("*.cuh"))]
-    return b"".join(path.read_bytes() for path in paths)
+    return made_once((_headers(), level), make)
 
 
 @functools.cache
 def _library(text, headers, defines, level):
     """Compiles a source, once for each content of it; ``headers`` take the place of those beside it."""
-    digest = hashlib.sha256(_headers() + repr((text, headers, defines, level)).encode()).hexdigest()[:16]
-    folder = _temporary_folder()[1] / digest
-    folder.mkdir(exist_ok=True)
-    for name, header in headers:
-        (folder / name).write_text(header)
-    source, library = folder / "kernels.cpp", folder / "kernels.so"
-    kernels = "\n".join(f"COC_KERNEL({name})" for name in kernel_names(text))
-    source.write_text(f'#include "cuda_on_cpu.h"\n#line 1\n{text}\n{kernels}\n')
-    macros = [f"-D{name}={value}" for name, value in defines]
-    includes = [f"-I{path}" for path in (_precompiled_header(level), FOLDER, loader.FOLDER)]
-    _compile(level, "-shared", *macros, *includes, "-o", library, source)
-    return CPUModule(library)
+
+    def make(folder):
+        for name, header in headers:
+            (folder / name).write_text(header)
+        kernels = "\n".join(f"COC_KERNEL({name})" for name in kernel_names(text))
+        (folder / "kernels.cpp").write_text(f'#include "cuda_on_cpu.h"\n#line 1\n{text}\n{kernels}\n')
+        macros = [f"-D{name}={value}" for name, value in defines]
+        includes = [f"-I{path}" for path in (_precompiled_header(level), FOLDER, loader.FOLDER)]
+        gxx(level, "-shared", *macros, *includes, "-o", folder / "kernels.so", folder / "kernels.cpp")
+
+    return CPUModule(made_once((_headers(), text, headers, defines, level), make) / "kernels.so")
 
 
 class CPUModule:

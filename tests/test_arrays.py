@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from planted import planted
 
 from ksubspaces import arrays, fit_subspaces
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+torch = import_or_skip("torch")
+pandas = import_or_skip("pandas")
 
 X, _ = planted(400, 12, 3, 2)
 FIT = {"k": 3, "j": 2, "seed": 0}

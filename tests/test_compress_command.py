@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
-pytest.importorskip("rich")
-torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers", "5", reason="there is no transformers of release 5 or later")
+import_or_skip("rich")
+torch = import_or_skip("torch")
+transformers = import_or_skip("transformers", "5")
 
 from test_cli import piped  # noqa: E402
 from test_transformers import SENTENCES, bert, contents, gpt2, sentence_model, tokenizer  # noqa: E402
@@ -221,7 +222,7 @@ def test_users_errors_are_told_without_a_traceback(capsys, tmp_path, folder, arg
     assert not (tmp_path / "gone").exists() and not (tmp_path / "new").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a test of machines without a card: nothing to install")
 def test_a_card_that_is_not_there(capsys, folder):
     told = fails(capsys, folder, "--ratio", 0.3, "--device", "cuda")
     assert "--device cuda: this Torch finds no CUDA device; leave it out to use the CPU" in told

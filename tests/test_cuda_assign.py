@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from emulator import H100, emulated, modes, needs_compiler
 from planted import random_bases
-from test_kernels import SHAPES, assert_far_flat_costs_others_nothing, assert_labels, problem, scale, tolerance
+from test_kernels import SHAPES, assert_far_flat_costs_others_nothing, problem
 
 from ksubspaces.kernels import Flats, reference
 from ksubspaces.kernels.cuda import loader

@@ -1,5 +1,6 @@
 """What the emulator of CUDA must notice, or tests that rest on it show nothing."""
 
+import compiling
 import numpy as np
 import pytest
 from emulator import H100, MODES, emulated, kernel_names, modes, needs_compiler
@@ -173,3 +174,27 @@ def test_tensor_cores_multiply_eleven_bits():
 
 def test_names_of_kernels():
     assert kernel_names(SOURCE) == ["shift", "copy", "diverge", "halves", "products"]
+
+
+def test_the_same_content_is_compiled_once(tmp_path, monkeypatch):
+    """Also by another process; a compilation that fails leaves nothing behind."""
+    monkeypatch.setattr(compiling, "cache", lambda: tmp_path)
+    made = []
+
+    def make(folder):
+        (folder / "made").write_text("here")
+        made.append(folder)
+
+    def fail(folder):
+        (folder / "half").write_text("")
+        raise RuntimeError("g++ could not")
+
+    first = compiling.made_once("text", make)
+    assert compiling.made_once("text", fail) == first
+    assert (first / "made").read_text() == "here"
+    with pytest.raises(RuntimeError, match="could not"):
+        compiling.made_once("another text", fail)
+    assert list(tmp_path.iterdir()) == [first]
+    monkeypatch.setattr(compiling, "machine", lambda: "another compiler")
+    assert compiling.made_once("text", make) != first
+    assert len(made) == 2

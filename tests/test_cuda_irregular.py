@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
-pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'ksubspaces[cuda13]'")
-numba = pytest.importorskip("numba")
+import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
+numba = import_or_skip("numba")
 
 from numba import cuda, float32, float64, int32, int64  # noqa: E402
 from numba.cuda import dispatcher  # noqa: E402
@@ -39,7 +40,7 @@ def test_cuda_kernels_under_the_simulator():
     folder = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "simulated_irregular.py")]
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
 
 

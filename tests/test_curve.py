@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -239,13 +240,13 @@ def test_where_ours_is_the_svd_it_says_so() -> None:
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rich")
+    import_or_skip("rich")
     compression_curve(TABLE, (0.5,), methods=("svd", "messi-2"), seed=0, progress=True)
     assert "done" in capsys.readouterr().out
 
 
 def test_torch_tensors_are_measured_alike(curve: CompressionCurve) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_or_skip("torch")
     measured = compression_curve(
         torch.from_numpy(TABLE), RATIOS, methods=("svd", "messi-3"), sample_weight=torch.from_numpy(WEIGHTS), seed=0
     )
@@ -276,7 +277,7 @@ def test_other_files_are_no_curves(tmp_path: Path, content: bytes) -> None:
 
 
 def rendered(curve: CompressionCurve, width: int = 80) -> str:
-    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=width)
+    console = import_or_skip("rich.console").Console(file=io.StringIO(), width=width)
     console.print(render_curve(curve))
     text: str = console.file.getvalue()
     return text
@@ -305,7 +306,7 @@ def test_table_without_weights_and_with_gaps() -> None:
 
 
 def pixels(path: Path) -> NDArray[np.float32]:
-    image = pytest.importorskip("matplotlib.image")
+    image = import_or_skip("matplotlib.image")
     return np.asarray(image.imread(path))[..., :3]
 
 
@@ -315,7 +316,7 @@ def shows(picture: NDArray[np.float32], colour: str) -> bool:
 
 
 def test_picture(curve: CompressionCurve, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    import_or_skip("matplotlib")
     curve.plot(tmp_path / "c.png")
     picture = pixels(tmp_path / "c.png")
     assert picture.shape == (720, 1440, 3)
@@ -325,7 +326,7 @@ def test_picture(curve: CompressionCurve, tmp_path: Path) -> None:
 
 
 def test_picture_without_weights_has_one_panel(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    import_or_skip("matplotlib")
     plot_curve(tmp_path / "c.png", compression_curve(TABLE, (0.4, 0.6), methods=("svd", "messi-2"), seed=0))
     picture = pixels(tmp_path / "c.png")
     assert picture.shape == (720, 900, 3)
@@ -334,7 +335,7 @@ def test_picture_without_weights_has_one_panel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.0, 0.5), (0.5, 0.5), (1e-9, 1.0)])
 def test_picture_of_any_errors(tmp_path: Path, errors: tuple[float, float]) -> None:
-    pytest.importorskip("matplotlib")
+    import_or_skip("matplotlib")
     points = [CurvePoint("svd", 0.1 + e / 2, 50, e, e, 1, 0.0) for e in errors]
     methods = [CurvePoint(f"messi-{k}", 0.5, 50, errors[0], errors[1], k, 0.0) for k in range(2, 9)]
     CompressionCurve((10, 10), (*points, *methods), {}).plot(tmp_path / "c.png")

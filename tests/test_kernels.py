@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
 from ksubspaces import kernels
@@ -35,28 +36,12 @@ def way(request, monkeypatch):
         monkeypatch.setattr(cpu, limit, -1 if request.param == "products" else 1 << 40)
 
 
-def tolerance(dtype):
-    return 3e-6 if dtype == np.float32 else 1e-13
-
-
 def problem(n, d, dims, dtype, affine, seed=0):
     """Rows and flats; if affine, all of it about a common offset ten times as large as the spread."""
     rng = np.random.default_rng([seed, n, d])
     X = rng.normal(size=(n, d)) + 10 * affine
     offsets = (10 + rng.normal(size=(len(dims), d))).astype(dtype) if affine else None
     return X.astype(dtype), Flats.from_bases(random_bases(rng, d, dims, dtype), offsets), rng
-
-
-def scale(X):
-    return float((np.asarray(X, np.float64) ** 2).sum(axis=1).max())
-
-
-def assert_labels(labels, cost, tol):
-    """Each label is the reference's, or its cost is within tol of the least; on an exact tie the lowest wins."""
-    assert labels.dtype == np.int32
-    least = cost.min(axis=1)
-    chosen = cost[np.arange(len(labels)), labels]
-    assert np.all(chosen - least <= tol)
 
 
 @shapes

@@ -50,11 +50,12 @@ print(model)
 
 
 def test_import_takes_under_half_a_second():
+    """Of the processor's time: a busy machine takes longer."""
     program = """
 import numpy, time
-begun = time.perf_counter()
+begun = time.process_time()
 import ksubspaces
-print(time.perf_counter() - begun)
+print(time.process_time() - begun)
 """
     assert min(float(run(program)) for _ in range(3)) < 0.5
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
 from ksubspaces import compress
 from ksubspaces.charts import Line, line_chart
@@ -162,7 +163,9 @@ def test_charts_stay_within_their_frame(errors):
     assert "60%" in chart
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is missing: apt-get install chromium (or put any Chromium on PATH)"
+)
 class TestInABrowser:
     def run(self, tmp_path: Path, page: str, *options: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "page.html").write_text(page)
@@ -170,11 +173,11 @@ class TestInABrowser:
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
         command = [str(CHROMIUM), *flags, *options, (tmp_path / "page.html").as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_screenshot(self, tmp_path, page, scheme):
-        image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+        image = import_or_skip("matplotlib.image")
         shot = tmp_path / "page.png"
         preferred = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
         done = self.run(tmp_path, page, f"--screenshot={shot}", "--window-size=1000,2400", preferred)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import import_or_skip
 
 from ksubspaces.demo import minilm_folder
 
@@ -15,11 +16,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 def test_example(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if "minilm_folder" in block:
-        pytest.importorskip("transformers")
+        import_or_skip("transformers")
         try:
             minilm_folder()
         except RuntimeError as error:
-            pytest.skip(f"the model cannot be had here: {error}")
+            pytest.skip(str(error))  # it says what to install
     exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert printed

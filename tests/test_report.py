@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from numpy.typing import NDArray
 
 from ksubspaces import fit_subspaces
@@ -113,7 +114,7 @@ def test_sweep_at_the_ends_of_the_range() -> None:
 
 
 def rendered(report: FitReport, width: int = 80) -> str:
-    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=width)
+    console = import_or_skip("rich.console").Console(file=io.StringIO(), width=width)
     console.print(render(report))
     text: str = console.file.getvalue()
     return text
@@ -145,12 +146,12 @@ def test_table_of_many_clusters_is_cut_short(report: FitReport) -> None:
 
 
 def pixels(path: Path) -> NDArray[np.float32]:
-    image = pytest.importorskip("matplotlib.image")
+    image = import_or_skip("matplotlib.image")
     return np.asarray(image.imread(path))[..., :3]
 
 
 def test_picture(tmp_path: Path, report: FitReport, svd: SVDCurve) -> None:
-    pytest.importorskip("matplotlib")
+    import_or_skip("matplotlib")
     plot(tmp_path / "r.png", report, svd, [(500, 0.5), (3000, 0.1)])
     picture = pixels(tmp_path / "r.png")
     assert picture.shape == (630, 1440, 3)
@@ -173,7 +174,7 @@ def test_picture(tmp_path: Path, report: FitReport, svd: SVDCurve) -> None:
 def test_picture_of_odd_fits(
     tmp_path: Path, report: FitReport, svd: SVDCurve, changes: dict[str, float | tuple[float, ...]]
 ) -> None:
-    pytest.importorskip("matplotlib")
+    import_or_skip("matplotlib")
     plot(tmp_path / "r.png", replace(report, **changes), svd)  # type: ignore[arg-type]
     assert pixels(tmp_path / "r.png").std() > 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 from safetensors.numpy import save_file
 
 from ksubspaces.tables import read_table
@@ -64,7 +65,7 @@ def test_bfloat16_is_widened_exactly(tmp_path: Path) -> None:
 
 
 def test_bfloat16_agrees_with_torch(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_or_skip("torch")
     from safetensors.torch import save_file as save_torch
 
     tensor = torch.from_numpy(TABLE).to(torch.bfloat16)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import import_or_skip
 
 from ksubspaces import tokens
 from ksubspaces.tokens import count_tokens, token_weights, zipf_counts
@@ -62,7 +63,7 @@ def test_rows_beyond_the_counts_count_zero() -> None:
 
 
 def test_counts_of_torch() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch = import_or_skip("torch")
     np.testing.assert_allclose(token_weights(torch.tensor([0, 3, 8])), [1, 2, 3])
 
 
@@ -156,7 +157,7 @@ def _encoding(ids: list[int]) -> Any:
 
 @pytest.fixture
 def word_piece() -> Any:
-    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    tokenizers = import_or_skip("tokenizers")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(VOCABULARY, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -173,7 +174,7 @@ def test_tokenizers_library(word_piece: Any) -> None:
 
 
 def test_transformers(word_piece: Any, caplog: pytest.LogCaptureFixture) -> None:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    transformers = import_or_skip("transformers")
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=word_piece, pad_token="[PAD]", model_max_length=4)
     texts = ["the cats", "the cat and the cats"]
     with caplog.at_level(logging.WARNING):
@@ -183,7 +184,7 @@ def test_transformers(word_piece: Any, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_byte_level_bpe() -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    tokenizers = import_or_skip("tokenizers")
     tokenizer = tokenizers.ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(["the cat and the dog, the end."] * 3, vocab_size=300, show_progress=False)
     vocabulary, counts = tokenizer.get_vocab(), zipf_counts(tokenizer)

@@ -9,11 +9,12 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import assert_same_factors, import_or_skip
 
 from ksubspaces import Factorization, fit_subspaces
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-safetensors = pytest.importorskip("safetensors.torch")
+torch = import_or_skip("torch")
+safetensors = import_or_skip("safetensors.torch")
 
 from torch import nn  # noqa: E402
 
@@ -65,6 +66,11 @@ def gradients(layer, outputs, direction):
 def assert_close(ours, expected, rtol=1e-12):
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=rtol * (1 + float(b.detach().abs().max()) if b.numel() else 0))
+
+
+def assert_same_tensors(again, module):
+    """What is kept is there bit for bit; what it computes depends on where tensors lie in memory."""
+    torch.testing.assert_close(dict(again.state_dict()), dict(module.state_dict()), rtol=0, atol=0)
 
 
 @pytest.fixture(params=CASES)
@@ -274,7 +280,8 @@ class TestKeeping:
         torch.save(layer.state_dict(), state)
         state.seek(0)
         again.load_state_dict(torch.load(state, weights_only=True))
-        assert torch.equal(again(numbers(50)), layer(numbers(50)))
+        assert_same_tensors(again, layer)
+        assert_close([again(numbers(50))], [layer(numbers(50))])
         assert torch.equal(again.labels, layer.labels)
         assert {"coefficients.0", "bases.2", "places"} <= set(layer.state_dict())
 
@@ -291,8 +298,9 @@ class TestKeeping:
         assert not missing
         assert not unexpected
         ids = numbers(9)
-        assert torch.equal(again["embedding"](ids), layer(ids))
-        assert torch.equal(again["head"](random(4, D)), model["head"](random(4, D)))
+        assert_same_tensors(again, model)
+        assert_close([again["embedding"](ids)], [layer(ids)])
+        assert_close([again["head"](random(4, D))], [model["head"](random(4, D))])
 
     def test_meta_device(self):
         layer = embedding()
@@ -300,7 +308,8 @@ class TestKeeping:
         assert blank(torch.zeros(2, 3, dtype=torch.long, device="meta")).shape == (2, 3, D)
         assert blank.weight.shape == (N, D)
         blank.load_state_dict(layer.state_dict(), assign=True)
-        assert torch.equal(blank(numbers(9)), layer(numbers(9)))
+        assert_same_tensors(blank, layer)
+        assert_close([blank(numbers(9))], [layer(numbers(9))])
 
     def test_other_shapes_are_refused(self):
         layer = embedding()
@@ -310,7 +319,8 @@ class TestKeeping:
     def test_copies(self, case):
         layer = embedding(case, padding_idx=1, storage="int8")
         for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-            assert torch.equal(again(numbers(9)), layer(numbers(9)))
+            assert_same_tensors(again, layer)
+            assert_close([again(numbers(9))], [layer(numbers(9))])
             assert again.padding_idx == 1
             with torch.no_grad():
                 for p in again.parameters():
@@ -327,9 +337,8 @@ class TestKeeping:
         A = factored(case)
         layer = SubspaceEmbedding.from_factorization(A)
         again = layer.to_factorization()
-        np.testing.assert_array_equal(again.labels.numpy(), A.labels)
-        np.testing.assert_array_equal(again.reconstruct().numpy(), A.reconstruct())
-        assert (again.n_parameters, again.dims) == (A.n_parameters, A.dims)
+        assert_same_factors(again, A)
+        np.testing.assert_allclose(again.reconstruct().numpy(), A.reconstruct(), atol=1e-12)
         again.blocks[1].zero_()
         np.testing.assert_allclose(layer.weight.detach().numpy(), A.reconstruct(), atol=1e-12)
         codes = SubspaceEmbedding.from_factorization(A, storage="int8")
@@ -354,7 +363,7 @@ class TestWaysToRun:
         try:
             torch.compile(lambda x: x + 1)(torch.zeros(2))
         except Exception as error:
-            pytest.skip(f"no compiler: {error}")
+            pytest.skip(f"torch.compile has no C++ compiler: apt-get install g++ ({str(error).splitlines()[0]})")
         return compiled
 
     @pytest.mark.parametrize(("case", "storage"), [*((case, None) for case in CASES), ("affine", "int8")])
@@ -419,8 +428,8 @@ class TestWaysToRun:
 
     @pytest.mark.parametrize("dynamo", [True, False])
     def test_onnx(self, dynamo, tmp_path):
-        pytest.importorskip("onnxscript")
-        runtime = pytest.importorskip("onnxruntime")
+        import_or_skip("onnxscript")
+        runtime = import_or_skip("onnxruntime")
         layer = embedding("affine", dtype=np.float32, storage="int8")
         model = nn.Sequential(layer, SubspaceLinear.tied_to(layer)).eval()
         path, ids = tmp_path / "model.onnx", numbers(4, 7, seed=1)
@@ -492,7 +501,8 @@ class TestLinear:
         features = (layer.in_features, layer.out_features)
         again = SubspaceLinear(*features, layer.factors.counts, layer.factors.dims, by=by, bias=False).double()
         again.load_state_dict(layer.state_dict())
-        assert torch.equal(again(random(3, features[0])), layer(random(3, features[0])))
+        assert_same_tensors(again, layer)
+        assert_close([again(random(3, features[0]))], [layer(random(3, features[0]))])
         assert again.to_factorization().shape == (N, D)
 
     @pytest.mark.parametrize("by", ["rows", "columns"])

@@ -1,0 +1,26 @@
+"""Workers of pytest-xdist share the cores; at the end of a run stands what was skipped and what it takes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+
+if WORKERS:  # before NumPy or Torch is loaded; the programs that tests start get the same
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = Counter(map(_reason, terminalreporter.stats.get("skipped", [])))
+    if skipped:
+        terminalreporter.section("skipped")
+        for (what, reason), count in sorted(skipped.items()):
+            terminalreporter.write_line(f"{what or count} skipped: {reason}")
+
+
+def _reason(report: Any) -> tuple[str, str]:
+    """The file, if all of it was skipped before its tests were counted, and why."""
+    _, _, text = report.longrepr
+    return report.nodeid if report.when == "collect" else "", text.removeprefix("Skipped: ")
