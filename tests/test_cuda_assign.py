@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from emulator import H100, emulated, modes, needs_compiler
+from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 from test_kernels import SHAPES, assert_far_flat_costs_others_nothing, problem
 
