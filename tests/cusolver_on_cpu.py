@@ -84,7 +84,8 @@ class CuSolver:
         self.params.remove(params)
 
     def _sizes(self, name, *args):
-        params, job, fill, n, real, _, lda, real_w, _, computed = args[1:11]
+        params, job, fill, n, real, A, lda, real_w, W, computed = args[1:11]
+        assert A and W, "no memory"
         assert (job, fill, lda, real_w, computed) == (VECTORS, LOWER, n, real, real), args
         assert params in self.params, "parameters that were not made"
         args[11][0], args[12][0] = self.sizes

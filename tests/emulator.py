@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def emulated(mode="late", limits=H100, replaced=None, solver=None):
         patch.setattr(loader, "limits", lambda: limits)
         patch.setattr(loader, "namespace", lambda _: _UNFILLED)
         patch.setattr(cusolver, "library", lambda: solver)
-        patch.setattr(cusolver, "load_cupy", lambda: cupy)
+        patch.setattr(cusolver, "libraries", SimpleNamespace(cupy=lambda: cupy))
         cusolver._idle.clear()  # handles of another library
         for variable in ("COC_EAGER", "COC_REVERSE"):
             patch.delenv(variable, raising=False)

@@ -1,5 +1,6 @@
 """cuSOLVER's eigensolvers, with NumPy in their place: how they are called, and what becomes of wrong results."""
 
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -37,7 +38,7 @@ def test_a_batch_is_one_call_on_the_current_stream(dtype, order):
     solver, S = CuSolver(), np.asarray(matrices(3, 20, dtype), order=order)
     before = S.copy()
     with emulated(solver=solver):
-        stream = cusolver.load_cupy().current.ptr
+        stream = cusolver.libraries.cupy().current.ptr
         assert_solved(S, *cusolver.eigh_batched(S))
     np.testing.assert_array_equal(S, before)
     assert solver.calls == [(BATCHED, CUPYS_HANDLE, stream, 3)]
@@ -49,7 +50,7 @@ def test_a_batch_is_one_call_on_the_current_stream(dtype, order):
 def test_matrices_side_by_side_have_a_handle_and_a_stream_each(dtype, k):
     solver, S = CuSolver(), matrices(k, 20, dtype)
     with emulated(solver=solver):
-        cupy = cusolver.load_cupy()
+        cupy = cusolver.libraries.cupy()
         for _ in range(2):
             assert_solved(S, *cusolver.eigh_each(S))
         lanes, caller = set(cusolver._idle[3]), cupy.current.ptr
@@ -68,9 +69,9 @@ def test_matrices_side_by_side_have_a_handle_and_a_stream_each(dtype, k):
 def test_one_matrix_stays_on_the_current_stream():
     solver = CuSolver()
     with emulated(solver=solver):
-        stream = cusolver.load_cupy().current.ptr
+        stream = cusolver.libraries.cupy().current.ptr
         cusolver.eigh_each(matrices(1, 20))
-        assert cusolver.load_cupy().told == []
+        assert cusolver.libraries.cupy().told == []
     assert solver.calls == [(EACH, CUPYS_HANDLE, stream, 1)]
 
 
@@ -89,10 +90,28 @@ def test_a_cusolver_without_batches_solves_them_one_by_one():
     assert [name for name, *_ in solver.calls] == [EACH] * 5
 
 
+class Failing(CuSolver):
+    """Says of large matrices that they did not converge."""
+
+    def _solve(self, S, w):
+        return super()._solve(S, w) or int(w[-1] > 100)
+
+
+@pytest.mark.parametrize("solve", [cusolver.eigh_batched, cusolver.eigh_each])
+def test_what_did_not_converge_has_no_eigenvalues(solve):
+    S = matrices(5, 20)
+    S[[1, 3]] *= 1000
+    with emulated(solver=Failing()):
+        values, _ = solve(S)
+    np.testing.assert_array_equal(np.isnan(values).all(axis=1), [False, True, False, True, False])
+    assert not np.isnan(values[::2]).any()
+
+
 def test_workspaces_past_4_gigabytes():
-    with emulated(solver=CuSolver(on_device=2**33 + 8)), cusolver._Solver(BATCHED, matrices(1, 20), 1) as solver:
+    S = matrices(1, 20)
+    with emulated(solver=CuSolver(on_device=2**33 + 8)), cusolver._Solver(BATCHED, S, 1) as solver:
         solver.xp = SimpleNamespace(empty=lambda size, dtype: size)
-        assert solver.workspace()[0] == 2**33 + 8
+        assert solver.workspace(cusolver._Results.of(S))[0] == 2**33 + 8
 
 
 def test_a_call_that_fails_is_an_error():
@@ -103,6 +122,14 @@ def test_a_call_that_fails_is_an_error():
         pytest.raises(RuntimeError, match=r"CreateParams failed .* 2 \(allocation failed\): free"),
     ):
         cusolver.eigh_batched(matrices(2, 20))
+
+
+def test_a_cusolver_that_is_missing_is_told_with_versions(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", SimpleNamespace())
+    cusolver.library.cache_clear()
+    expected = r"need CuPy with cuSOLVER, .*Found: Python 3.*numpy \d.*ksubspaces\[cuda12\]"
+    with pytest.raises(ImportError, match=expected):
+        cusolver.library()
 
 
 @pytest.mark.parametrize(("d", "k", "name"), [(D, 3, EACH), (D, 4, BATCHED), (300, 4, EACH), (300, 13, BATCHED)])

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ksubspaces.kernels import libraries
 from ksubspaces.kernels.cuda import loader
 from ksubspaces.kernels.cuda.memory import address
 from ksubspaces.kernels.flats import Array
-from ksubspaces.kernels.libraries import cupy as load_cupy
 
 LANES = 8
 """Matrices that are solved side by side, at most."""
@@ -54,7 +54,7 @@ def eigh_batched(S: Array) -> tuple[Array, Array]:
         return eigh_each(S)
     results = _Results.of(S)
     with _Solver("cusolverDnXsyevBatched", S, len(S)) as solver:
-        solver(_current_lane(), results, 0, solver.workspace())
+        solver(_current_lane(), results, 0, solver.workspace(results))
     return results.checked()
 
 
@@ -63,10 +63,9 @@ def eigh_each(S: Array) -> tuple[Array, Array]:
     k, results = len(S), _Results.of(S)
     lanes = min(k, LANES)
     with _Solver("cusolverDnXsyevd", S) as solver:
-        work = [solver.workspace() for _ in range(lanes)]
+        work = [solver.workspace(results) for _ in range(lanes)]
         if lanes == 1:
-            for c in range(k):
-                solver(_current_lane(), results, c, work[0])
+            solver(_current_lane(), results, 0, work[0])
         else:
 
             def solve(i: int, lane: _Lane) -> None:
@@ -80,9 +79,12 @@ def eigh_each(S: Array) -> tuple[Array, Array]:
 @functools.cache
 def library() -> Any:
     """The cuSOLVER that CuPy is linked with; its functions are found through CuPy's own module."""
-    from cupy_backends.cuda.libs import cusolver
+    try:
+        from cupy_backends.cuda.libs import cusolver
 
-    return ctypes.CDLL(cusolver.__file__)
+        return ctypes.CDLL(cusolver.__file__)
+    except Exception as failure:
+        raise libraries.unusable("eigenvectors on a CUDA device need CuPy with cuSOLVER", failure) from failure
 
 
 class _Results(NamedTuple):
@@ -124,24 +126,23 @@ class _Solver:
     def __exit__(self, *_: object) -> None:
         self._call("cusolverDnDestroyParams", self.params)
 
-    def workspace(self) -> tuple[Array, np.ndarray]:
+    def workspace(self, results: _Results) -> tuple[Array, np.ndarray]:
         """What the solver needs, on the device and on the host."""
         on_device, on_host = _size(), _size()
         sizes = ctypes.byref(on_device), ctypes.byref(on_host)
-        self._call(f"{self.name}_bufferSize", *self._problem(_current_lane(), 0, 0), *sizes, *self.batch)
+        self._call(f"{self.name}_bufferSize", *self._problem(_current_lane(), results, 0), *sizes, *self.batch)
         return self.xp.empty(max(1, on_device.value), np.uint8), np.empty(max(1, on_host.value), np.uint8)
 
     def __call__(self, lane: _Lane, results: _Results, c: int, work: tuple[Array, np.ndarray]) -> None:
         """Solve matrix c of the results, or all from c on."""
-        real = self.dtype.itemsize
-        vectors = address(results.vectors) + c * self.d * self.d * real
-        values, info = address(results.values) + c * self.d * real, address(results.info) + 4 * c
         buffers = [part for buffer in work for part in (address(buffer), buffer.nbytes)]
+        info = address(results.info) + c * results.info.itemsize
         self._call("cusolverDnSetStream", lane.handle, lane.stream.ptr)
-        self._call(self.name, *self._problem(lane, vectors, values), *buffers, info, *self.batch)
+        self._call(self.name, *self._problem(lane, results, c), *buffers, info, *self.batch)
 
-    def _problem(self, lane: _Lane, vectors: int, values: int) -> tuple[Any, ...]:
-        real = REALS[self.dtype]
+    def _problem(self, lane: _Lane, results: _Results, c: int) -> tuple[Any, ...]:
+        real, size = REALS[self.dtype], self.d * self.dtype.itemsize
+        vectors, values = address(results.vectors) + c * self.d * size, address(results.values) + c * size
         matrix = self.d, real, vectors, self.d  # rows lie one after another; symmetric, so columns do as well
         return lane.handle, self.params, VECTORS, LOWER, *matrix, real, values, real
 
@@ -163,7 +164,7 @@ def _call(library: Any, name: str, *args: Any) -> None:
 
 def _current_lane() -> _Lane:
     """CuPy's handle and current stream."""
-    cuda = load_cupy().cuda
+    cuda = libraries.cupy().cuda
     return _Lane(cuda.device.get_cusolver_handle(), cuda.get_current_stream())
 
 
@@ -174,7 +175,7 @@ _idle: defaultdict[int, list[_Lane]] = defaultdict(list)
 def _side_by_side(lanes: int, work: Callable[[int, _Lane], None]) -> None:
     """Call ``work(i, lane)`` for each of so many lanes, in threads: after what is on the current stream, before what
     comes to it. The memory must be the caller's, for threads have neither its allocator nor its stream."""
-    cuda = load_cupy().cuda
+    cuda = libraries.cupy().cuda
     device, caller = cuda.Device().id, cuda.get_current_stream()
     own = [_lane(device) for _ in range(lanes)]
     ready = caller.record()
@@ -198,4 +199,4 @@ def _lane(device: int) -> _Lane:
     except IndexError:
         handle = _pointer()
         _call(library(), "cusolverDnCreate", ctypes.byref(handle))
-        return _Lane(int(handle.value or 0), load_cupy().cuda.Stream(non_blocking=True))
+        return _Lane(int(handle.value or 0), libraries.cupy().cuda.Stream(non_blocking=True))
