@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ksubspaces.kernels import Streamed
+from ksubspaces.kernels.libraries import cupy as load_cupy
 
 Array = Any
 
@@ -68,7 +69,7 @@ def computing(home: Home, device: str) -> Iterator[None]:
     if device == "cpu":
         yield
         return
-    cupy = _cupy()
+    cupy = load_cupy()
     index = int(device.partition(":")[2])
     try:
         with cupy.cuda.Device(index), _torch_stream_and_pool(index) if _pool_is_torchs(home) else nullcontext():
@@ -93,24 +94,42 @@ def _pool_is_torchs(home: Home) -> bool:
 def _out_of_memory_errors() -> tuple[type[Exception], ...]:
     """What the pools there are raise when they cannot give what is asked; each says how much that was."""
     torch = sys.modules.get("torch")
-    ours = _cupy().cuda.memory.OutOfMemoryError
+    ours = load_cupy().cuda.memory.OutOfMemoryError
     return (ours,) if torch is None else (ours, torch.cuda.OutOfMemoryError)
 
 
 @contextmanager
 def _torch_stream_and_pool(index: int) -> Iterator[None]:
     """CuPy on Torch's current stream, with memory from Torch's pool: two pools would fight over the card."""
-    import cupy
     import torch
 
-    pointer = torch.cuda.current_stream(index).cuda_stream
+    cupy, pointer = load_cupy(), torch.cuda.current_stream(index).cuda_stream
     pool = cupy.cuda.memory.PythonFunctionAllocator(
         lambda size, device: torch.cuda.caching_allocator_alloc(size, device, pointer),
         lambda address, device: torch.cuda.caching_allocator_delete(address),
     )
-    stream = cupy.cuda.ExternalStream(pointer, index) if pointer else cupy.cuda.Stream.null
-    with stream, cupy.cuda.using_allocator(pool.malloc):
+    with _stream_at(pointer, index), cupy.cuda.using_allocator(pool.malloc):
         yield
+
+
+def _stream_at(pointer: int, index: int) -> Any:
+    """CuPy's object for a stream of the current device, of that index, that another library keeps alive."""
+    cuda = load_cupy().cuda
+    if not pointer:
+        return cuda.Stream.null
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_ForeignStream(pointer))
+    return cuda.ExternalStream(pointer, index)  # CuPy before 14, which has no other way
+
+
+@dataclass(frozen=True)
+class _ForeignStream:
+    """A stream by CUDA's protocol for them, which the streams of older Torch do not speak."""
+
+    pointer: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
 
 
 def home_of(x: Any) -> Home:
@@ -121,7 +140,7 @@ def home_of(x: Any) -> Home:
     if type(x).__module__.partition(".")[0] == "cupy":
         return Home("cupy", f"cuda:{x.device.id}")
     if hasattr(x, "__cuda_array_interface__"):
-        return Home("cupy", f"cuda:{_cupy().asarray(x).device.id}")
+        return Home("cupy", f"cuda:{load_cupy().asarray(x).device.id}")
     return NUMPY
 
 
@@ -157,7 +176,7 @@ def enter(x: Any, name: str, device: str | None = None, dtype: Any = None) -> tu
     if isinstance(array, np.ndarray) and array.ndim == 2 and target != "cpu":
         room = STREAM_SHARE * _free_bytes(home)
         if array.nbytes > room:  # the device needs room for the rows and for what is computed from them
-            return Streamed(array, _cupy(), int(room) // STREAM_BLOCKS), home
+            return Streamed(array, load_cupy(), int(room) // STREAM_BLOCKS), home
     return place(array, target), home
 
 
@@ -172,7 +191,7 @@ def _overflowed(array: Array, converted: Array) -> bool:
 
 def _free_bytes(home: Home) -> int:
     """Memory that a computation on the current device can have: what is free, and what its pool holds in reserve."""
-    cupy = _cupy()
+    cupy = load_cupy()
     if _pool_is_torchs(home):
         import torch
 
@@ -204,11 +223,11 @@ def import_array(x: Any, name: str) -> Array:
                 return tensor.resolve_conj().resolve_neg().numpy()
             except TypeError:
                 raise TypeError(f"{name} has Torch dtype {tensor.dtype}; pass {name}.float()") from None
-        return _cupy().from_dlpack(tensor)
+        return load_cupy().from_dlpack(tensor)
     if type(x).__module__.partition(".")[0] == "cupy":
         return x
     if hasattr(x, "__cuda_array_interface__"):
-        return _cupy().asarray(x)
+        return load_cupy().asarray(x)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise TypeError(f"{name} has masked entries; fill them first, for instance with {name}.filled(0)")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
@@ -252,7 +271,7 @@ def resolve_device(device: Any) -> str:
     kind, _, index = text.partition(":")
     if kind != "cuda" or (":" in text and not index.isdigit()):
         raise ValueError(f"device must be None, 'cpu', 'cuda' or 'cuda:<index>', got {device!r}")
-    cupy = _cupy()
+    cupy = load_cupy()
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -263,18 +282,8 @@ def resolve_device(device: Any) -> str:
     return f"cuda:{chosen}"
 
 
-def _cupy() -> Any:
-    try:
-        import cupy
-    except ImportError:
-        raise ImportError(
-            'arrays on a CUDA device need CuPy: pip install "ksubspaces[cuda12]" (or [cuda13], to match your driver)'
-        ) from None
-    return cupy
-
-
 def _cupy_on(device: str, array: Array) -> Array:
-    cupy = _cupy()
+    cupy = load_cupy()
     with cupy.cuda.Device(int(device.partition(":")[2])):
         return cupy.asarray(array)
 
@@ -296,7 +305,7 @@ def namespace(array: Array) -> Any:
     """NumPy or CuPy, whichever the array belongs to."""
     if isinstance(array, Streamed):
         return array.xp
-    return np if isinstance(array, (np.ndarray, np.generic)) else _cupy()
+    return np if isinstance(array, (np.ndarray, np.generic)) else load_cupy()
 
 
 def device_of(array: Array) -> str:

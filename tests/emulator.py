@@ -11,12 +11,14 @@ import functools
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from compiling import COMPILER, gxx, made_once
+from cusolver_on_cpu import CuPy, CuSolver
 
-from ksubspaces.kernels.cuda import loader
+from ksubspaces.kernels.cuda import cusolver, loader
 
 FOLDER = Path(__file__).parent / "cuda_on_cpu"
 MODES = {
@@ -40,18 +42,26 @@ def kernel_names(text):
 
 
 @contextlib.contextmanager
-def emulated(mode="late", limits=H100, replaced=None):
-    """Within it the loader gives emulated kernels, in one of MODES; ``replaced`` has other texts for some files."""
+def emulated(mode="late", limits=H100, replaced=None, solver=None):
+    """Within it the loader gives emulated kernels, in one of MODES, and cuSOLVER is NumPy (or ``solver``).
+
+    ``replaced`` has other texts for some files.
+    """
+    solver, cupy = solver or CuSolver(), CuPy()
     kernel = functools.partial(_kernel, replaced=replaced or {}, limits=limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "kernel", kernel)
         patch.setattr(loader, "limits", lambda: limits)
         patch.setattr(loader, "namespace", lambda _: _UNFILLED)
+        patch.setattr(cusolver, "library", lambda: solver)
+        patch.setattr(cusolver, "libraries", SimpleNamespace(cupy=lambda: cupy))
+        cusolver._idle.clear()  # handles of another library
         for variable in ("COC_EAGER", "COC_REVERSE"):
             patch.delenv(variable, raising=False)
         for variable, value in MODES[mode].items():
             patch.setenv(variable, value)
         yield
+        assert not solver.wrong, solver.wrong
 
 
 class _Unfilled:

@@ -5,20 +5,46 @@ import contextlib
 import numpy as np
 import pytest
 from emulator import emulated, needs_compiler
+from numba import cuda as numba_cuda
 from planted import planted
 from test_kernels import unordered
 
 from ksubspaces import kernels, refit
 from ksubspaces.descent import Descent, descend, reseed
 from ksubspaces.kernels import cpu, cuda, reference
-from ksubspaces.kernels.cuda import irregular
+from ksubspaces.kernels.cuda import irregular, loader
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
+
+# Kinds of arguments that each kernel is launched with: "*f4" is an array of float32.
+SIGNATURES = {
+    "_arrivals": ["*f4 i8 i8 i8 *f8", "*f8 i8 i8 i8 *f8"],
+    "_lower": [f"*{real} *{real} *{weight} i8 i8 i8 i8 *f8" for real in ("f4", "f8") for weight in ("f4", "f8")],
+    "_fold": ["*f8 i8 i8 *f8"],
+    "_count_changed": ["*i4 *i4 i8 *i8", "*i4 *i8 i8 *i8"],
+    "_list_changed": ["*i4 *i4 i8 *i8 *i8", "*i4 *i8 i8 *i8 *i8"],
+    "_least_of_blocks": ["*f8 i8 *f8 *i8 i8 *f8 *i8"],
+    "_least_of_all": ["*f8 *i8 i8 i8 *f8 *i8"],
+}
+
+
+def simulated(function):
+    """In the place of the loader's: Numba's simulator, which checks that indices lie within the arrays."""
+
+    def launch(grid, block, args):
+        kinds = " ".join("*" * array + dtype.str[1:] for dtype, array in loader.kinds(args))
+        assert kinds in SIGNATURES[function.__name__], f"{function.__name__} is not compiled for {kinds}"
+        assert all(arg.ndim == 0 or (arg.ndim == 1 and arg.flags.c_contiguous) for arg in args)
+        if all(grid):
+            numba_cuda.jit(function)[grid, block](*(arg if arg.ndim else arg.item() for arg in args))
+
+    return launch
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Every simulated thread is one of Python's: a few of them show as much."""
+    monkeypatch.setattr(loader, "numba_kernel", simulated)
     monkeypatch.setattr(irregular, "THREADS", 8)
     monkeypatch.setattr(irregular, "CHUNK", 32)
 
@@ -28,9 +54,7 @@ def test_random_numbers_are_philox():
 
 
 def arrivals(weights, seed):
-    result = np.empty(len(weights))
-    irregular._launch(irregular._arrivals, irregular._blocks(weights), weights, seed, 456, result)
-    return result
+    return irregular._race(weights, seed, 456)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -55,8 +79,7 @@ def test_draws_follow_the_weights():
     np.testing.assert_allclose(np.bincount(draws[:, 1], minlength=7) / 3000, second, atol=0.03)
     drawn = irregular.sample_rows(weights, 2, np.random.default_rng(0))
     seed = int(np.random.default_rng(0).integers(2**63 - 1))
-    race = np.empty(7)
-    irregular._launch(irregular._arrivals, 1, weights, seed & 0xFFFFFFFF, seed >> 32, race)
+    race = irregular._race(weights, seed & 0xFFFFFFFF, seed >> 32)
     assert drawn.tolist() == np.argsort(race)[:2].tolist()
 
 
@@ -101,13 +124,8 @@ def test_smallest_leaves_out_what_is_infinite():
         assert irregular.smallest(keys, m).tolist() == [20, *expected][:m]
 
 
-@pytest.mark.parametrize("n", [0, 1, 33, 130])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_lower_distances(n, dtype, order):
-    rng = np.random.default_rng(n)
-    trials, weights = np.asarray(rng.random((n, 3)), dtype, order), rng.random(n)
-    for distances in (np.full(n, np.inf, dtype), rng.random(n).astype(dtype)):
+def assert_lowered(trials, weights, near):
+    for distances in (np.full(len(trials), np.inf, trials.dtype), near.astype(trials.dtype)):
         expected = trials.copy()
         sums = reference.lower_distances(distances, expected, weights)
         twice = [irregular.lower_distances(distances, part, weights) for part in (trials, trials.copy())]
@@ -115,6 +133,25 @@ def test_lower_distances(n, dtype, order):
         assert twice[0].dtype == np.float64
         np.testing.assert_allclose(twice[0], sums, rtol=1e-12)
         np.testing.assert_array_equal(*twice)
+
+
+@pytest.mark.parametrize("n", [0, 1, 33, 130])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_lower_distances(n, dtype, order):
+    rng = np.random.default_rng(n)
+    assert_lowered(np.asarray(rng.random((n, 3)), dtype, order), rng.random(n), rng.random(n))
+
+
+@pytest.mark.parametrize("rows", [slice(None, None, 2), slice(None, None, -2), slice(20, 40)])
+@pytest.mark.parametrize("columns", [slice(0, 2), slice(None, None, -1)])
+def test_lower_distances_within_other_arrays(rows, columns):
+    rng = np.random.default_rng(0)
+    whole, weights, near = rng.random((66, 3)).astype(np.float32), rng.random(66), rng.random(66)
+    before, rest = whole.copy(), np.ones_like(whole, dtype=bool)
+    rest[rows, columns] = False
+    assert_lowered(whole[rows, columns], weights[rows], near[rows])
+    np.testing.assert_array_equal(whole[rest], before[rest])
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 31, 32, 33, 100])

@@ -135,7 +135,7 @@ def test_top_eigenspaces(d, dtype, monkeypatch):
 def test_every_solver_gives_the_same(k, monkeypatch):
     S = np.stack([A.T @ A for A in np.random.default_rng(2).normal(size=(k, 50, 24))])
     found = []
-    for solver in ("jacobi", "batched", "single"):
+    for solver in ("jacobi", "batched", "each"):
         monkeypatch.setattr(eigen, "CROSSINGS", [(np.inf, 1, solver)])
         with emulated():
             found.append(eigen.eigh(1e60 * S, np.dtype(np.float32)))
@@ -233,7 +233,7 @@ def test_a_start_is_used_where_eigenvectors_are_dear(dtype, monkeypatch):
     start = [np.linalg.qr(rng.normal(size=(12, 12)))[0][:4] for _ in S]
     with emulated():
         exact = eigen.top_eigenspaces(S, [4, 4], dtype, start)
-        monkeypatch.setattr(eigen, "CROSSINGS", [(np.inf, 0, "single")])
+        monkeypatch.setattr(eigen, "CROSSINGS", [(np.inf, 0, "each")])
         step = eigen.top_eigenspaces(S, [4, 4], dtype, start)
     assert exact.exact
     assert not step.exact

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
+from ksubspaces.kernels.cuda import cusolver, loader
 from ksubspaces.kernels.flats import Array, Eigenspaces, wants_complement
 
 
@@ -34,17 +34,23 @@ LAYOUTS: dict[np.dtype, list[Layout]] = {
     np.dtype(np.float64): [Layout(1, 16, 8), Layout(2, 16, 3), Layout(4, 16, 1)],
 }
 
-# (largest d, fewest matrices, solver): the first line that fits decides. "jacobi" is the kernel here, "batched" is
-# cuSOLVER's syevjBatched (wrong for some batches before CUDA 11.3.1, see cupy#4847, which is older than any CUDA that
-# this package supports), "single" its syevd on one matrix after another. Modelled, to be measured on a card.
+# (largest d, fewest matrices, solver): the first line that fits decides. "jacobi" is the kernel here, "batched" and
+# "each" are of cusolver.py. Measured on an H100 in float32: 64 x 256 "batched" 3.8 ms (syevjBatched 23), 16 x 384
+# "batched" 29 and "each" 35, 5 x 384 "each" 12 and "batched" 23, 5 x 768 "each" 29 and "batched" 57 (one after another
+# 40). So at 384 "each" takes about 2.2 ms a matrix, "batched" 20 and .6 a matrix. Above 1024 nothing was measured.
 CROSSINGS: list[tuple[float, int, str]] = [
     (128, 0, "jacobi"),
-    (1024, 2, "batched"),
-    (np.inf, 0, "single"),
+    (256, 4, "batched"),
+    (1024, 13, "batched"),
+    (np.inf, 0, "each"),
 ]
 
-BATCH_BYTES = 256 << 20
-"""Of a batch for cuSOLVER, which counts its workspace in 32 bits (cupy#7261)."""
+BATCH_BYTES = 128 << 20
+"""Of the matrices that are given to cuSOLVER at a time; solving and checking takes some six times as much."""
+
+UNSOUND = 16
+"""In units of rounding and sqrt(d): how far from orthonormal or from eigenvectors a solver's vectors may be. cuSOLVER's
+come within 1 where they are right; syevjBatched has been off by 130 for an identity of d = 384."""
 
 
 def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
@@ -89,19 +95,39 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     solver = _solver(d, k)
     if solver == "jacobi":
         return _jacobi(S, dtype)
-    at_once = max(1, BATCH_BYTES // (d * d * dtype.itemsize)) if solver == "batched" else 1
-    values, vectors = xp.empty((k, d)), xp.empty((k, d, d), dtype)
+    solve = cusolver.eigh_batched if solver == "batched" else cusolver.eigh_each
+    at_once = max(1, BATCH_BYTES // (d * d * dtype.itemsize))
+    values, vectors, sound = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, bool)
     for start in range(0, k, at_once):
         part = slice(start, start + at_once)
-        # Scaled, for second moments of tame float32 rows can leave float32's range.
-        scale = xp.trace(S[part], axis1=1, axis2=2)[:, None]
-        scale = xp.where(scale > 0, scale, 1)
-        scaled = (S[part] / scale[:, :, None]).astype(dtype)
-        # CuPy takes syevjBatched for three dimensions, syevd for two.
-        w, V = xp.linalg.eigh(scaled) if solver == "batched" else xp.linalg.eigh(scaled[0])
-        values[part] = xp.maximum(w[..., ::-1] * scale, 0)
-        vectors[part] = xp.swapaxes(V, -1, -2)[..., ::-1, :]
+        values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve)
+    failed = []
+    for c in xp.flatnonzero(~sound).tolist():  # the host waits
+        one = slice(c, c + 1)
+        values[one], vectors[one], mended = _solved(S[one], np.dtype(np.float64), cusolver.eigh_each)
+        failed += [] if bool(mended) else [c]
+    if failed:
+        raise _not_converged(failed, k)
     return values, vectors
+
+
+def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array, Array]:
+    """Eigenvalues, descending, and eigenvectors by a solver in some dtype, and which matrices (k,) they are sound for.
+
+    Sound vectors are orthonormal and S turns them by their eigenvalues, for solvers give wrong vectors now and then and
+    say nothing of it (as in cupy#4847); two products cost little beside them.
+    """
+    xp, d = loader.namespace(S), S.shape[-1]
+    # Scaled, for second moments of tame float32 rows can leave float32's range.
+    scale = xp.trace(S, axis1=1, axis2=2)[:, None]
+    scale = xp.where(scale > 0, scale, 1)
+    scaled = (S / scale[:, :, None]).astype(dtype)
+    w, V = solve(scaled)
+    tolerance = UNSOUND * np.sqrt(d) * float(np.finfo(dtype).eps)
+    largest = xp.abs(w).max(axis=1)[:, None, None]
+    off, rest = xp.abs(_gram(xp, V) - xp.eye(d, dtype=dtype)), xp.abs(V @ scaled - w[:, :, None] * V)
+    sound = (off <= tolerance).all(axis=(1, 2)) & (rest <= tolerance * largest).all(axis=(1, 2))  # NaN is not
+    return xp.maximum(w[:, ::-1] * scale, 0), V[:, ::-1], sound
 
 
 def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
@@ -161,11 +187,15 @@ def check(wait: bool = True) -> None:
             return
         failed = np.flatnonzero(report.sweeps == 0)
         if len(failed):
-            raise RuntimeError(
-                f"the eigenvectors of {len(failed)} of {len(report.sweeps)} matrices did not converge, the first being "
-                f"number {failed[0]}: its second moments are not finite, or not positive semidefinite; check X and the "
-                "weights for NaN, infinity and numbers whose squares overflow"
-            )
+            raise _not_converged(failed, len(report.sweeps))
+
+
+def _not_converged(failed: Sequence[int] | np.ndarray, k: int) -> RuntimeError:
+    return RuntimeError(
+        f"the eigenvectors of {len(failed)} of {k} matrices did not converge, the first being number {failed[0]}: its "
+        "second moments are not finite, or not positive semidefinite; check X and the weights for NaN, infinity and "
+        "numbers whose squares overflow"
+    )
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:

@@ -1,26 +1,22 @@
 """Work on a GPU that is small and irregular: sampling, the distances of seeding, lists of rows. Kernels by Numba.
 
 Every sum and every choice is made in an order that the shapes alone decide, and random numbers depend on the seed and
-the row alone, so equal input gives equal bits. Nothing is copied: Numba sees CuPy's arrays and runs on its stream.
+the row alone, so equal input gives equal bits. Kernels get pointers to contiguous arrays, and the lengths beside them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ksubspaces.kernels import libraries
 from ksubspaces.kernels.cuda import loader
 from ksubspaces.kernels.flats import Array
 
-try:
-    import numba.cuda
-    import numba_cuda  # noqa: F401  Numba's own CUDA target is deprecated
-except ImportError as missing:
-    raise ImportError("sampling on a GPU takes numba-cuda: pip install 'ksubspaces[cuda12]' or [cuda13]") from missing
-
-cuda: Any = numba.cuda
+cuda = libraries.numba_cuda()
 THREADS = 128
 CHUNK = 32 * THREADS  # rows of a block
 PASSES = 16  # the smallest entries are looked for one after another up to this many, by sorting beyond
@@ -34,30 +30,34 @@ def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> Array:
     An exponential race: row i arrives at time Exp(1) / w_i, and the first to arrive are such a draw.
     """
     seed = int(rng.integers(2**63 - 1))
-    arrivals = loader.namespace(weights).empty(len(weights))
-    _launch(_arrivals, _blocks(weights), weights, seed & MASK, seed >> 32, arrivals)
-    return smallest(arrivals, m)
+    return smallest(_race(weights, seed & MASK, seed >> 32), m)
 
 
 def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
     """Lower trials (n, p) to at most distances (n,), in place, and return their weighted sums (p,), float64."""
-    xp, p = loader.namespace(trials), trials.shape[1]
-    partial = xp.empty((max(1, _blocks(trials)), p))
-    totals = xp.zeros(p)
-    _launch(_lower, _blocks(trials), distances, trials, weights, partial)
-    if len(trials):
-        _launch(_fold, p, partial, totals)
+    xp, (n, p), blocks = loader.namespace(trials), trials.shape, _blocks(trials)
+    distances, weights = xp.ascontiguousarray(distances), xp.ascontiguousarray(weights)
+    by_columns = trials.flags.f_contiguous
+    lying = trials.T if by_columns else xp.ascontiguousarray(trials)
+    strides = (1, n) if by_columns else (p, 1)
+    partial, totals = xp.empty(blocks * p), xp.zeros(p)
+    shape = [np.int64(number) for number in (n, p, *strides)]
+    _launch(_lower, blocks, distances, lying.reshape(-1), weights, *shape, partial)
+    _launch(_fold, p if n else 0, partial, np.int64(blocks), np.int64(p), totals)
+    if not (by_columns or trials.flags.c_contiguous):
+        trials[...] = lying
     return totals
 
 
 def changed_rows(old: Array, new: Array) -> Array:
     """Rows whose label differs, ascending, int64. The host waits to learn how many they are."""
     xp, blocks = loader.namespace(old), _blocks(old)
+    labels = xp.ascontiguousarray(old), xp.ascontiguousarray(new), np.int64(len(old))
     counts = xp.zeros(blocks, np.int64)
-    _launch(_count_changed, blocks, old, new, counts)
+    _launch(_count_changed, blocks, *labels, counts)
     ends = xp.cumsum(counts)
     rows = xp.empty(int(ends[-1]) if blocks else 0, np.int64)
-    _launch(_list_changed, blocks if len(rows) else 0, old, new, ends, rows)
+    _launch(_list_changed, blocks if len(rows) else 0, *labels, ends, rows)
     return rows
 
 
@@ -72,38 +72,40 @@ def smallest(keys: Array, m: int) -> Array:
 
     The host waits to learn how many they are.
     """
-    xp, blocks = loader.namespace(keys), _blocks(keys)
-    m = min(m, len(keys))
+    xp, n, blocks = loader.namespace(keys), len(keys), _blocks(keys)
+    m = min(m, n)
     if m > PASSES:
         rows = xp.argsort(keys, kind="stable")[:m]
         return rows[: int((keys[rows] < INFINITY).sum())]
     found, rows = xp.empty(m), xp.empty(m, np.int64)
     block_keys, block_rows = xp.empty(blocks), xp.empty(blocks, np.int64)
     for turn in range(m):
-        _launch(_least_of_blocks, blocks, keys, found, rows, turn, block_keys, block_rows)
-        _launch(_least_of_all, 1, block_keys, block_rows, turn, found, rows)
+        _launch(_least_of_blocks, blocks, keys, np.int64(n), found, rows, np.int64(turn), block_keys, block_rows)
+        _launch(_least_of_all, 1, block_keys, block_rows, np.int64(blocks), np.int64(turn), found, rows)
     return rows[: int((rows >= 0).sum())]
+
+
+def _race(weights: Array, seed_low: int, seed_high: int) -> Array:
+    """Logarithms of the times at which rows arrive."""
+    xp, n = loader.namespace(weights), len(weights)
+    arrivals = xp.empty(n)
+    seeds = np.int64(seed_low), np.int64(seed_high)
+    _launch(_arrivals, _blocks(weights), xp.ascontiguousarray(weights), np.int64(n), *seeds, arrivals)
+    return arrivals
 
 
 def _blocks(rows: Array) -> int:
     return -(-len(rows) // CHUNK)
 
 
-def _launch(kernel: Any, blocks: int, *args: Any) -> None:
-    if blocks == 0:
-        return
-    if any(isinstance(arg, np.ndarray) for arg in args):  # Numba's simulator
-        kernel[blocks, THREADS](*args)
-        return
-    import cupy
-
-    stream = cuda.external_stream(cupy.cuda.get_current_stream().ptr)
-    # sync=False: the arrays are of this stream already, there is nothing to wait for.
-    views = [cuda.as_cuda_array(arg, sync=False) if isinstance(arg, cupy.ndarray) else arg for arg in args]
-    kernel[blocks, THREADS, stream](*views)
+def _launch(kernel: Callable[..., None], blocks: int, *args: Any) -> None:
+    loader.numba_kernel(kernel)((blocks,), (THREADS,), args)
 
 
-@cuda.jit(device=True)
+# Functions that kernels call are inlined: Numba would compile them for whatever device it finds, and for it alone.
+
+
+@cuda.jit(device=True, inline="always")
 def _random(row, seed_low, seed_high):  # type: ignore[no-untyped-def]
     """Four random numbers of 32 bits: Philox 4x32 with 10 rounds (Salmon et al. 2011), ``row`` counting."""
     a, b, c, d = row & MASK, row >> 32, 0, 0
@@ -115,18 +117,16 @@ def _random(row, seed_low, seed_high):  # type: ignore[no-untyped-def]
     return a, b, c, d
 
 
-@cuda.jit
-def _arrivals(weights, seed_low, seed_high, arrivals):  # type: ignore[no-untyped-def]
-    """Logarithms of arrival times, for weights of any size."""
+def _arrivals(weights, n, seed_low, seed_high, arrivals):  # type: ignore[no-untyped-def]
     first = cuda.blockIdx.x * CHUNK
-    for row in range(first + cuda.threadIdx.x, min(first + CHUNK, weights.size), THREADS):
+    for row in range(first + cuda.threadIdx.x, min(first + CHUNK, n), THREADS):
         a, b, _, _ = _random(row, seed_low, seed_high)
         uniform = ((a << 20 | b >> 12) + 0.5) * 2.0**-52  # neither 0 nor 1
         weight = np.float64(weights[row])
         arrivals[row] = math.log(-math.log(uniform)) - math.log(weight) if weight > 0 else INFINITY
 
 
-@cuda.jit(device=True)
+@cuda.jit(device=True, inline="always")
 def _sum_of_block(parts):  # type: ignore[no-untyped-def]
     """Add up what the threads left in shared memory, into its first entry."""
     t = cuda.threadIdx.x
@@ -139,41 +139,38 @@ def _sum_of_block(parts):  # type: ignore[no-untyped-def]
     cuda.syncthreads()
 
 
-@cuda.jit
-def _lower(distances, trials, weights, partial):  # type: ignore[no-untyped-def]
+def _lower(distances, trials, weights, n, p, next_row, next_column, partial):  # type: ignore[no-untyped-def]
     parts = cuda.shared.array(THREADS, np.float64)
     first = cuda.blockIdx.x * CHUNK
-    for p in range(trials.shape[1]):
+    for column in range(p):
         total = 0.0
-        for row in range(first + cuda.threadIdx.x, min(first + CHUNK, distances.size), THREADS):
-            trials[row, p] = min(trials[row, p], distances[row])
-            total += np.float64(weights[row]) * np.float64(trials[row, p])
+        for row in range(first + cuda.threadIdx.x, min(first + CHUNK, n), THREADS):
+            lowered = min(trials[row * next_row + column * next_column], distances[row])
+            trials[row * next_row + column * next_column] = lowered
+            total += np.float64(weights[row]) * np.float64(lowered)
         parts[cuda.threadIdx.x] = total
         _sum_of_block(parts)
         if cuda.threadIdx.x == 0:
-            partial[cuda.blockIdx.x, p] = parts[0]
+            partial[cuda.blockIdx.x * p + column] = parts[0]
         cuda.syncthreads()
 
 
-@cuda.jit
-def _fold(partial, totals):  # type: ignore[no-untyped-def]
+def _fold(partial, blocks, p, totals):  # type: ignore[no-untyped-def]
     parts = cuda.shared.array(THREADS, np.float64)
-    p = cuda.blockIdx.x
     total = 0.0
-    for block in range(cuda.threadIdx.x, partial.shape[0], THREADS):
-        total += partial[block, p]
+    for block in range(cuda.threadIdx.x, blocks, THREADS):
+        total += partial[block * p + cuda.blockIdx.x]
     parts[cuda.threadIdx.x] = total
     _sum_of_block(parts)
     if cuda.threadIdx.x == 0:
-        totals[p] = parts[0]
+        totals[cuda.blockIdx.x] = parts[0]
 
 
-@cuda.jit
-def _count_changed(old, new, counts):  # type: ignore[no-untyped-def]
+def _count_changed(old, new, n, counts):  # type: ignore[no-untyped-def]
     parts = cuda.shared.array(THREADS, np.int64)
     first = cuda.blockIdx.x * CHUNK
     count = 0
-    for row in range(first + cuda.threadIdx.x, min(first + CHUNK, old.size), THREADS):
+    for row in range(first + cuda.threadIdx.x, min(first + CHUNK, n), THREADS):
         if old[row] != new[row]:
             count += 1
     parts[cuda.threadIdx.x] = count
@@ -182,16 +179,15 @@ def _count_changed(old, new, counts):  # type: ignore[no-untyped-def]
         counts[cuda.blockIdx.x] = parts[0]
 
 
-@cuda.jit
-def _list_changed(old, new, ends, rows):  # type: ignore[no-untyped-def]
+def _list_changed(old, new, n, ends, rows):  # type: ignore[no-untyped-def]
     """``ends``: changed rows up to and including each block."""
     places = cuda.shared.array(THREADS, np.int64)
     t = cuda.threadIdx.x
     first = cuda.blockIdx.x * CHUNK
     base = ends[cuda.blockIdx.x - 1] if cuda.blockIdx.x > 0 else 0
-    for start in range(first, min(first + CHUNK, old.size), THREADS):
+    for start in range(first, min(first + CHUNK, n), THREADS):
         row = start + t
-        changed = row < old.size and old[row] != new[row]
+        changed = row < n and old[row] != new[row]
         places[t] = 1 if changed else 0
         step = 1
         while step < THREADS:  # running totals, over twice as many threads each time
@@ -207,7 +203,7 @@ def _list_changed(old, new, ends, rows):  # type: ignore[no-untyped-def]
         cuda.syncthreads()
 
 
-@cuda.jit(device=True)
+@cuda.jit(device=True, inline="always")
 def _least_of_block(keys, rows):  # type: ignore[no-untyped-def]
     """Bring the least (key, row) that the threads left in shared memory into its first entry; row -1 is none."""
     t = cuda.threadIdx.x
@@ -223,8 +219,7 @@ def _least_of_block(keys, rows):  # type: ignore[no-untyped-def]
     cuda.syncthreads()
 
 
-@cuda.jit
-def _least_of_blocks(keys, found, found_rows, turn, block_keys, block_rows):  # type: ignore[no-untyped-def]
+def _least_of_blocks(keys, n, found, found_rows, turn, block_keys, block_rows):  # type: ignore[no-untyped-def]
     """Each block's least (key, row) beyond the one that was found in the turn before."""
     least = cuda.shared.array(THREADS, np.float64)
     where = cuda.shared.array(THREADS, np.int64)
@@ -234,7 +229,7 @@ def _least_of_blocks(keys, found, found_rows, turn, block_keys, block_rows):  # 
     last_row = found_rows[turn - 1] if turn > 0 else -1
     least[t] = INFINITY
     where[t] = -1
-    for row in range(first + t, min(first + CHUNK, keys.size), THREADS):
+    for row in range(first + t, min(first + CHUNK, n), THREADS):
         key = keys[row]
         if key < least[t] and (key > last or (key == last and row > last_row)):
             least[t] = key
@@ -245,14 +240,13 @@ def _least_of_blocks(keys, found, found_rows, turn, block_keys, block_rows):  # 
         block_rows[cuda.blockIdx.x] = where[0]
 
 
-@cuda.jit
-def _least_of_all(block_keys, block_rows, turn, found, found_rows):  # type: ignore[no-untyped-def]
+def _least_of_all(block_keys, block_rows, blocks, turn, found, found_rows):  # type: ignore[no-untyped-def]
     least = cuda.shared.array(THREADS, np.float64)
     where = cuda.shared.array(THREADS, np.int64)
     t = cuda.threadIdx.x
     least[t] = INFINITY
     where[t] = -1
-    for block in range(t, block_keys.size, THREADS):
+    for block in range(t, blocks, THREADS):
         if block_keys[block] < least[t]:  # of equal keys the first stays, and blocks are in order of their rows
             least[t] = block_keys[block]
             where[t] = block_rows[block]

@@ -1,4 +1,8 @@
-"""Compiles the ``.cu`` files of this folder, once per device and set of definitions, and says what the device holds."""
+"""Compiles the kernels of this folder, CUDA C++ and Numba's, once per device, and says what the device holds.
+
+Numba compiles its kernels to PTX and is done: CuPy loads and launches them like the others. A launch by Numba's own
+dispatcher takes thirty times as long.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ksubspaces.kernels import libraries
 from ksubspaces.kernels.flats import Array
 
 FOLDER = Path(__file__).parent
@@ -19,6 +24,11 @@ NULL = np.uint64(0)
 
 Launch = Callable[..., None]
 """``launch(grid, block, args, *, shared_mem=0)``, on the current stream; a grid without blocks is no launch."""
+
+Kinds = tuple[tuple[np.dtype, bool], ...]
+"""Of the arguments of a Numba kernel: dtype, and whether it is an array, to which the kernel gets a pointer."""
+
+NEWEST_PTX = (9, 0)  # cards beyond run it too, and every NVVM there is knows it
 
 
 class Limits(NamedTuple):
@@ -41,6 +51,28 @@ def kernel(source: str, name: str, defines: Mapping[str, Any] | None = None) -> 
     import cupy
 
     return _compiled(cupy.cuda.Device().id, source, name, tuple(sorted((defines or {}).items())))
+
+
+def numba_kernel(function: Callable[..., None]) -> Launch:
+    """A function in Numba's CUDA Python as a kernel that takes arrays, as pointers, and NumPy's numbers.
+
+    It is compiled for the current device and the dtypes of the arguments of each launch.
+    """
+    import cupy
+
+    device = cupy.cuda.Device().id
+
+    def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0) -> None:
+        if all(grid):
+            run = _numba_compiled(device, function, kinds(args))
+            run(tuple(grid), tuple(block), tuple(args), shared_mem=shared_mem)
+
+    return launch
+
+
+def kinds(args: Sequence[Any]) -> Kinds:
+    """Kinds of the arguments of a Numba kernel."""
+    return tuple((arg.dtype, not isinstance(arg, np.generic)) for arg in args)
 
 
 def limits() -> Limits:
@@ -94,6 +126,48 @@ def _compiled(device: int, source: str, name: str, defines: tuple[tuple[str, Any
             function(tuple(grid), tuple(block), tuple(args), shared_mem=shared_mem)
 
     return launch
+
+
+def numba_ptx(function: Callable[..., None], kinds: Kinds, cc: tuple[int, int]) -> tuple[str, str]:
+    """PTX of a Numba kernel for a compute capability, and the name that the kernel has there."""
+    from numba import types
+
+    scalars = [getattr(types, dtype.name) for dtype, _ in kinds]
+    signature = tuple(types.CPointer(s) if array else s for s, (_, array) in zip(scalars, kinds, strict=True))
+    ptx, _ = libraries.numba_cuda().compile_ptx(function, signature, device=False, cc=min(cc, NEWEST_PTX))
+    return ptx, ptx.partition(".visible .entry ")[2].partition("(")[0]
+
+
+def linked(ptx: str, cc: tuple[int, int]) -> bytes:
+    """Machine code of PTX, by nvJitLink, which comes with numba-cuda: a driver older than NVVM cannot read its PTX."""
+    from cuda.bindings import nvjitlink
+
+    text, options = ptx.encode(), [f"-arch=sm_{cc[0]}{cc[1]}"]
+    linker = nvjitlink.create(len(options), options)
+    try:
+        nvjitlink.add_data(linker, nvjitlink.InputType.PTX, text, len(text), "kernel.ptx")
+        nvjitlink.complete(linker)
+        code = bytearray(nvjitlink.get_linked_cubin_size(linker))
+        nvjitlink.get_linked_cubin(linker, code)
+    finally:
+        nvjitlink.destroy(linker)
+    return bytes(code)
+
+
+@functools.cache
+def _numba_compiled(device: int, function: Callable[..., None], kinds: Kinds) -> Launch:
+    import cupy
+
+    digits = cupy.cuda.Device(device).compute_capability  # "90"
+    cc = int(digits[:-1]), int(digits[-1])
+    try:
+        ptx, name = numba_ptx(function, kinds, cc)
+        code = linked(ptx, cc)
+    except Exception as failure:  # of the compiler or its libraries: these kernels are known to compile
+        raise libraries.unusable("kernels for a CUDA device are compiled by numba-cuda", failure) from failure
+    module = cupy.cuda.Module()
+    module.load(code)
+    return module.get_function(name)
 
 
 @functools.cache

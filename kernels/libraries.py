@@ -1,0 +1,58 @@
+"""The libraries that a GPU takes, imported when first needed; one error where that fails, whatever failed.
+
+What fails is often not a library that is missing but two that do not fit (Numba looks up names that a newer NumPy has
+dropped), so the error says which versions were found, and what to install to get some that work together.
+"""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from importlib import metadata
+from typing import Any
+
+PACKAGES = ("numpy", "numba", "numba-cuda", "cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def cupy() -> Any:
+    """The module ``cupy``."""
+    try:
+        import cupy
+    except Exception as failure:
+        raise unusable("arrays on a CUDA device need CuPy", failure) from failure
+    return cupy
+
+
+def numba_cuda() -> Any:
+    """The module ``numba.cuda``, of the package numba-cuda, with all that its compiler is made of."""
+    try:
+        import numba.cuda
+        import numba_cuda  # noqa: F401  Numba's own CUDA target is deprecated
+
+        if not numba.config.ENABLE_CUDASIM:  # type: ignore[attr-defined]
+            import numba.cuda.cudaimpl  # compiling imports it, and it is what does not fit a newer NumPy
+            from cuda.bindings import nvjitlink  # noqa: F401
+    except Exception as failure:
+        raise unusable("sampling and lists of rows on a CUDA device need numba-cuda", failure) from failure
+    return numba.cuda
+
+
+def unusable(need: str, failure: Exception) -> ImportError:
+    """The error for a need that a failure leaves unmet."""
+    return ImportError(
+        f"{need}, and it does not work here: {type(failure).__name__}: {failure}. Found: {found()}. Install versions "
+        'that work together: pip install "ksubspaces[cuda12]" (or [cuda13], to match your driver)'
+    )
+
+
+def found() -> str:
+    """Python and the packages that matter on a GPU, with their versions."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    missing = [package for package in ("numpy", "numba", "numba-cuda") if package not in versions]
+    if not any(package.startswith("cupy") for package in versions):
+        missing.append("cupy")
+    told = [f"Python {platform.python_version()}", *(f"{package} {version}" for package, version in versions.items())]
+    return ", ".join([*told, *(f"no {package}" for package in missing)])
