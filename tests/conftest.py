@@ -1,7 +1,10 @@
-"""Workers of pytest-xdist share the cores; at the end of a run stands what was skipped and what it takes."""
+"""Workers of pytest-xdist share the cores, Hypothesis tries the same examples in every run (for others there is
+``--hypothesis-profile=default``), and at the end stands what was skipped and what it takes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from typing import Any
@@ -10,6 +13,12 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
 
 if WORKERS:  # before NumPy or Torch is loaded; the programs that tests start get the same
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
+with contextlib.suppress(ImportError):  # tests on a card do without it
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True)
+    settings.load_profile("repeatable")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
