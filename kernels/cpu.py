@@ -20,6 +20,7 @@ PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_PROBES = 4096  # ... and this many probes at a time
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
+JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
 FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
 FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
 
@@ -279,14 +280,9 @@ def top_eigenspaces(
     complements: list[np.ndarray | None] = []
     size = max(1, BLOCK_BYTES // (d * d * 8))
     for first in range(0, len(S), size):
-        batch = S[first : first + size]
-        scale = traces(batch)[:, None]  # second moments of tame float32 rows can leave float32's range
-        scale[scale == 0] = 1
-        # Divide and conquer on the whole matrix costs no more than a block power step here, see bench/. NumPy's, not
-        # SciPy's: theirs is another BLAS, whose threads go on spinning on the cores that the next product needs.
-        values, vectors = np.linalg.eigh((batch / scale[:, :, None]).astype(dtype, copy=False))
-        eigenvalues += list(np.maximum(values[:, ::-1] * scale, 0))
-        for rows, j in zip(vectors.transpose(0, 2, 1)[:, ::-1], dims[first : first + size], strict=True):
+        values, vectors = _eigh(S[first : first + size], dtype)
+        eigenvalues += list(values)
+        for rows, j in zip(vectors, dims[first : first + size], strict=True):
             if wants_complement(j, d):
                 rows = np.ascontiguousarray(rows)
                 bases.append(rows[:j])
@@ -295,6 +291,21 @@ def top_eigenspaces(
                 bases.append(np.array(rows[:j], order="C"))
                 complements.append(None)
     return Eigenspaces(bases, eigenvalues, complements)
+
+
+def _eigh(S: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (k, d), float64, descending and not negative, and eigenvectors (k, d, d), as rows, in the dtype."""
+    k, d = S.shape[:2]
+    if d <= JACOBI_REACH:
+        values, vectors = np.empty((k, d)), np.empty((k, d, d), dtype)
+        loops.jacobi(np.ascontiguousarray(S, dtype=np.float64), values, vectors)
+        return values, vectors
+    scale = traces(S)[:, None]  # second moments of tame float32 rows can leave float32's range
+    scale[scale == 0] = 1
+    # Divide and conquer on the whole matrix costs no more than a block power step here, see bench/. NumPy's, not
+    # SciPy's: theirs is another BLAS, whose threads go on spinning on the cores that the next product needs.
+    ascending, vectors = np.linalg.eigh((S / scale[:, :, None]).astype(dtype, copy=False))
+    return np.maximum(ascending[:, ::-1] * scale, 0), vectors.transpose(0, 2, 1)[:, ::-1]
 
 
 def batched_svd(blocks: Sequence[np.ndarray], rank: Sequence[int] | int) -> Eigenspaces:

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+EPS = float(np.finfo(np.float64).eps)
+SWEEPS = 30  # convergence is quadratic, a handful is enough
+
 
 def _jit(function):  # type: ignore[no-untyped-def]
     # Sums may be reordered to use SIMD; NaN and infinity keep their meaning.
@@ -139,3 +142,47 @@ def add_moments(A, labels, weights, sign, origins, raw, first, mass, counts):  #
             y = w * x[s]
             for t in range(d):
                 raw[c, s, t] += y * x[t]
+
+
+@_jit
+def jacobi(S, values, vectors):  # type: ignore[no-untyped-def]
+    """Eigenvalues (k, d), descending, and eigenvectors (k, d, d), as rows, of symmetric float64 S (k, d, d).
+
+    Cyclic Jacobi (Golub and Van Loan, section 8.5), until what is off the diagonal no longer counts.
+    """
+    d = S.shape[1]
+    for c in range(S.shape[0]):
+        A, V = S[c].copy(), np.eye(d)
+        for _ in range(SWEEPS):
+            off, norm = 0.0, 0.0
+            for p in range(d):
+                norm += A[p, p] * A[p, p]
+                for q in range(p):
+                    off += A[p, q] * A[p, q]
+            if off <= EPS * EPS * norm:
+                break
+            for p in range(d - 1):
+                for q in range(p + 1, d):
+                    if A[p, q] != 0:
+                        _turn(A, V, p, q)
+        order = np.argsort(-np.diag(A), kind="mergesort")
+        for i in range(d):
+            values[c, i] = max(A[order[i], order[i]], 0.0)
+            vectors[c, i] = V[order[i]]
+
+
+@_jit
+def _turn(A, V, p, q):  # type: ignore[no-untyped-def]
+    """Turn coordinates p and q such that A[p, q] vanishes."""
+    tau = (A[q, q] - A[p, p]) / (2 * A[p, q])
+    t = (-1.0 if tau < 0 else 1.0) / (abs(tau) + np.sqrt(1 + tau * tau))
+    cos = 1 / np.sqrt(1 + t * t)
+    sin = t * cos
+    for i in range(A.shape[0]):
+        x, y = A[i, p], A[i, q]
+        A[i, p], A[i, q] = cos * x - sin * y, sin * x + cos * y
+    for i in range(A.shape[0]):
+        x, y = A[p, i], A[q, i]
+        A[p, i], A[q, i] = cos * x - sin * y, sin * x + cos * y
+        x, y = V[p, i], V[q, i]
+        V[p, i], V[q, i] = cos * x - sin * y, sin * x + cos * y

@@ -32,8 +32,9 @@ affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine
 @pytest.fixture(autouse=True, params=["products", "loops"])
 def way(request, monkeypatch):
     """Small problems are worked on by loops alone; here either way has them all."""
-    for limit in ("FEW_PRODUCTS", "FEW_SQUARES"):
-        monkeypatch.setattr(cpu, limit, -1 if request.param == "products" else 1 << 40)
+    products = request.param == "products"
+    for limit, most in (("FEW_PRODUCTS", 1 << 40), ("FEW_SQUARES", 1 << 40), ("JACOBI_REACH", 40)):
+        monkeypatch.setattr(cpu, limit, -1 if products else most)
 
 
 def problem(n, d, dims, dtype, affine, seed=0):
