@@ -1,6 +1,7 @@
 """The Numba kernels for GPUs under Numba's simulator; ``test_cuda_irregular.py`` runs this file with it turned on."""
 
 import contextlib
+import sys
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def simulated(function):
             numba_cuda.jit(function)[grid, block](*(arg if arg.ndim else arg.item() for arg in args))
 
     return launch
+
+sys.setswitchinterval(1e-5)  # the simulator's threads wait for one another in loops, each for as long as a switch takes
 
 
 @pytest.fixture(autouse=True)
