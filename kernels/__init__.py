@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels.flats import Array, Eigenspaces, Flats, complement
-from ksubspaces.kernels.moments import Moments
-from ksubspaces.kernels.rows import Streamed
+from .flats import Array, Eigenspaces, Flats, complement
+from .moments import Moments
+from .rows import Streamed
 
 __all__ = [
     "Eigenspaces",

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels import loops
-from ksubspaces.kernels.flats import Eigenspaces, Flats, complement, wants_complement
-from ksubspaces.kernels.moments import Moments, traces
+from . import loops
+from .flats import Eigenspaces, Flats, complement, wants_complement
+from .moments import Moments, traces
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...

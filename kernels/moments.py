@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ksubspaces.kernels.flats import Array
+from .flats import Array
 
 ROUNDING = 1e-4  # share of its terms below which a difference of moments is taken for zero
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels.flats import Array, Eigenspaces, Flats, complement
-from ksubspaces.kernels.moments import Moments
+from .flats import Array, Eigenspaces, Flats, complement
+from .moments import Moments
 
 
 def sqdistances(X: Array, flats: Flats) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels.flats import Array
+from .flats import Array
 
 
 class Streamed:

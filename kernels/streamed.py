@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ksubspaces import kernels
-from ksubspaces.kernels.flats import Array, Flats
-from ksubspaces.kernels.moments import Moments, combined
-from ksubspaces.kernels.rows import Streamed
+from .. import kernels
+from .flats import Array, Flats
+from .moments import Moments, combined
+from .rows import Streamed
 
 
 def assign(

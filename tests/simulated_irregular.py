@@ -41,6 +41,7 @@ def simulated(function):
 
     return launch
 
+
 sys.setswitchinterval(1e-5)  # the simulator's threads wait for one another in loops, each for as long as a switch takes
 
 

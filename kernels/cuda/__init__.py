@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ksubspaces.kernels.cuda.assign import assign, sqdistances
-from ksubspaces.kernels.cuda.eigen import batched_svd, top_eigenspaces
-from ksubspaces.kernels.cuda.groups import label_counts
-from ksubspaces.kernels.cuda.lookup import lookup
-from ksubspaces.kernels.cuda.moments import second_moments, update_moments
-from ksubspaces.kernels.cuda.residuals import residuals
-from ksubspaces.kernels.flats import Array
+from ..flats import Array
+from .assign import assign, sqdistances
+from .eigen import batched_svd, top_eigenspaces
+from .groups import label_counts
+from .lookup import lookup
+from .moments import second_moments, update_moments
+from .residuals import residuals
 
 __all__ = [
     "assign",
@@ -36,24 +36,24 @@ __all__ = [
 
 
 def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> Array:
-    from ksubspaces.kernels.cuda import irregular
+    from . import irregular
 
     return irregular.sample_rows(weights, m, rng)
 
 
 def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
-    from ksubspaces.kernels.cuda import irregular
+    from . import irregular
 
     return irregular.lower_distances(distances, trials, weights)
 
 
 def largest(costs: Array, m: int) -> Array:
-    from ksubspaces.kernels.cuda import irregular
+    from . import irregular
 
     return irregular.largest(costs, m)
 
 
 def changed_rows(old: Array, new: Array) -> Array:
-    from ksubspaces.kernels.cuda import irregular
+    from . import irregular
 
     return irregular.changed_rows(old, new)

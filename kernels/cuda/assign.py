@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.flats import Array, Flats
+from ..flats import Array, Flats
+from . import loader
 
 PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
 """How each precision multiplies float32; float64 is multiplied as such. See ``products.cuh``."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksubspaces.kernels import libraries
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.cuda.memory import address
-from ksubspaces.kernels.flats import Array
+from .. import libraries
+from ..flats import Array
+from . import loader
+from .memory import address
 
 LANES = 8
 """Matrices that are solved side by side, at most."""

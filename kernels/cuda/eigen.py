@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import cusolver, loader
-from ksubspaces.kernels.flats import Array, Eigenspaces, wants_complement
+from ..flats import Array, Eigenspaces, wants_complement
+from . import cusolver, loader
 
 
 class Layout(NamedTuple):

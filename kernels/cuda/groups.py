@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.flats import Array
+from ..flats import Array
+from . import loader
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [("groups", {})]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels import libraries
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.flats import Array
+from .. import libraries
+from ..flats import Array
+from . import loader
 
 cuda = libraries.numba_cuda()
 THREADS = 128

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksubspaces.kernels import libraries
-from ksubspaces.kernels.flats import Array
+from .. import libraries
+from ..flats import Array
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("--std=c++17",)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.cuda.groups import grouped
-from ksubspaces.kernels.cuda.memory import address, or_null
-from ksubspaces.kernels.flats import Array
+from ..flats import Array
+from . import loader
+from .groups import grouped
+from .memory import address, or_null
 
 CHUNK = 64  # rows of a tile
 DEPTH = 16

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.flats import Array
+from ..flats import Array
+from . import loader
 
 WIDEST = 16  # bytes of the widest asynchronous copy
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.cuda.groups import Groups, group_by_label, grouped
-from ksubspaces.kernels.cuda.memory import or_null, pieces
-from ksubspaces.kernels.flats import Array
-from ksubspaces.kernels.moments import Moments
+from ..flats import Array
+from ..moments import Moments
+from . import loader
+from .groups import Groups, group_by_label, grouped
+from .memory import or_null, pieces
 
 __all__ = ["group_by_label", "second_moments", "update_moments"]
 

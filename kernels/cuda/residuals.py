@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ksubspaces.kernels.cuda import loader
-from ksubspaces.kernels.cuda.groups import group_by_label
-from ksubspaces.kernels.flats import Array, Flats
+from ..flats import Array, Flats
+from . import loader
+from .groups import group_by_label
 
 BLOCK_BYTES = 256 << 20  # rows gathered in float64 at a time
 
