@@ -249,6 +249,7 @@ def test_mutants_of_the_check_are_caught(what):
     text = Path(eigen.__file__).read_text()
     assert text.count(old) == 1, f"{old!r} must stand in eigen.py exactly once"
     mutant = ModuleType("mutant")
+    mutant.__package__ = eigen.__package__
     exec(compile(text.replace(old, new), "mutant", "exec"), mutant.__dict__)
     assert any(_fails(mutant, how) for how in DAMAGES), f"nothing notices: {what}"
 
