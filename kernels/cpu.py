@@ -91,7 +91,7 @@ class _Probes:
 
     def __init__(self, flats: Flats, clusters: slice, centre: np.ndarray | None, dtype: np.dtype) -> None:
         chosen = range(clusters.start, clusters.stop)
-        parts = [flats.bases[c] if flats.complements[c] is None else flats.complements[c] for c in chosen]
+        parts: list[Any] = [flats.bases[c] if flats.complements[c] is None else flats.complements[c] for c in chosen]
         self.matrix = np.ascontiguousarray(np.concatenate(parts), dtype=dtype)
         self.starts = np.cumsum([0] + [len(p) for p in parts])
         self.exact = np.array([flats.complements[c] is not None for c in chosen])

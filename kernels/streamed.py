@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ksubspaces import kernels
+
 from .flats import Array, Flats
 from .moments import Moments, combined
 from .rows import Streamed
