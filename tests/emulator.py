@@ -84,7 +84,7 @@ def _kernel(source, name, defines=None, *, replaced, limits):
     file = f"{source}.cu"
     text = replaced.get(file) or (loader.FOLDER / file).read_text()
     headers = tuple((name, text) for name, text in sorted(replaced.items()) if name != file)
-    level = "-O1" if replaced else "-O2"  # a replaced text is compiled for a run or two
+    level = "-Og" if replaced else "-O2"  # a replaced text is compiled for a run or two
     return _library(text, headers, tuple(sorted((defines or {}).items())), level).kernel(name, limits)
 
 
