@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import kernels
+from ksubspaces import kernels
+
 from .flats import Array, Flats
 from .moments import Moments, combined
 from .rows import Streamed

@@ -15,6 +15,7 @@ from .arrays import import_array
 from .budget import compress, parameters_within
 from .checks import check_weights
 from .factorization import Factorization
+from .figures import Series, plot_series
 from .progress import Bar, shown
 from .storage import write_whole
 
@@ -54,6 +55,10 @@ class CurvePoint:
     weighted_error: float | None
     k: int
     seconds: float
+
+    def error(self, weighted: bool) -> float:
+        """One of the two errors; 0 where the weighted one was not measured."""
+        return self.weighted_error or 0.0 if weighted else self.relative_error
 
 
 @dataclass(frozen=True)
@@ -152,16 +157,36 @@ class CompressionCurve:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw error against size into an image file; its ending chooses the format (.png, .pdf, .svg).
+        """Draw error against size into an image file, beside it the weighted error where there are weights.
+
+        Parameters
+        ----------
+        path : path
+            Of the image; its ending chooses the format (.png, .pdf, .svg).
 
         Raises
         ------
         ImportError
             matplotlib (extra ``cli``) is not installed.
         """
-        from .show import plot_curve
+        panels = {"Relative squared error": self._series(False)}
+        if self.is_weighted:
+            panels["Relative squared error, rows weighted"] = self._series(True)
+        plot_series(path, panels, "seconds are those of all sizes together")
 
-        plot_curve(path, self)
+    def _series(self, weighted: bool) -> list[Series]:
+        """The errors of each method, rows weighted or not; its label tells the seconds that all its sizes took."""
+        n, d = self.shape
+        series = []
+        for method in self.methods:
+            points = self.of(method).values()
+            way = method.removesuffix(WEIGHTED)
+            name = "SVD" if way == "svd" else way.replace("messi-", "MESSI, k = ")
+            name += ", weighted" * method.endswith(WEIGHTED)
+            label = f"{name}  ({sum(point.seconds for point in points):.0f} s)"
+            sizes, errors = [p.n_parameters / (n * d) for p in points], [p.error(weighted) for p in points]
+            series.append(Series(label, way, method.endswith(WEIGHTED), sizes, errors))
+        return series
 
 
 def compression_curve(

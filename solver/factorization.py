@@ -20,6 +20,7 @@ from .arrays import (
     computing,
     entered,
     import_array,
+    move,
     namespace,
     place,
     row_blocks,
@@ -28,8 +29,8 @@ from .arrays import (
 )
 from .arrays import energy as total_energy
 from .checks import check_matrix, check_weights
+from .coefficients import coefficients_in, count_parameters
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
-from .subspaces import coefficients_in, count_parameters, move
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

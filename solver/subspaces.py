@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +21,16 @@ from .arrays import (
     enter,
     entered,
     import_array,
+    move,
     namespace,
     place,
-    resolve_device,
     scaled,
     to_numpy,
 )
 from .checks import check_labels, check_matrix
+from .coefficients import coefficients_in, count_parameters, members_of
+from .factorization import Factorization, factorize
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
-
-if TYPE_CHECKING:
-    from .factorization import Factorization
-
-
-MEMBERS = 8192  # rows of a cluster gathered at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -240,8 +236,6 @@ class Subspaces:
 
     def factorize(self, X: Any) -> Factorization:
         """Each row of X (n, d) as coefficients in its nearest flat, as a :class:`Factorization` of X's kind."""
-        from .factorization import factorize
-
         with self._entered(X) as (array, home, exponent):
             return factorize(array, self._assign(array, exponent), self._flats, home)
 
@@ -318,46 +312,6 @@ def _check_facts(facts: dict[str, Any]) -> None:
         raise ValueError("objective, energy and history must be finite numbers")
     if not isinstance(facts["converged"], bool) or not isinstance(facts["n_reseeded"], int):
         raise ValueError("converged must be true or false and n_reseeded a whole number")
-
-
-def count_parameters(counts: Sequence[int], dims: Sequence[int], d: int, affine: bool) -> int:
-    """Numbers in a factorization: coefficients, bases, a label per row if there is a choice, and offsets if affine."""
-    flats = sum(m * j + j * d for m, j in zip(counts, dims, strict=True))
-    labels = sum(counts) if len(dims) > 1 else 0
-    return flats + labels + affine * len(dims) * d
-
-
-def members_of(labels: Array, k: int) -> Iterator[tuple[int, Array]]:
-    """Row numbers of one cluster after another, a bounded number at a time."""
-    for c in range(k):
-        rows = namespace(labels).flatnonzero(labels == c)
-        for start in range(0, len(rows), MEMBERS):
-            yield c, rows[start : start + MEMBERS]
-
-
-def coefficients_in(X: Array, labels: Array, flats: Flats) -> Iterator[tuple[int, Array, Array]]:
-    """``(x - mu_c) V_c^T`` for the rows of one cluster after another: c, row numbers, coefficients (m, j_c)."""
-    for c, rows in members_of(labels, flats.k):
-        part = X[rows] if flats.offsets is None else X[rows] - flats.offsets[c]
-        yield c, rows, part @ flats.bases[c].T
-
-
-def move(home: Home, target: str) -> Home:
-    """The home that ``target`` names: a kind of array, or a device for the same kind where it can live there."""
-    if target == "numpy":
-        return NUMPY
-    if target == "torch":
-        return Home("torch", home.device)
-    if target == "cupy":
-        return Home("cupy", home.device if home.device != "cpu" else resolve_device("cuda"))
-    try:
-        device = resolve_device(target)
-    except ValueError:
-        message = f"target must be 'numpy', 'torch', 'cupy', 'cpu', 'cuda' or 'cuda:<index>', got {target!r}"
-        raise ValueError(message) from None
-    if home.kind == "torch":
-        return Home("torch", device)
-    return NUMPY if device == "cpu" else Home("cupy", device)
 
 
 def _as_is(x: Any, home: Home) -> Array:

@@ -229,7 +229,7 @@ def stop_the_work(monkeypatch: pytest.MonkeyPatch, error: BaseException, when: s
         monkeypatch.setattr(cli.curve, "compression_curve", stop)
     else:
         monkeypatch.setattr(cli.fit, "write_whole", stop)
-        monkeypatch.setattr(cli.curve, "plot_curve", stop)
+        monkeypatch.setattr(CompressionCurve, "plot", stop)
 
 
 def test_what_is_there_is_replaced_only_when_told(

@@ -19,7 +19,7 @@ from ksubspaces import compress
 from ksubspaces import curve as curve_module
 from ksubspaces.curve import CompressionCurve, CurvePoint, compression_curve, truncated
 from ksubspaces.demo import planted_table
-from ksubspaces.show import plot_curve, render_curve
+from ksubspaces.terminal import render_curve
 
 TABLE = planted_table(n=400, d=16, k=3, j=3)
 WEIGHTS = np.arange(1, 401) ** -0.5
@@ -327,7 +327,7 @@ def test_picture(curve: CompressionCurve, tmp_path: Path) -> None:
 
 def test_picture_without_weights_has_one_panel(tmp_path: Path) -> None:
     import_or_skip("matplotlib")
-    plot_curve(tmp_path / "c.png", compression_curve(TABLE, (0.4, 0.6), methods=("svd", "messi-2"), seed=0))
+    compression_curve(TABLE, (0.4, 0.6), methods=("svd", "messi-2"), seed=0).plot(tmp_path / "c.png")
     picture = pixels(tmp_path / "c.png")
     assert picture.shape == (720, 900, 3)
     assert shows(picture, "#0072B2")

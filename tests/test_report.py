@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ksubspaces import fit_subspaces
 from ksubspaces.demo import planted_table
+from ksubspaces.extras import require
+from ksubspaces.figures import plot
 from ksubspaces.report import FitReport, SVDCurve, dimension_sweep, make_report, svd_curve
-from ksubspaces.show import plot, render, require
+from ksubspaces.terminal import render
 
 TABLE = planted_table(n=400, d=16, k=3, j=4, noise=0.1)
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ksubspaces.factorization import Factorization
-
+from ..factorization import Factorization
 from ._factors import Factors, check_exact, described
 from ._lookup import decode, decode_static, lookup
 from ._scaling import PLAIN, Scaling, scaling_of
@@ -220,7 +219,7 @@ class SubspaceEmbedding(Factors):
                 f"embedding is of type {type(embedding).__name__}, whose own way of computing would be lost; "
                 "compress its weight with ksubspaces.compress, and decode in a module like it"
             )
-        from ksubspaces.budget import compress
+        from ..budget import compress
 
         table = embedding.weight.detach()
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
