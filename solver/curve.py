@@ -17,6 +17,7 @@ from .checks import check_weights
 from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown
+from .result import Record
 from .storage import write_whole
 
 __all__ = ["CompressionCurve", "CurvePoint", "compression_curve"]
@@ -297,8 +298,8 @@ def compression_curve(
                     method=method.name,
                     ratio=ratio,
                     n_parameters=factors.n_parameters,
-                    relative_error=factors.relative_error(A),
-                    weighted_error=None if sample_weight is None else factors.relative_error(A, sample_weight),
+                    relative_error=factors.measure_error(A),
+                    weighted_error=None if sample_weight is None else factors.measure_error(A, sample_weight),
                     k=len(factors.bases),
                     seconds=seconds,
                 )
@@ -349,7 +350,8 @@ def truncated(svd: Factorization, budget: int) -> Factorization | None:
     rank = svd.dims[0] - max(0, -(-(svd.n_parameters - budget) // direction))
     if rank < min(1, svd.dims[0]):
         return None
-    return replace(svd, blocks=[svd.blocks[0][:, :rank], *svd.blocks[1:]], bases=[svd.bases[0][:rank], *svd.bases[1:]])
+    blocks, bases = [svd.blocks[0][:, :rank], *svd.blocks[1:]], [svd.bases[0][:rank], *svd.bases[1:]]
+    return replace(svd, blocks=blocks, bases=bases, record=Record())
 
 
 def _path(ratios: Iterable[float], n: int, d: int) -> dict[float, int]:
@@ -360,7 +362,7 @@ def _path(ratios: Iterable[float], n: int, d: int) -> dict[float, int]:
         raise ValueError(f"ratios must be numbers, for instance (0.2, 0.4); got {ratios!r}") from None
     if not ascending:
         raise ValueError("ratios is empty; give at least one, for instance (0.4,)")
-    return {ratio: parameters_within(ratio, None, n, d) for ratio in ascending}
+    return {ratio: parameters_within(n, d, ratio=ratio) for ratio in ascending}
 
 
 def _names(methods: Iterable[str] | None, weighted: bool) -> tuple[str, ...]:

@@ -28,13 +28,15 @@ from .arrays import (
     to_numpy,
 )
 from .checks import check_labels, check_matrix
-from .coefficients import coefficients_in, count_parameters, members_of
-from .factorization import Factorization, factorize
+from .coefficients import coefficients_in, members_of
+from .deprecated import Counts
+from .factorization import Factorization, factorize, record_fit
+from .result import Result, check_facts
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Subspaces:
+class Subspaces(Result):
     """k flats ``mu_c + span(V_c)`` in R^d fitted to n rows; what :func:`fit_subspaces` returns.
 
     Arrays are of the kind that was fitted (NumPy, Torch or CuPy) and live where it lived.
@@ -62,6 +64,8 @@ class Subspaces:
     n_reseeded : int
         How many times a cluster that had run empty (or had fewer rows than its flat could pass through anyway) was
         filled with the rows of largest residual.
+    seconds : float
+        Of the fit; NaN in a result that was loaded.
     """
 
     bases: list[Array]
@@ -73,21 +77,7 @@ class Subspaces:
     converged: bool
     n_reseeded: int
     home: Home = field(default=NUMPY, compare=False)
-
-    @property
-    def k(self) -> int:
-        """Number of flats."""
-        return len(self.bases)
-
-    @property
-    def d(self) -> int:
-        """Dimension of the space."""
-        return int(self.bases[0].shape[1])
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Dimension j_c of each flat."""
-        return tuple(int(V.shape[0]) for V in self.bases)
+    seconds: float = float("nan")
 
     @property
     def n_iter(self) -> int:
@@ -100,14 +90,9 @@ class Subspaces:
         return self.objective / self.energy if self.energy > 0 else 0.0
 
     @cached_property
-    def counts(self) -> np.ndarray:
-        """Rows per flat, (k,) int64 NumPy array."""
-        return np.bincount(to_numpy(import_array(self.labels, "labels")), minlength=self.k)
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
-        return count_parameters(self.counts.tolist(), self.dims, self.d, self.offsets is not None)
+    def counts(self) -> tuple[int, ...]:
+        """Rows n_c of each flat."""
+        return Counts(np.bincount(to_numpy(import_array(self.labels, "labels")), minlength=self.k).tolist())
 
     @cached_property
     def _flats(self) -> Flats:
@@ -237,7 +222,8 @@ class Subspaces:
     def factorize(self, X: Any) -> Factorization:
         """Each row of X (n, d) as coefficients in its nearest flat, as a :class:`Factorization` of X's kind."""
         with self._entered(X) as (array, home, exponent):
-            return factorize(array, self._assign(array, exponent), self._flats, home)
+            factors = factorize(array, self._assign(array, exponent), self._flats, home)
+        return record_fit(factors, X, None, self.history, self.converged, self.seconds)
 
     def to(self, target: str) -> Subspaces:
         """The same result as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""
@@ -291,7 +277,9 @@ class Subspaces:
             bases = split_bases(arrays)
             if (most := max(map(len, bases))) > bases[0].shape[1]:
                 raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")
-            _check_facts(facts)
+            check_facts([facts["objective"], facts["energy"]], facts["history"], facts["converged"])
+            if not isinstance(facts["n_reseeded"], int):
+                raise ValueError("n_reseeded must be a whole number")
             return cls(bases, arrays.get("offsets"), unpack_labels(arrays["labels"], len(bases)), **facts)
 
     def __repr__(self) -> str:
@@ -303,15 +291,6 @@ class Subspaces:
             f"Subspaces({self.k} {flats} of dimension {dims} in R^{self.d}, {self.labels.shape[0]} rows, "
             f"relative error {self.relative_error:.4g}, {state} after {steps})"
         )
-
-
-def _check_facts(facts: dict[str, Any]) -> None:
-    """What a file tells of a fit is of the kind that a fit tells."""
-    numbers = [facts["objective"], facts["energy"], *facts["history"]]
-    if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
-        raise ValueError("objective, energy and history must be finite numbers")
-    if not isinstance(facts["converged"], bool) or not isinstance(facts["n_reseeded"], int):
-        raise ValueError("converged must be true or false and n_reseeded a whole number")
 
 
 def _as_is(x: Any, home: Home) -> Array:

@@ -69,7 +69,7 @@ def test_fit_prints_a_table_and_saves_everything(
     expected = fit_subspaces(TABLE, 3, 2, seed=0)
     assert subspaces.objective == report["objective"]
     assert subspaces.objective == pytest.approx(expected.objective, rel=1e-5)  # the same rows elsewhere in memory
-    assert report["relative_error"] == pytest.approx(factorization.relative_error(TABLE), rel=1e-4)
+    assert report["relative_error"] == pytest.approx(factorization.measure_error(TABLE), rel=1e-4)
     assert report["n_parameters"] == factorization.n_parameters
     assert report["counts"] == list(expected.counts)
     assert report["table"] == table

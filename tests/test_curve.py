@@ -59,8 +59,8 @@ def test_points_are_what_compress_gives(curve: CompressionCurve, method: str, op
         factors = compress(TABLE, ratio, seed=0, **options)
         assert point.n_parameters == factors.n_parameters
         assert point.k == len(factors.bases)
-        assert point.relative_error == pytest.approx(factors.relative_error(TABLE), rel=1e-5)
-        assert point.weighted_error == pytest.approx(factors.relative_error(TABLE, WEIGHTS), rel=1e-5)
+        assert point.relative_error == pytest.approx(factors.measure_error(TABLE), rel=1e-5)
+        assert point.weighted_error == pytest.approx(factors.measure_error(TABLE, WEIGHTS), rel=1e-5)
 
 
 def test_weights_need_not_be_gone_by_to_be_measured_by() -> None:

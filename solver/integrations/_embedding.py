@@ -178,7 +178,7 @@ class SubspaceEmbedding(Factors):
         ----------
         embedding : nn.Embedding
         ratio : float, optional
-            Share of the parameters to save, in (0, 1). Give this or ``n_parameters``.
+            Share of the parameters to save, in (0, 1). Give this, ``keep`` (as in ``compress``) or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend.
         token_weights : (n,) array, optional

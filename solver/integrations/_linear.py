@@ -149,7 +149,7 @@ class SubspaceLinear(nn.Module):
         ----------
         linear : nn.Linear
         ratio : float, optional
-            Share of the weight's parameters to save, in (0, 1). Give this or ``n_parameters``.
+            Share of the weight's parameters to save, in (0, 1). Give this, ``keep`` or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend on the weight.
         sample_weight : (out,) array, or (in,) by columns, optional
