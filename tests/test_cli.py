@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
-import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from files import contents, piped
 from helpers import import_or_skip
 from safetensors.numpy import save_file
 
@@ -196,11 +193,6 @@ def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     monkeypatch.setattr(cli.fit, "fit_subspaces", interrupted)
     assert cli.main(["fit", table, "--k", "3", "--j", "2"]) == 130
     assert capsys.readouterr().err.strip().startswith("ksubspaces: interrupted")
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """All that is in a folder, by its path; None for a folder in it."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
 COMMANDS = {
@@ -407,18 +399,6 @@ def test_texts_that_can_be_read_but_once(
         assert cli.main(["curve", table, "--tokenizer", str(tokenizer), *options]) == 0
     read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     np.testing.assert_array_equal(seen["sample_weight"], token_weights(read, TEXTS.split("\n"), n_rows=300))
-
-
-@contextmanager
-def piped(monkeypatch: pytest.MonkeyPatch, content: bytes, by: str) -> Iterator[str]:
-    """A name for --texts under which these bytes come through a pipe, as from a process or on the standard input."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as source:
-        with os.fdopen(writing, "wb") as sink:
-            sink.write(content)
-        if by == "-":
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
-        yield "-" if by == "-" else f"/dev/fd/{reading}"
 
 
 def test_texts_can_be_read_again_from_the_beginning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from files import pixels
 from helpers import import_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -303,11 +304,6 @@ def test_table_without_weights_and_with_gaps() -> None:
         ["60%", "0.4000"],
         ["60%", "1", "/", "0.1", "s"],
     ]
-
-
-def pixels(path: Path) -> NDArray[np.float32]:
-    image = import_or_skip("matplotlib.image")
-    return np.asarray(image.imread(path))[..., :3]
 
 
 def shows(picture: NDArray[np.float32], colour: str) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import pixels
 from helpers import import_or_skip
-from numpy.typing import NDArray
 
 from ksubspaces import fit_subspaces
 from ksubspaces.demo import planted_table
@@ -145,11 +145,6 @@ def test_table_of_many_clusters_is_cut_short(report: FitReport) -> None:
     text = rendered(replace(report, dims=(4,) * 1000, counts=tuple(range(1000))))
     assert len(text.splitlines()) < 40
     assert "and 984 more; sizes 0 to 999" in text
-
-
-def pixels(path: Path) -> NDArray[np.float32]:
-    image = import_or_skip("matplotlib.image")
-    return np.asarray(image.imread(path))[..., :3]
 
 
 def test_picture(tmp_path: Path, report: FitReport, svd: SVDCurve) -> None:
