@@ -137,8 +137,8 @@ def _factor(unit: Unit, stored: Path) -> dict[str, Any]:
         "n_parameters": factors.n_parameters,
         "dims": factors.dims,
         "counts": factors.counts,
-        "relative_error": factors.relative_error(table),
-        "count_weighted_error": factors.relative_error(table, encoder.training_counts()),
+        "relative_error": factors.measure_error(table),
+        "count_weighted_error": factors.measure_error(table, encoder.training_counts()),
     }
 
 

@@ -99,7 +99,7 @@ def measure(trial: Trial) -> dict:
         **asdict(kept),
         "k": len(factors.dims),
         "n_parameters": factors.n_parameters,
-        "relative_error": factors.relative_error(A),
+        "relative_error": factors.measure_error(A),
     }
 
 

@@ -282,6 +282,24 @@ def resolve_device(device: Any) -> str:
     return f"cuda:{chosen}"
 
 
+def move(home: Home, target: str) -> Home:
+    """The home that ``target`` names: a kind of array, or a device for the same kind where it can live there."""
+    if target == "numpy":
+        return NUMPY
+    if target == "torch":
+        return Home("torch", home.device)
+    if target == "cupy":
+        return Home("cupy", home.device if home.device != "cpu" else resolve_device("cuda"))
+    try:
+        device = resolve_device(target)
+    except ValueError:
+        message = f"target must be 'numpy', 'torch', 'cupy', 'cpu', 'cuda' or 'cuda:<index>', got {target!r}"
+        raise ValueError(message) from None
+    if home.kind == "torch":
+        return Home("torch", device)
+    return NUMPY if device == "cpu" else Home("cupy", device)
+
+
 def _cupy_on(device: str, array: Array) -> Array:
     cupy = load_cupy()
     with cupy.cuda.Device(int(device.partition(":")[2])):

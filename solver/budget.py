@@ -6,8 +6,9 @@ The descent itself is in :mod:`.pricing`, the number of clusters in :mod:`.split
 from __future__ import annotations
 
 import math
+import time
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Real
 from typing import Any
@@ -18,7 +19,7 @@ from ksubspaces.kernels import Flats, Streamed
 
 from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
-from .factorization import Factorization, factorize, row_numbers
+from .factorization import Factorization, factorize, record_fit, row_numbers
 from .fit import fit_subspaces
 from .pricing import Pricing, Solution, compact
 from .problem import Problem
@@ -32,6 +33,7 @@ def compress(
     A: Any,
     ratio: float | None = None,
     *,
+    keep: float | None = None,
     n_parameters: int | None = None,
     k: int | str = "auto",
     dims: str = "budget",
@@ -60,7 +62,10 @@ def compress(
     A : (n, d) array
         As X in :func:`fit_subspaces`. Never modified.
     ratio : float, optional
-        Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this or ``n_parameters``.
+        Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this, ``keep`` or
+        ``n_parameters``.
+    keep : float, optional
+        Share of them to keep, 0 < keep <= 1: ``keep=0.6`` is ``ratio=0.4``.
     n_parameters : int, optional
         Most numbers that the factors may take: ``sum n_c j_c + d sum j_c``, and with more than one cluster a label for
         each row, and with offsets ``k d``.
@@ -129,6 +134,7 @@ def compress(
     >>> sorted(zip(factors.dims, factors.counts))
     [(2, 300), (12, 100)]
     """
+    begun = time.perf_counter()
     if dims not in WAYS:
         raise ValueError(f"dims must be 'budget' or 'equal', got {dims!r}")
     most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
@@ -139,11 +145,12 @@ def compress(
         n, d = array.shape
         exact = _exact(array, exact_rows)
         problem = _problem(rows, exact, sample_weight, affine)
-        pricing = Pricing(problem, parameters_within(ratio, n_parameters, n, d), exact)
+        pricing = Pricing(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
         if pricing.linear.overhead(1) + pricing.n_rows + d > pricing.n_parameters:
+            more = "lower ratio" if ratio is not None else "raise keep" if keep is not None else "raise n_parameters"
             raise ValueError(
                 f"the {pricing.n_exact} exact_rows leave no room for a direction of the others "
-                f"in {pricing.n_parameters} parameters; name fewer, or lower ratio"
+                f"in {pricing.n_parameters} parameters; name fewer, or {more}"
             )
         if most is not None and most > pricing.n_rows:
             raise ValueError(f"k={most} clusters need at least {most} rows, but there are {pricing.n_rows}; lower k")
@@ -152,37 +159,67 @@ def compress(
             if most is None:
                 raise ValueError("dims='equal' does not find k; give it, for instance k=5")
             first = "k-means++" if init is None else start
-            labels, flats = _equal(pricing, most, first, n_init, max_iter, tol, seed, progress)
+            fit = _fit_equal(pricing, most, first, n_init, max_iter, tol, seed, progress)
         else:
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
             bar = Bar(energy(problem.X, problem.weights)) if progress else None
             with shown(bar):
-                labels, flats = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
+                fit = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
+        flats = fit.flats
         if flats.offsets is not None:
             flats = replace(flats, offsets=scaled(flats.offsets, exponent))
         if exact is None:
-            return factorize(array, labels, flats, home)
-        return _with_exact(array, labels, flats, exact, home)
+            factors = factorize(array, fit.labels, flats, home)
+        else:
+            factors = _with_exact(array, fit.labels, flats, exact, home)
+    with np.errstate(over="ignore"):
+        history = np.ldexp(np.array(fit.history) * problem.unit, 2 * exponent).tolist()
+    return record_fit(factors, A, sample_weight, history, fit.converged, time.perf_counter() - begun)
 
 
-def parameters_within(ratio: float | None, n_parameters: int | None, n: int, d: int) -> int:
-    """Parameters there are, at least as many as one direction takes."""
-    if (ratio is None) == (n_parameters is None):
-        raise ValueError("give either ratio, the share of the parameters to save, or n_parameters, how many to use")
-    if n_parameters is not None:
-        budget, given = whole("n_parameters", n_parameters, 1), f"n_parameters={n_parameters}"
-    else:
-        if isinstance(ratio, (bool, np.bool_)) or not isinstance(ratio, Real):
-            raise TypeError(f"ratio must be a number, got {ratio!r}")
-        if not 0 <= float(ratio) < 1:
-            raise ValueError(f"ratio is the share of the parameters to save, 0 <= ratio < 1; got {ratio!r}")
-        # The product is rounded, so that ratio=0.4 of 10 numbers leaves the 6 that everybody expects.
-        budget, given = math.floor(round((1 - float(ratio)) * n * d, 6)), f"ratio={ratio}"
-    if budget < n + d:
-        most = 1 - (n + d) / (n * d)
-        remedy = f"choose a ratio of at most {math.floor(1e4 * most) / 1e4}" if most >= 0 else "A is too small for it"
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Labels and flats within a budget; the objective after each step of their descent, and whether that converged."""
+
+    labels: Array
+    flats: Flats
+    history: list[float]
+    converged: bool
+
+
+def parameters_within(
+    n: int, d: int, *, ratio: float | None = None, keep: float | None = None, n_parameters: int | None = None
+) -> int:
+    """Parameters that one of three arguments leaves, at least as many as one direction takes."""
+    asked = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) != 1:
         raise ValueError(
-            f"{given} leaves {budget} parameters for A ({n}, {d}), but one direction takes n + d = {n + d}; {remedy}"
+            "give either ratio, the share of the parameters to save, or keep, the share to keep, or n_parameters, "
+            f"how many to use; got {' and '.join(given) or 'none of them'}"
+        )
+    ((name, value),) = given.items()
+    if name == "n_parameters":
+        budget = whole(name, value, 1)
+    else:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        kept = float(value) if name == "keep" else 1 - float(value)
+        if not 0 < kept <= 1:
+            meaning = "keep, 0 < keep <= 1" if name == "keep" else "save, 0 <= ratio < 1"
+            raise ValueError(f"{name} is the share of the parameters to {meaning}; got {value!r}")
+        # The product is rounded, so that ratio=0.4 of 10 numbers leaves the 6 that everybody expects.
+        budget = math.floor(round(kept * n * d, 6))
+    if budget < n + d:
+        least = (n + d) / (n * d)
+        remedies = {
+            "ratio": f"choose a ratio of at most {math.floor(1e4 * (1 - least)) / 1e4}",
+            "keep": f"choose a keep of at least {math.ceil(1e4 * least) / 1e4}",
+            "n_parameters": f"give at least {n + d}",
+        }
+        raise ValueError(
+            f"{name}={value} leaves {budget} parameters for A ({n}, {d}), but one direction takes n + d = {n + d}; "
+            + (remedies[name] if least <= 1 else "A is too small for it")
         )
     return budget
 
@@ -234,8 +271,8 @@ def _start(init: Any, n: int, exact: Array | None, device: str) -> Array:
 
 def _descend(
     pricing: Pricing, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Any, bar: Bar | None
-) -> tuple[Array, Flats]:
-    """Labels and flats of the best solution; the truncated SVD's if none is better."""
+) -> _Fit:
+    """The best of the runs; the truncated SVD if none is better."""
     problem = pricing.problem
 
     def show(solution: Solution) -> None:
@@ -246,16 +283,24 @@ def _descend(
 
     first = compact(pricing.solve(start, int(start.max()) + 1))
     best: Solution | None = None
+    history, converged = [first.objective], True
     for rng in islice(generators(seed), runs):
-        solution = clusters(pricing, first, most, rng, show)
-        solution = compact(pricing.settle(solution, max_iter, tol, show))
+        steps = [first.objective]
+
+        def step(solution: Solution, steps: list[float] = steps) -> None:
+            steps.append(solution.objective)
+            show(solution)
+
+        solution = clusters(pricing, first, most, rng, step)
+        grown = len(steps)
+        solution = compact(pricing.settle(solution, max_iter, tol, step))
         if best is None or solution.objective < best.objective:
-            best = solution
+            best, history, converged = solution, steps, len(steps) - grown < max_iter
     assert best is not None
     best = pricing.solve(best.labels, best.k, np.float64)
     svd = pricing.linear.solve(0 * start, 1, np.float64)
     if svd.objective < best.objective:
-        best = svd
+        best, history, converged = svd, [svd.objective], True
     if best.k == 1 and most != 1 and best.price > 0:
         warnings.warn(
             "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
@@ -264,13 +309,13 @@ def _descend(
         )
     if bar is not None:
         bar.finish()
-    return best.labels, best.flats(problem.X.dtype)
+    return _Fit(best.labels, best.flats(problem.X.dtype), history, converged)
 
 
-def _equal(
+def _fit_equal(
     pricing: Pricing, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Any, progress: bool
-) -> tuple[Array, Flats]:
-    """Labels and flats of the largest dimension that fits in every cluster alike."""
+) -> _Fit:
+    """Flats of the largest dimension that fits in every cluster alike."""
     problem = pricing.problem
     dims = equal_dims(pricing, k)
     if dims[0] < 1:
@@ -293,9 +338,11 @@ def _equal(
     where = device_of(problem.X)
     labels = place(import_array(fit.labels, "labels"), where)
     offsets = None if fit.offsets is None else place(fit.offsets, where)
-    if offsets is not None and isinstance(problem.X, Streamed):  # they are of the rows in memory
-        offsets = scaled(offsets, problem.X.exponent)
-    return labels, Flats.from_bases([place(V, where) for V in fit.bases], offsets)
+    shift = problem.X.exponent if isinstance(problem.X, Streamed) else 0  # the fit was of the rows in memory
+    offsets = None if offsets is None else scaled(offsets, shift)
+    flats = Flats.from_bases([place(V, where) for V in fit.bases], offsets)
+    history = np.ldexp(fit.history, 2 * shift).tolist()
+    return _Fit(labels, flats, history, fit.converged)
 
 
 def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home) -> Factorization:

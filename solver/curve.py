@@ -15,7 +15,9 @@ from .arrays import import_array
 from .budget import compress, parameters_within
 from .checks import check_weights
 from .factorization import Factorization
+from .figures import Series, plot_series
 from .progress import Bar, shown
+from .result import Record
 from .storage import write_whole
 
 __all__ = ["CompressionCurve", "CurvePoint", "compression_curve"]
@@ -54,6 +56,10 @@ class CurvePoint:
     weighted_error: float | None
     k: int
     seconds: float
+
+    def error(self, weighted: bool) -> float:
+        """One of the two errors; 0 where the weighted one was not measured."""
+        return self.weighted_error or 0.0 if weighted else self.relative_error
 
 
 @dataclass(frozen=True)
@@ -152,16 +158,36 @@ class CompressionCurve:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw error against size into an image file; its ending chooses the format (.png, .pdf, .svg).
+        """Draw error against size into an image file, beside it the weighted error where there are weights.
+
+        Parameters
+        ----------
+        path : path
+            Of the image; its ending chooses the format (.png, .pdf, .svg).
 
         Raises
         ------
         ImportError
             matplotlib (extra ``cli``) is not installed.
         """
-        from .show import plot_curve
+        panels = {"Relative squared error": self._series(False)}
+        if self.is_weighted:
+            panels["Relative squared error, rows weighted"] = self._series(True)
+        plot_series(path, panels, "seconds are those of all sizes together")
 
-        plot_curve(path, self)
+    def _series(self, weighted: bool) -> list[Series]:
+        """The errors of each method, rows weighted or not; its label tells the seconds that all its sizes took."""
+        n, d = self.shape
+        series = []
+        for method in self.methods:
+            points = self.of(method).values()
+            way = method.removesuffix(WEIGHTED)
+            name = "SVD" if way == "svd" else way.replace("messi-", "MESSI, k = ")
+            name += ", weighted" * method.endswith(WEIGHTED)
+            label = f"{name}  ({sum(point.seconds for point in points):.0f} s)"
+            sizes, errors = [p.n_parameters / (n * d) for p in points], [p.error(weighted) for p in points]
+            series.append(Series(label, way, method.endswith(WEIGHTED), sizes, errors))
+        return series
 
 
 def compression_curve(
@@ -272,8 +298,8 @@ def compression_curve(
                     method=method.name,
                     ratio=ratio,
                     n_parameters=factors.n_parameters,
-                    relative_error=factors.relative_error(A),
-                    weighted_error=None if sample_weight is None else factors.relative_error(A, sample_weight),
+                    relative_error=factors.measure_error(A),
+                    weighted_error=None if sample_weight is None else factors.measure_error(A, sample_weight),
                     k=len(factors.bases),
                     seconds=seconds,
                 )
@@ -324,7 +350,8 @@ def truncated(svd: Factorization, budget: int) -> Factorization | None:
     rank = svd.dims[0] - max(0, -(-(svd.n_parameters - budget) // direction))
     if rank < min(1, svd.dims[0]):
         return None
-    return replace(svd, blocks=[svd.blocks[0][:, :rank], *svd.blocks[1:]], bases=[svd.bases[0][:rank], *svd.bases[1:]])
+    blocks, bases = [svd.blocks[0][:, :rank], *svd.blocks[1:]], [svd.bases[0][:rank], *svd.bases[1:]]
+    return replace(svd, blocks=blocks, bases=bases, record=Record())
 
 
 def _path(ratios: Iterable[float], n: int, d: int) -> dict[float, int]:
@@ -335,7 +362,7 @@ def _path(ratios: Iterable[float], n: int, d: int) -> dict[float, int]:
         raise ValueError(f"ratios must be numbers, for instance (0.2, 0.4); got {ratios!r}") from None
     if not ascending:
         raise ValueError("ratios is empty; give at least one, for instance (0.4,)")
-    return {ratio: parameters_within(ratio, None, n, d) for ratio in ascending}
+    return {ratio: parameters_within(n, d, ratio=ratio) for ratio in ascending}
 
 
 def _names(methods: Iterable[str] | None, weighted: bool) -> tuple[str, ...]:

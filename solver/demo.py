@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .show import require
+from .extras import require
 from .tables import read_table
 
 __all__ = ["minilm_folder", "minilm_table", "planted_table"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from .arrays import (
     computing,
     entered,
     import_array,
+    move,
     namespace,
     place,
     row_blocks,
@@ -28,15 +29,17 @@ from .arrays import (
 )
 from .arrays import energy as total_energy
 from .checks import check_matrix, check_weights
+from .coefficients import coefficients_in
+from .deprecated import Error
+from .result import Record, Result
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
-from .subspaces import coefficients_in, count_parameters, move
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Factorization:
+class Factorization(Result):
     """Rows in factored form: row i is ``coefficients[i] @ bases[labels[i]]``, plus ``offsets[labels[i]]`` if affine.
 
     Attributes
@@ -47,6 +50,10 @@ class Factorization:
         Coefficients of the rows of each cluster, in the order of the rows.
     bases : list of k arrays (j_c, d)
     offsets : (k, d) array or None
+    record : Record
+        How the fit went, which ``objective``, ``energy``, ``relative_error``, ``history``, ``converged`` and
+        ``seconds`` tell as those of :class:`Subspaces` do. NaN, empty and false where that is not known: in factors
+        put together by hand or out of a layer, and in files of version 0.1.
 
     Examples
     --------
@@ -65,6 +72,7 @@ class Factorization:
     bases: list[Array]
     offsets: Array | None = None
     home: Home = field(default=NUMPY, compare=False)
+    record: Record = field(default=Record(), compare=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,19 +80,9 @@ class Factorization:
         return int(self.labels.shape[0]), int(self.bases[0].shape[1])
 
     @property
-    def dims(self) -> tuple[int, ...]:
-        """Dimension j_c of each cluster."""
-        return tuple(int(V.shape[0]) for V in self.bases)
-
-    @property
     def counts(self) -> tuple[int, ...]:
         """Rows n_c of each cluster."""
         return tuple(int(block.shape[0]) for block in self.blocks)
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers stored: ``sum n_c j_c + d sum j_c``, n labels if there is a choice, and ``k d`` if affine."""
-        return count_parameters(self.counts, self.dims, self.shape[1], self.offsets is not None)
 
     @property
     def ratio(self) -> float:
@@ -93,10 +91,42 @@ class Factorization:
         return 1 - self.n_parameters / (n * d) if n else 0.0
 
     @property
-    def nbytes(self) -> int:
-        """Bytes that the factors and labels take in memory."""
-        parts = [self.labels, *self.blocks, *self.bases] + ([] if self.offsets is None else [self.offsets])
-        return sum(int(part.nbytes) for part in parts)
+    def relative_error(self) -> float:
+        """``objective / energy``, of the rows and with the weights that were factored; 0 when the energy is 0."""
+        return Error(self.record.relative_error, self.measure_error)
+
+    @property
+    def energy(self) -> float:
+        """``sum_i w_i |x_i|^2`` of those rows, in float64."""
+        return self.record.energy
+
+    @property
+    def objective(self) -> float:
+        """``sum_i w_i |x_i - row i decoded|^2`` of those rows, in float64."""
+        return self.record.relative_error * self.record.energy
+
+    @property
+    def history(self) -> list[float]:
+        """Objective of the start, and after each step of the run that won; it rises where a split is tried in vain."""
+        return self.record.history
+
+    @property
+    def n_iter(self) -> int:
+        """Length of ``history``."""
+        return len(self.history)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met, not ``max_iter``."""
+        return self.record.converged
+
+    @property
+    def seconds(self) -> float:
+        """Of the fit; NaN in a result that was loaded."""
+        return self.record.seconds
+
+    def _arrays(self) -> list[Array]:
+        return [*super()._arrays(), *self.blocks]
 
     @property
     def coefficients(self) -> Coefficients:
@@ -139,13 +169,13 @@ class Factorization:
         """The whole matrix (n, d), decoded."""
         return self[:]
 
-    def relative_error(self, X: Any, sample_weight: Any = None) -> float:
-        """``sum_i w_i |x_i - row i decoded|^2 / sum_i w_i |x_i|^2``, accumulated in float64; 0 when both are 0.
+    def measure_error(self, X: Any, sample_weight: Any = None) -> float:
+        """Relative error for a matrix, ``sum_i w_i |x_i - row i decoded|^2 / sum_i w_i |x_i|^2``, in float64.
 
         Parameters
         ----------
         X : (n, d) array
-            The matrix that was factored.
+            The matrix that was factored, or another of its shape.
         sample_weight : (n,) array, optional
             w_i, nonnegative; default all 1.
 
@@ -153,13 +183,24 @@ class Factorization:
         ------
         ValueError, TypeError
             When X is not a finite matrix of this shape, or the weights do not fit it.
+
+        Returns
+        -------
+        float
+            0 when both sums are 0.
         """
+        return self._measure(X, sample_weight)[0]
+
+    def _measure(self, X: Any, sample_weight: Any) -> tuple[float, float]:
+        """The relative error for a matrix, and the energy of its rows."""
         with entered(X, "X", self.home.device) as (array, _):
-            exponent = check_matrix(array, "X", columns=self.shape[1], dtype=np.float64)
+            exponent = check_matrix(array, "X", columns=self.d, min_rows=0, dtype=np.float64)
             if len(array) != len(self):
                 raise ValueError(f"X has {len(array)} rows, but the factorization has {len(self)}")
             xp = namespace(array)
-            weights = None if sample_weight is None else check_weights(sample_weight, len(self), self.home.device)[0]
+            weights, unit = None, 1.0
+            if sample_weight is not None:
+                weights, unit = check_weights(sample_weight, len(self), self.home.device)
             error = 0.0
             for start, block in row_blocks(array):
                 rows = xp.arange(start, start + len(block))
@@ -167,7 +208,9 @@ class Factorization:
                 squares = xp.einsum("ij,ij->i", difference, difference)
                 error += float(squares.sum() if weights is None else weights[rows] @ squares)
             energy = total_energy(scaled(array, -exponent), weights)
-        return error / energy if energy > 0 else (0.0 if error == 0 else float("inf"))
+        with np.errstate(over="ignore"):
+            own = float(np.ldexp(unit * energy, 2 * exponent))
+        return error / energy if energy > 0 else (0.0 if error == 0 else float("inf")), own
 
     def stitch(self) -> tuple[csr_array, np.ndarray]:
         """The paper's two factors: U (n, sum j_c) sparse and V (sum j_c, d), with ``U @ V`` the decoded matrix.
@@ -215,6 +258,7 @@ class Factorization:
             [moved(V) for V in own.bases],
             None if own.offsets is None else moved(own.offsets),
             home,
+            self.record,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -235,7 +279,7 @@ class Factorization:
         }
         if own.offsets is not None:
             arrays["offsets"] = own.offsets
-        save_arrays(path, "Factorization", arrays, {"ratio": self.ratio})
+        save_arrays(path, "Factorization", arrays, {"ratio": self.ratio, **self.record.facts()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Factorization:
@@ -252,7 +296,7 @@ class Factorization:
         OSError, ValueError
             When there is no such file, or it is damaged or holds something else.
         """
-        arrays, _ = load_arrays(path, "Factorization", verify)
+        arrays, facts = load_arrays(path, "Factorization", verify)
         with reading(path):
             bases, dims, flat = split_bases(arrays), arrays["dims"].tolist(), arrays["coefficients"]
             labels = unpack_labels(arrays["labels"], len(bases))
@@ -262,7 +306,7 @@ class Factorization:
                 raise ValueError(f"coefficients must be {sum(sizes)} numbers, got {flat.dtype} of shape {flat.shape}")
             parts = np.split(flat, np.cumsum(sizes)[:-1])
             blocks = [part.reshape(m, j) for part, m, j in zip(parts, counts, dims, strict=True)]
-            return cls(labels, blocks, bases, arrays.get("offsets"))
+            return cls(labels, blocks, bases, arrays.get("offsets"), record=Record.from_facts(facts))
 
     def __repr__(self) -> str:
         n, d = self.shape
@@ -337,3 +381,11 @@ def factorize(X: Array, labels: Array, flats: Flats, home: Home) -> Factorizatio
         parts[c] = []
     offsets = None if flats.offsets is None else home.back(flats.offsets)
     return Factorization(home.back(labels), blocks, [home.back(V) for V in flats.bases], offsets, home)
+
+
+def record_fit(
+    factors: Factorization, X: Any, sample_weight: Any, history: list[float], converged: bool, seconds: float
+) -> Factorization:
+    """The same factors of the rows X, with how the fit went and how near they come."""
+    error, energy = factors._measure(X, sample_weight)
+    return replace(factors, record=Record(error, energy, history, converged, seconds))

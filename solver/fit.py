@@ -127,7 +127,7 @@ def fit_subspaces(
     >>> lines = fit_subspaces(X, k=2, j=1, seed=0)
     >>> bool(lines.objective < 1e-12)
     True
-    >>> sorted(lines.counts.tolist())
+    >>> sorted(lines.counts)
     [2, 3]
     """
     begun = time.perf_counter()
@@ -177,6 +177,7 @@ def fit_subspaces(
             best.converged,
             best.n_reseeded,
             home,
+            time.perf_counter() - begun,
         )
 
 

@@ -25,9 +25,9 @@ from ksubspaces.kernels.flats import wants_complement
 
 from .allocation import allocate
 from .arrays import Array, namespace, to_numpy
+from .coefficients import count_parameters
 from .problem import Problem
 from .refit import RunningMoments, eigenspaces, rows_of_each
-from .subspaces import count_parameters
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 2  # steps in a row that may gain nothing: a new price can cost at first what it brings later

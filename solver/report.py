@@ -114,8 +114,8 @@ def make_report(fit: Subspaces, factorization: Factorization, svd: SVDCurve, sec
     n, d = factorization.shape
     return FitReport(
         shape=(int(n), int(d)),
-        dims=tuple(int(j) for j in fit.dims),
-        counts=tuple(int(c) for c in fit.counts),
+        dims=fit.dims,
+        counts=tuple(fit.counts),
         objective=float(fit.objective),
         relative_error=float(fit.relative_error),
         svd_relative_error=svd.at(factorization.n_parameters),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +21,22 @@ from .arrays import (
     enter,
     entered,
     import_array,
+    move,
     namespace,
     place,
-    resolve_device,
     scaled,
     to_numpy,
 )
 from .checks import check_labels, check_matrix
+from .coefficients import coefficients_in, members_of
+from .deprecated import Counts
+from .factorization import Factorization, factorize, record_fit
+from .result import Result, check_facts
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
-
-if TYPE_CHECKING:
-    from .factorization import Factorization
-
-
-MEMBERS = 8192  # rows of a cluster gathered at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Subspaces:
+class Subspaces(Result):
     """k flats ``mu_c + span(V_c)`` in R^d fitted to n rows; what :func:`fit_subspaces` returns.
 
     Arrays are of the kind that was fitted (NumPy, Torch or CuPy) and live where it lived.
@@ -66,6 +64,8 @@ class Subspaces:
     n_reseeded : int
         How many times a cluster that had run empty (or had fewer rows than its flat could pass through anyway) was
         filled with the rows of largest residual.
+    seconds : float
+        Of the fit; NaN in a result that was loaded.
     """
 
     bases: list[Array]
@@ -77,21 +77,7 @@ class Subspaces:
     converged: bool
     n_reseeded: int
     home: Home = field(default=NUMPY, compare=False)
-
-    @property
-    def k(self) -> int:
-        """Number of flats."""
-        return len(self.bases)
-
-    @property
-    def d(self) -> int:
-        """Dimension of the space."""
-        return int(self.bases[0].shape[1])
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Dimension j_c of each flat."""
-        return tuple(int(V.shape[0]) for V in self.bases)
+    seconds: float = float("nan")
 
     @property
     def n_iter(self) -> int:
@@ -104,14 +90,9 @@ class Subspaces:
         return self.objective / self.energy if self.energy > 0 else 0.0
 
     @cached_property
-    def counts(self) -> np.ndarray:
-        """Rows per flat, (k,) int64 NumPy array."""
-        return np.bincount(to_numpy(import_array(self.labels, "labels")), minlength=self.k)
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
-        return count_parameters(self.counts.tolist(), self.dims, self.d, self.offsets is not None)
+    def counts(self) -> tuple[int, ...]:
+        """Rows n_c of each flat."""
+        return Counts(np.bincount(to_numpy(import_array(self.labels, "labels")), minlength=self.k).tolist())
 
     @cached_property
     def _flats(self) -> Flats:
@@ -240,10 +221,9 @@ class Subspaces:
 
     def factorize(self, X: Any) -> Factorization:
         """Each row of X (n, d) as coefficients in its nearest flat, as a :class:`Factorization` of X's kind."""
-        from .factorization import factorize
-
         with self._entered(X) as (array, home, exponent):
-            return factorize(array, self._assign(array, exponent), self._flats, home)
+            factors = factorize(array, self._assign(array, exponent), self._flats, home)
+        return record_fit(factors, X, None, self.history, self.converged, self.seconds)
 
     def to(self, target: str) -> Subspaces:
         """The same result as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""
@@ -297,7 +277,9 @@ class Subspaces:
             bases = split_bases(arrays)
             if (most := max(map(len, bases))) > bases[0].shape[1]:
                 raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")
-            _check_facts(facts)
+            check_facts([facts["objective"], facts["energy"]], facts["history"], facts["converged"])
+            if not isinstance(facts["n_reseeded"], int):
+                raise ValueError("n_reseeded must be a whole number")
             return cls(bases, arrays.get("offsets"), unpack_labels(arrays["labels"], len(bases)), **facts)
 
     def __repr__(self) -> str:
@@ -309,55 +291,6 @@ class Subspaces:
             f"Subspaces({self.k} {flats} of dimension {dims} in R^{self.d}, {self.labels.shape[0]} rows, "
             f"relative error {self.relative_error:.4g}, {state} after {steps})"
         )
-
-
-def _check_facts(facts: dict[str, Any]) -> None:
-    """What a file tells of a fit is of the kind that a fit tells."""
-    numbers = [facts["objective"], facts["energy"], *facts["history"]]
-    if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
-        raise ValueError("objective, energy and history must be finite numbers")
-    if not isinstance(facts["converged"], bool) or not isinstance(facts["n_reseeded"], int):
-        raise ValueError("converged must be true or false and n_reseeded a whole number")
-
-
-def count_parameters(counts: Sequence[int], dims: Sequence[int], d: int, affine: bool) -> int:
-    """Numbers in a factorization: coefficients, bases, a label per row if there is a choice, and offsets if affine."""
-    flats = sum(m * j + j * d for m, j in zip(counts, dims, strict=True))
-    labels = sum(counts) if len(dims) > 1 else 0
-    return flats + labels + affine * len(dims) * d
-
-
-def members_of(labels: Array, k: int) -> Iterator[tuple[int, Array]]:
-    """Row numbers of one cluster after another, a bounded number at a time."""
-    for c in range(k):
-        rows = namespace(labels).flatnonzero(labels == c)
-        for start in range(0, len(rows), MEMBERS):
-            yield c, rows[start : start + MEMBERS]
-
-
-def coefficients_in(X: Array, labels: Array, flats: Flats) -> Iterator[tuple[int, Array, Array]]:
-    """``(x - mu_c) V_c^T`` for the rows of one cluster after another: c, row numbers, coefficients (m, j_c)."""
-    for c, rows in members_of(labels, flats.k):
-        part = X[rows] if flats.offsets is None else X[rows] - flats.offsets[c]
-        yield c, rows, part @ flats.bases[c].T
-
-
-def move(home: Home, target: str) -> Home:
-    """The home that ``target`` names: a kind of array, or a device for the same kind where it can live there."""
-    if target == "numpy":
-        return NUMPY
-    if target == "torch":
-        return Home("torch", home.device)
-    if target == "cupy":
-        return Home("cupy", home.device if home.device != "cpu" else resolve_device("cuda"))
-    try:
-        device = resolve_device(target)
-    except ValueError:
-        message = f"target must be 'numpy', 'torch', 'cupy', 'cpu', 'cuda' or 'cuda:<index>', got {target!r}"
-        raise ValueError(message) from None
-    if home.kind == "torch":
-        return Home("torch", device)
-    return NUMPY if device == "cpu" else Home("cupy", device)
 
 
 def _as_is(x: Any, home: Home) -> Array:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
-import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from files import contents, piped
 from helpers import import_or_skip
 from safetensors.numpy import save_file
 
@@ -69,7 +66,7 @@ def test_fit_prints_a_table_and_saves_everything(
     expected = fit_subspaces(TABLE, 3, 2, seed=0)
     assert subspaces.objective == report["objective"]
     assert subspaces.objective == pytest.approx(expected.objective, rel=1e-5)  # the same rows elsewhere in memory
-    assert report["relative_error"] == pytest.approx(factorization.relative_error(TABLE), rel=1e-4)
+    assert report["relative_error"] == pytest.approx(factorization.measure_error(TABLE), rel=1e-4)
     assert report["n_parameters"] == factorization.n_parameters
     assert report["counts"] == list(expected.counts)
     assert report["table"] == table
@@ -198,11 +195,6 @@ def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert capsys.readouterr().err.strip().startswith("ksubspaces: interrupted")
 
 
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """All that is in a folder, by its path; None for a folder in it."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
 COMMANDS = {
     "fit": ["fit", "{table}", "--k", "3", "--j", "2"],
     "curve": ["curve", "{table}", "--ratios", "0.5", "--methods", "svd"],
@@ -229,7 +221,7 @@ def stop_the_work(monkeypatch: pytest.MonkeyPatch, error: BaseException, when: s
         monkeypatch.setattr(cli.curve, "compression_curve", stop)
     else:
         monkeypatch.setattr(cli.fit, "write_whole", stop)
-        monkeypatch.setattr(cli.curve, "plot_curve", stop)
+        monkeypatch.setattr(CompressionCurve, "plot", stop)
 
 
 def test_what_is_there_is_replaced_only_when_told(
@@ -407,18 +399,6 @@ def test_texts_that_can_be_read_but_once(
         assert cli.main(["curve", table, "--tokenizer", str(tokenizer), *options]) == 0
     read = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     np.testing.assert_array_equal(seen["sample_weight"], token_weights(read, TEXTS.split("\n"), n_rows=300))
-
-
-@contextmanager
-def piped(monkeypatch: pytest.MonkeyPatch, content: bytes, by: str) -> Iterator[str]:
-    """A name for --texts under which these bytes come through a pipe, as from a process or on the standard input."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as source:
-        with os.fdopen(writing, "wb") as sink:
-            sink.write(content)
-        if by == "-":
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
-        yield "-" if by == "-" else f"/dev/fd/{reading}"
 
 
 def test_texts_can_be_read_again_from_the_beginning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,18 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from files import contents, piped
 from helpers import import_or_skip
+from models import SENTENCES, bert, gpt2, sentence_model, tokenizer, torch, transformers
+
+from ksubspaces import cli
+from ksubspaces.integrations import _saved
+from ksubspaces.integrations.transformers import load_compressed
 
 import_or_skip("rich")
-torch = import_or_skip("torch")
-transformers = import_or_skip("transformers", "5")
-
-from test_cli import piped  # noqa: E402
-from test_transformers import SENTENCES, bert, contents, gpt2, sentence_model, tokenizer  # noqa: E402
-
-from ksubspaces import cli  # noqa: E402
-from ksubspaces.integrations import _saved  # noqa: E402
-from ksubspaces.integrations.transformers import load_compressed  # noqa: E402
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from files import pixels
 from helpers import import_or_skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from ksubspaces import compress
 from ksubspaces import curve as curve_module
 from ksubspaces.curve import CompressionCurve, CurvePoint, compression_curve, truncated
 from ksubspaces.demo import planted_table
-from ksubspaces.show import plot_curve, render_curve
+from ksubspaces.terminal import render_curve
 
 TABLE = planted_table(n=400, d=16, k=3, j=3)
 WEIGHTS = np.arange(1, 401) ** -0.5
@@ -59,8 +60,8 @@ def test_points_are_what_compress_gives(curve: CompressionCurve, method: str, op
         factors = compress(TABLE, ratio, seed=0, **options)
         assert point.n_parameters == factors.n_parameters
         assert point.k == len(factors.bases)
-        assert point.relative_error == pytest.approx(factors.relative_error(TABLE), rel=1e-5)
-        assert point.weighted_error == pytest.approx(factors.relative_error(TABLE, WEIGHTS), rel=1e-5)
+        assert point.relative_error == pytest.approx(factors.measure_error(TABLE), rel=1e-5)
+        assert point.weighted_error == pytest.approx(factors.measure_error(TABLE, WEIGHTS), rel=1e-5)
 
 
 def test_weights_need_not_be_gone_by_to_be_measured_by() -> None:
@@ -305,11 +306,6 @@ def test_table_without_weights_and_with_gaps() -> None:
     ]
 
 
-def pixels(path: Path) -> NDArray[np.float32]:
-    image = import_or_skip("matplotlib.image")
-    return np.asarray(image.imread(path))[..., :3]
-
-
 def shows(picture: NDArray[np.float32], colour: str) -> bool:
     wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return int((np.abs(picture - wanted).max(-1) < 0.01).sum()) > 100
@@ -327,7 +323,7 @@ def test_picture(curve: CompressionCurve, tmp_path: Path) -> None:
 
 def test_picture_without_weights_has_one_panel(tmp_path: Path) -> None:
     import_or_skip("matplotlib")
-    plot_curve(tmp_path / "c.png", compression_curve(TABLE, (0.4, 0.6), methods=("svd", "messi-2"), seed=0))
+    compression_curve(TABLE, (0.4, 0.6), methods=("svd", "messi-2"), seed=0).plot(tmp_path / "c.png")
     picture = pixels(tmp_path / "c.png")
     assert picture.shape == (720, 900, 3)
     assert shows(picture, "#0072B2")

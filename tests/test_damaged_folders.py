@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from files import contents, rewrite
+from models import bert, compressed, outputs, sentence_model, tokenizer, torch
+from safetensors.torch import load_file, save_file
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers", "5", reason="there is no transformers of release 5 or later")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-from test_transformers import bert, compressed, contents, outputs, rewrite, sentence_model, tokenizer  # noqa: E402
-
-from ksubspaces.integrations import _manifest  # noqa: E402
-from ksubspaces.integrations.transformers import compress_model, load_compressed, save_compressed  # noqa: E402
+from ksubspaces.integrations import _manifest
+from ksubspaces.integrations.transformers import compress_model, load_compressed, save_compressed
 
 MANIFEST, WEIGHTS = "ksubspaces.json", "model.ksubspaces.safetensors"
 FILES = {

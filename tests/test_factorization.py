@@ -65,18 +65,18 @@ def test_parameters_are_counted_by_hand(factored):
 
 def test_relative_error(factored):
     X, model, A = factored
-    assert A.relative_error(X) == pytest.approx(model.relative_error, rel=1e-4)
-    assert A.relative_error(X.astype(np.float64)) == pytest.approx(model.relative_error, rel=1e-4)
+    assert A.measure_error(X) == pytest.approx(model.relative_error, rel=1e-4)
+    assert A.measure_error(X.astype(np.float64)) == pytest.approx(model.relative_error, rel=1e-4)
     with pytest.raises(ValueError, match="X has 5 rows, but the factorization has 300"):
-        A.relative_error(X[:5])
+        A.measure_error(X[:5])
     with pytest.raises(ValueError, match="X has 3 columns"):
-        A.relative_error(X[:, :3])
+        A.measure_error(X[:, :3])
 
 
 def test_relative_error_of_zeros():
     zeros = np.zeros((10, 3))
     A = fit_subspaces(zeros, 2, 1, seed=0).factorize(zeros)
-    assert A.relative_error(zeros) == 0
+    assert A.measure_error(zeros) == 0
 
 
 def test_stitch_gives_the_papers_factors(factored):
@@ -119,7 +119,7 @@ def test_torch_in_torch_out(factored, tmp_path):
     assert isinstance(there.to("numpy")[3], np.ndarray)
     there.save(tmp_path / "t")
     assert_same_factors(Factorization.load(tmp_path / "t"), A)
-    assert there.relative_error(X) == pytest.approx(A.relative_error(X))
+    assert there.measure_error(X) == pytest.approx(A.measure_error(X))
 
 
 def test_no_rows(factored, tmp_path):

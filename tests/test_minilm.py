@@ -23,10 +23,10 @@ def test_default_fit_of_the_table(table, tmp_path):
     assert model.relative_error <= 0.1370
     A = model.factorize(table)
     assert A.n_parameters == model.n_parameters <= 0.6 * table.size
-    assert A.relative_error(table) == pytest.approx(model.relative_error, rel=1e-5)
+    assert A.measure_error(table) == pytest.approx(model.relative_error, rel=1e-5)
     assert model.relative_error < 0.92 * svd_curve(table).at(A.n_parameters)
     A.save(tmp_path / "table.safetensors")
     assert (tmp_path / "table.safetensors").stat().st_size < 0.6 * table.nbytes
-    assert Factorization.load(tmp_path / "table.safetensors").relative_error(table) == pytest.approx(
-        A.relative_error(table), rel=1e-6
+    assert Factorization.load(tmp_path / "table.safetensors").measure_error(table) == pytest.approx(
+        A.measure_error(table), rel=1e-6
     )

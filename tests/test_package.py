@@ -1,11 +1,14 @@
 """The package as installed: light to import, needing no extra, its examples true."""
 
+import ast
 import doctest
+import graphlib
 import importlib
 import importlib.util
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +61,27 @@ import ksubspaces
 print(time.process_time() - begun)
 """
     assert min(float(run(program)) for _ in range(3)) < 0.5
+
+
+def imports(name, known):
+    """The package's modules that one of them imports, at its top or within a function."""
+    spec = importlib.util.find_spec(name)
+    package = name if spec.submodule_search_locations else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
+        if isinstance(node, ast.Import):
+            yield from known.intersection(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                yield from known.intersection([f"{source}.{alias.name}"]) or known.intersection([source])
+
+
+def test_no_module_imports_one_that_imports_it():
+    known = {"ksubspaces", *MODULES}
+    graph = {name: {*imports(name, known)} - {name, "ksubspaces"} for name in known - {"ksubspaces"}}
+    assert sum(map(len, graph.values())) > len(graph)
+    assert {"ksubspaces.factorization", "ksubspaces.arrays"} <= graph["ksubspaces.subspaces"]
+    graphlib.TopologicalSorter(graph).prepare()  # refuses circles, and names the modules in one
 
 
 @pytest.mark.parametrize("name", ["ksubspaces", *MODULES])

@@ -69,7 +69,7 @@ def test_what_a_fit_is_asked_afterwards(exponent, affine):
     )
     factors, plain = model.factorize(far), base.factorize(Y)
     np.testing.assert_array_equal(factors.reconstruct(), times(plain.reconstruct(), exponent))
-    assert factors.relative_error(far) == pytest.approx(plain.relative_error(Y), rel=1e-12)
+    assert factors.measure_error(far) == pytest.approx(plain.measure_error(Y), rel=1e-12)
     if exponent == 110:
         with pytest.raises(ValueError, match="squared distances of Y overflow float32; scale Y"):
             model.sqdistances(far)
@@ -97,7 +97,7 @@ def test_compression(exponent, affine, options):
     assert factors.dims == base.dims
     np.testing.assert_array_equal(factors.labels, base.labels)
     np.testing.assert_array_equal(factors.reconstruct(), times(base.reconstruct(), exponent))
-    assert factors.relative_error(times(X, exponent)) == pytest.approx(base.relative_error(X), rel=1e-12)
+    assert factors.measure_error(times(X, exponent)) == pytest.approx(base.measure_error(X), rel=1e-12)
 
 
 def test_double_precision_where_squares_leave_it():
@@ -107,7 +107,7 @@ def test_double_precision_where_squares_leave_it():
         far = times(X, exponent)
         factors = compress(far, 0.4, seed=0)
         np.testing.assert_array_equal(factors.reconstruct(), times(base.reconstruct(), exponent))
-        assert factors.relative_error(far) == pytest.approx(base.relative_error(X), rel=1e-12)
+        assert factors.measure_error(far) == pytest.approx(base.measure_error(X), rel=1e-12)
         word = "overflows" if exponent > 0 else "underflows"
         with pytest.raises(ValueError, match=f"sum of squares of X {word} float64; scale X or sample_weight"):
             fit_subspaces(far, 3, 3)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import require
 from ..folders import Holding, check_folder, folders_around, whole_folder
-from ..show import require
 from ..tokens import token_weights
 from .texts import opened_texts
 

@@ -10,8 +10,8 @@ from .._version import __version__
 from ..curve import RATIOS, compression_curve
 from ..demo import minilm_folder, minilm_table
 from ..folders import Holding
-from ..show import plot_curve, render_curve
 from ..tables import read_table
+from ..terminal import render_curve
 from .common import (
     add_options,
     add_out_options,
@@ -91,7 +91,7 @@ def curve(options: argparse.Namespace) -> None:
         measured.save(folder / "curve.json", {"table": options.table, "version": __version__, "options": given})
         written = ["curve.json"]
         if options.plot:
-            plot_curve(folder / "curve.png", measured)
+            measured.plot(folder / "curve.png")
             written.append("curve.png")
     if console:
         console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..factorization import Factorization
+from ..figures import plot
 from ..fit import fit_subspaces
 from ..folders import Holding
 from ..report import FitReport, dimension_sweep, make_report, svd_curve
-from ..show import plot, render
 from ..storage import write_whole
 from ..subspaces import Subspaces
 from ..tables import read_table
+from ..terminal import render
 from .common import add_options, add_out_options, prepare, results, several, status, told
 
 if TYPE_CHECKING:

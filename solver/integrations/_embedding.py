@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ksubspaces.factorization import Factorization
-
+from ..factorization import Factorization
 from ._factors import Factors, check_exact, described
 from ._lookup import decode, decode_static, lookup
 from ._scaling import PLAIN, Scaling, scaling_of
@@ -179,7 +178,7 @@ class SubspaceEmbedding(Factors):
         ----------
         embedding : nn.Embedding
         ratio : float, optional
-            Share of the parameters to save, in (0, 1). Give this or ``n_parameters``.
+            Share of the parameters to save, in (0, 1). Give this, ``keep`` (as in ``compress``) or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend.
         token_weights : (n,) array, optional
@@ -220,7 +219,7 @@ class SubspaceEmbedding(Factors):
                 f"embedding is of type {type(embedding).__name__}, whose own way of computing would be lost; "
                 "compress its weight with ksubspaces.compress, and decode in a module like it"
             )
-        from ksubspaces.budget import compress
+        from ..budget import compress
 
         table = embedding.weight.detach()
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ksubspaces.arrays import Home
-from ksubspaces.factorization import Factorization, row_numbers
-from ksubspaces.subspaces import count_parameters
-
+from ..arrays import Home
+from ..coefficients import count_parameters
+from ..factorization import Factorization, row_numbers
 from ._lookup import Table, decode, in_own_dtype
 
 if TYPE_CHECKING:
@@ -214,6 +213,7 @@ class Factors(nn.Module):
         for V, basis in zip(self.bases.tensors(), given.bases, strict=True):
             V.copy_(basis)
         if self.offsets is not None:
+            assert given.offsets is not None  # its shapes are these
             self.offsets.copy_(given.offsets)
         for own, block, start in zip(self.coefficients.tensors(), given.blocks, self._starts, strict=False):
             if self.scales is None:

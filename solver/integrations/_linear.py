@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ksubspaces.factorization import Factorization
-
+from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, described
 
@@ -150,7 +149,7 @@ class SubspaceLinear(nn.Module):
         ----------
         linear : nn.Linear
         ratio : float, optional
-            Share of the weight's parameters to save, in (0, 1). Give this or ``n_parameters``.
+            Share of the weight's parameters to save, in (0, 1). Give this, ``keep`` or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend on the weight.
         sample_weight : (out,) array, or (in,) by columns, optional
@@ -180,7 +179,7 @@ class SubspaceLinear(nn.Module):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
         if by not in ("rows", "columns"):
             raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")
-        from ksubspaces.budget import compress
+        from ..budget import compress
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ksubspaces.checksums import checksum_facts, checksum_file
-from ksubspaces.storage import naming
+from ..checksums import checksum_facts, checksum_file
+from ..storage import naming
 
 FORMAT = "ksubspaces compressed model"
 VERSION = 2  # 1 knew the sums of weights only, and none of its own

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ksubspaces.arrays import scaled
-from ksubspaces.checks import check_matrix
-from ksubspaces.report import svd_curve
+from ..arrays import scaled
+from ..checks import check_matrix
+from ..report import svd_curve
 
 LISTED_ROWS = 20
 _BLOCK = 1 << 20  # numbers decoded at once

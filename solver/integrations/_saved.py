@@ -17,9 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from ksubspaces._version import __version__
-from ksubspaces.folders import Holding, whole_folder
-
+from .._version import __version__
+from ..folders import Holding, whole_folder
 from ._entries import described
 from ._loading import attach
 from ._manifest import MANIFEST, read_manifest, write_manifest

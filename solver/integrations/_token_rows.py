@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ksubspaces.checks import check_weights
-from ksubspaces.factorization import row_numbers
-from ksubspaces.tokens import token_weights
+from ..checks import check_weights
+from ..factorization import row_numbers
+from ..tokens import token_weights
 
 SPECIAL = "special"
 

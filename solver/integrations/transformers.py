@@ -93,7 +93,7 @@ def compress_model(
     model : transformers.PreTrainedModel, sentence_transformers.SentenceTransformer or torch.nn.Module
         A plain module must have ``get_input_embeddings``, or its ``modules`` be named.
     ratio : float, optional
-        Share of each table's parameters to save, 0 <= ratio < 1. Give this or ``n_parameters``.
+        Share of each table's parameters to save, 0 <= ratio < 1. Give this, ``keep`` or ``n_parameters``.
     n_parameters : int, optional
         Parameters to spend, where there is one table. int8 storage takes a scale for each row in addition.
     texts : iterable of str, optional
@@ -148,7 +148,7 @@ def compress_model(
     tables = shared_tables(model, _names(modules, inputs, model))
     if n_parameters is not None and len(tables) > 1:
         names = ", ".join(table.name for table in tables)
-        raise ValueError(f"n_parameters is for one table, but there are {len(tables)}: {names}; give ratio")
+        raise ValueError(f"n_parameters is for one table, but there are {len(tables)}: {names}; give ratio or keep")
     of_tokens = [table for table in tables if table.holders.keys() & {*inputs, *outputs}]
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
