@@ -60,10 +60,11 @@ def plan(*, quick: bool = False, several: bool | None = None) -> list[Piece]:
     """Tests, rows, and what is slow; `several` processes for the tests where pytest-xdist is installed."""
     several = importlib.util.find_spec("xdist") is not None if several is None else several
     tests = ("-m", "pytest", "tests/test_gpu.py", "-v", "--color=no", "-p", "no:cacheprovider")
+    card = ("tests/contract", "-m", "gpu and not sanitizer")
     workers = ("-n", str(WORKERS)) if several else ()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // WORKERS))} if several else {}
     return [
-        Piece("tests", 100, "every test of the card", (*tests, "-m", "gpu and not sanitizer", *workers), env=threads),
+        Piece("tests", 100, "every test of the card", (*tests, *card, *workers), env=threads),
         _figures("tables", 35, "few wide flats: assignment, a step, moments, residuals", quick, *_TABLES),
         _figures("patches", 55, "many small flats: the same, and a greedy start", quick, *_PATCHES),
         _figures("eigenspaces", 25, "batches of eigenvectors", quick, *_EIGENSPACES),

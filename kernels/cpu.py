@@ -326,18 +326,13 @@ def batched_svd(blocks: Sequence[np.ndarray], rank: Sequence[int] | int) -> Eige
 
 
 def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:
-    weights = np.asarray(weights, dtype=np.float64)
-    largest = weights.max(initial=0)
-    if m == 0 or largest == 0:
-        return np.zeros(0, dtype=np.int64)
-    weights = weights / largest  # so that their sum cannot overflow
+    weights = np.array(weights, dtype=np.float64)
     m = min(m, int(np.count_nonzero(weights)))
     found: list[int] = []
-    while (
-        len(found) < m
-    ):  # those drawn twice are drawn again, as in rng.choice, which takes longer to look at its input
+    # Those drawn twice are drawn again, as in rng.choice, which takes longer to look at its input.
+    while len(found) < m:
         weights[found] = 0
-        ends = weights.cumsum()
+        ends = (weights / weights.max()).cumsum()  # their sum cannot overflow, nor are small ones zero to the last
         ends /= ends[-1]
         found += dict.fromkeys(ends.searchsorted(rng.random(m - len(found)), side="right").tolist())
     return np.array(found, dtype=np.int64)

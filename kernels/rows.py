@@ -30,7 +30,7 @@ class Streamed:
     def __init__(self, rows: np.ndarray, xp: Any, block_bytes: int, exponent: int = 0) -> None:
         self.rows, self.xp, self.block_bytes, self.exponent = rows, xp, block_bytes, exponent
         self.shape, self.dtype, self.nbytes = rows.shape, rows.dtype, rows.nbytes
-        self.block_rows = int(min(len(rows), max(1, block_bytes // (rows.shape[1] * rows.itemsize))))
+        self.block_rows = int(max(1, min(len(rows), block_bytes // (rows.shape[1] * rows.itemsize))))
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -46,7 +46,7 @@ class Streamed:
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Consecutive rows and where they stand, on the device; a block holds until the next is asked for."""
         spans = [slice(i, min(i + self.block_rows, len(self))) for i in range(0, len(self), self.block_rows)]
-        if self.xp is np:
+        if self.xp is np or not spans:
             return ((span, self._scaled(self.rows[span])) for span in spans)
         return self._uploaded(spans)
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+from transfers import converted
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
@@ -39,10 +40,12 @@ def run_on(xp, n, d, dims, dtype, affine):
     rng, k = np.random.default_rng([n, d]), len(dims)
     X, weights = xp.asarray(rng.normal(size=(n, d)).astype(dtype)), xp.asarray(rng.random(n))
     labels, new = (xp.asarray(rng.integers(0, k, n).astype(np.int32)) for _ in range(2))
-    offsets = xp.asarray(rng.normal(size=(k, d)).astype(dtype)) if affine else None
+    mu = rng.normal(size=(k, d)).astype(dtype) if affine else None
+    offsets = None if mu is None else xp.asarray(mu)
     turns = [np.linalg.qr(rng.normal(size=(d, d)))[0].astype(dtype) for _ in dims]
     bases = [xp.asarray(Q[:j]) for Q, j in zip(turns, dims, strict=True)]
-    flats = Flats(bases, offsets, [xp.asarray(Q[j:]) if 2 * j > d else None for Q, j in zip(turns, dims, strict=True)])
+    flats = Flats.from_bases([Q[:j] for Q, j in zip(turns, dims, strict=True)], mu)
+    flats = converted(flats, lambda part: xp.asarray(part) if isinstance(part, np.ndarray) else part)
 
     kernels.assign(X, flats)
     kernels.assign(X, flats, xp.asarray(rng.random(k)), weights)

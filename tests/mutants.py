@@ -1,7 +1,7 @@
 """Faults to plant in the CUDA kernels. Each must be caught, or the tests that should catch it are worth little.
 
 A mutant names a file of ``kernels/cuda``, a text that stands in it exactly once, and what takes its place. What is to
-catch it is the function ``exercise`` of the source's test module: it runs the kernels on small problems and raises.
+catch it is a function of ``exercises.py``, which runs the kernels on small problems and raises.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,9 @@ class Mutant(NamedTuple):
     new: str
 
 
-# Test module with the exercise -> its mutants.
+# Exercise -> its mutants.
 MUTANTS: dict[str, list[Mutant]] = {
-    "test_cuda_assign": [
+    "exercise_assign": [
         Mutant("nobody waits for the others' copies", "assign.cu", "__syncthreads();", ""),
         Mutant(
             "the newest copies are not waited for",
@@ -122,7 +122,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("weights are ignored", "assign.cu", "weight * distance", "distance"),
         Mutant("energy is measured about the origin", "assign.cu", "- __ldg(centre + j)", ""),
     ],
-    "test_cuda_eigen": [
+    "exercise_eigenspaces": [
         Mutant(
             "a column is taken before its warp has lent it",
             "eigen.cu",
@@ -180,7 +180,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the scale stays in the eigenvalues", "eigen.cu", "value * power_of_two(unit)", "value"),
         Mutant("eigenvectors keep their lengths", "eigen.cu", "v[r] * inverse[first + slot]", "v[r]"),
     ],
-    "test_cuda_moments": [
+    "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
         Mutant(
             "a counter is written before it was read",
@@ -244,7 +244,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
     ],
-    "test_cuda_lookup": [
+    "exercise_lookup": [
         Mutant("a stage is not waited for", "lookup.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
         Mutant(
             "a stage is read before others have it, and filled while they read",

@@ -1,56 +1,29 @@
-"""The Numba kernels for GPUs under Numba's simulator; ``test_cuda_irregular.py`` runs this file with it turned on."""
+"""What concerns the Numba kernels for GPUs alone, under Numba's simulator: random numbers, infinite keys, strides; and
+the solver on them. ``test_cuda_irregular.py`` runs this file with the simulator turned on; what the operations mean is
+tested in ``contract/``.
+"""
 
 import contextlib
-import sys
 
 import numpy as np
 import pytest
+from contract.checks import assert_lowered
 from emulator import emulated, needs_compiler
-from numba import cuda as numba_cuda
 from planted import planted
-from test_kernels import unordered
+from simulator import simulated
 
 from ksubspaces import kernels, refit
 from ksubspaces.descent import Descent, descend, reseed
-from ksubspaces.kernels import cpu, cuda, reference
-from ksubspaces.kernels.cuda import irregular, loader
+from ksubspaces.kernels import cpu, cuda
+from ksubspaces.kernels.cuda import irregular
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
 
-# Kinds of arguments that each kernel is launched with: "*f4" is an array of float32.
-SIGNATURES = {
-    "_arrivals": ["*f4 i8 i8 i8 *f8", "*f8 i8 i8 i8 *f8"],
-    "_lower": [f"*{real} *{real} *{weight} i8 i8 i8 i8 *f8" for real in ("f4", "f8") for weight in ("f4", "f8")],
-    "_fold": ["*f8 i8 i8 *f8"],
-    "_count_changed": ["*i4 *i4 i8 *i8", "*i4 *i8 i8 *i8"],
-    "_list_changed": ["*i4 *i4 i8 *i8 *i8", "*i4 *i8 i8 *i8 *i8"],
-    "_least_of_blocks": ["*f8 i8 *f8 *i8 i8 *f8 *i8"],
-    "_least_of_all": ["*f8 *i8 i8 i8 *f8 *i8"],
-}
-
-
-def simulated(function):
-    """In the place of the loader's: Numba's simulator, which checks that indices lie within the arrays."""
-
-    def launch(grid, block, args):
-        kinds = " ".join("*" * array + dtype.str[1:] for dtype, array in loader.kinds(args))
-        assert kinds in SIGNATURES[function.__name__], f"{function.__name__} is not compiled for {kinds}"
-        assert all(arg.ndim == 0 or (arg.ndim == 1 and arg.flags.c_contiguous) for arg in args)
-        if all(grid):
-            numba_cuda.jit(function)[grid, block](*(arg if arg.ndim else arg.item() for arg in args))
-
-    return launch
-
-
-sys.setswitchinterval(1e-5)  # the simulator's threads wait for one another in loops, each for as long as a switch takes
-
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Every simulated thread is one of Python's: a few of them show as much."""
-    monkeypatch.setattr(loader, "numba_kernel", simulated)
-    monkeypatch.setattr(irregular, "THREADS", 8)
-    monkeypatch.setattr(irregular, "CHUNK", 32)
+def small_blocks():
+    with simulated():
+        yield
 
 
 def test_random_numbers_are_philox():
@@ -87,35 +60,11 @@ def test_draws_follow_the_weights():
     assert drawn.tolist() == np.argsort(race)[:2].tolist()
 
 
-def test_draws_repeat_with_the_seed():
+def test_draws_by_sorting_begin_as_those_by_passes():
     weights = np.random.default_rng(0).random(100)
-    first, again, other = (irregular.sample_rows(weights, 9, np.random.default_rng(s)).tolist() for s in (7, 7, 8))
-    assert first == again
-    assert first != other
-    longer = irregular.sample_rows(weights, 60, np.random.default_rng(7)).tolist()  # by sorting, not by passes
-    assert longer[:9] == first
-    assert len(set(longer)) == 60
-
-
-def test_draws_give_what_there_is():
-    rng = np.random.default_rng(5)
-    assert sorted(irregular.sample_rows(np.array([0.0, 2, 0, 1]), 5, rng)) == [1, 3]
-    assert sorted(irregular.sample_rows(np.array([0.0, 2, 0, 1] * 10), 40, rng)) == sorted(
-        [*range(1, 40, 4), *range(3, 40, 4)]
-    )
-    assert sorted(irregular.sample_rows(np.array([5e-324, 1e-310, 0, 1e308]), 4, rng)) == [0, 1, 3]
-    for weights, m in ((np.zeros(4), 2), (np.ones(4), 0), (np.ones(0), 3)):
-        assert irregular.sample_rows(weights, m, rng).shape == (0,)
-
-
-@pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
-@pytest.mark.parametrize("m", [1, 4, 40])
-def test_largest_are_in_order(n, m):
-    for dtype in (np.float32, np.float64):
-        costs = unordered(np.random.default_rng(n), n, dtype)
-        rows = irregular.largest(costs, m)
-        assert rows.dtype == np.int64
-        np.testing.assert_array_equal(rows, reference.largest(costs, m))
+    passes, sorting = (irregular.sample_rows(weights, m, np.random.default_rng(7)).tolist() for m in (9, 60))
+    assert sorting[:9] == passes
+    assert len(set(sorting)) == 60
 
 
 def test_smallest_leaves_out_what_is_infinite():
@@ -128,25 +77,6 @@ def test_smallest_leaves_out_what_is_infinite():
         assert irregular.smallest(keys, m).tolist() == [20, *expected][:m]
 
 
-def assert_lowered(trials, weights, near):
-    for distances in (np.full(len(trials), np.inf, trials.dtype), near.astype(trials.dtype)):
-        expected = trials.copy()
-        sums = reference.lower_distances(distances, expected, weights)
-        twice = [irregular.lower_distances(distances, part, weights) for part in (trials, trials.copy())]
-        np.testing.assert_array_equal(trials, expected)
-        assert twice[0].dtype == np.float64
-        np.testing.assert_allclose(twice[0], sums, rtol=1e-12)
-        np.testing.assert_array_equal(*twice)
-
-
-@pytest.mark.parametrize("n", [0, 1, 33, 130])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_lower_distances(n, dtype, order):
-    rng = np.random.default_rng(n)
-    assert_lowered(np.asarray(rng.random((n, 3)), dtype, order), rng.random(n), rng.random(n))
-
-
 @pytest.mark.parametrize("rows", [slice(None, None, 2), slice(None, None, -2), slice(20, 40)])
 @pytest.mark.parametrize("columns", [slice(0, 2), slice(None, None, -1)])
 def test_lower_distances_within_other_arrays(rows, columns):
@@ -154,18 +84,9 @@ def test_lower_distances_within_other_arrays(rows, columns):
     whole, weights, near = rng.random((66, 3)).astype(np.float32), rng.random(66), rng.random(66)
     before, rest = whole.copy(), np.ones_like(whole, dtype=bool)
     rest[rows, columns] = False
-    assert_lowered(whole[rows, columns], weights[rows], near[rows])
+    for distances in (np.full(len(near[rows]), np.inf, np.float32), near[rows].astype(np.float32)):
+        assert_lowered(irregular.lower_distances, distances, whole[rows, columns], weights[rows])
     np.testing.assert_array_equal(whole[rest], before[rest])
-
-
-@pytest.mark.parametrize("n", [0, 1, 7, 8, 31, 32, 33, 100])
-def test_changed_rows_ascend(n):
-    rng = np.random.default_rng(n)
-    old = rng.integers(0, 3, n).astype(np.int32)
-    for new in (rng.integers(0, 3, n).astype(np.int32), old, old + 1):
-        rows = irregular.changed_rows(old, new)
-        assert rows.dtype == np.int64
-        np.testing.assert_array_equal(rows, np.flatnonzero(old != new))
 
 
 # The solver on all kernels for GPUs at once: these simulated, those of CUDA C++ emulated

@@ -6,13 +6,13 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from contract.checks import assert_decomposed
 from cusolver_on_cpu import CUPYS_HANDLE, HEADER, CuSolver
 from emulator import emulated
-from test_cuda_eigen import assert_decomposed
-from test_kernels import dtypes
 
 from ksubspaces.kernels.cuda import cusolver, eigen
 
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f4", "f8"])
 D = 130  # above what the Jacobi kernel takes
 BATCHED, EACH = "cusolverDnXsyevBatched", "cusolverDnXsyevd"
 

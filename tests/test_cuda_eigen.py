@@ -1,14 +1,20 @@
-"""Batched eigenspaces for GPUs, run on the CPU by the emulator, against NumPy's."""
+"""What concerns batched eigenspaces on GPUs alone, emulated on the CPU: solvers, failures, power steps.
+
+What the operations mean is tested in ``contract/``.
+"""
 
 import numpy as np
 import pytest
+from contract.checks import assert_decomposed, assert_eigenspaces, captured
+from contract.problems import matrices
 from emulator import MODES, emulated, modes, needs_compiler
-from test_kernels import DTYPES, assert_eigenspaces, dtypes
 
 from ksubspaces.kernels import reference
 from ksubspaces.kernels.cuda import eigen, loader
 
 pytestmark = needs_compiler
+DTYPES = [np.float32, np.float64]
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["f4", "f8"])
 
 
 def spectra(d, rng):
@@ -40,24 +46,6 @@ def spectra(d, rng):
         "huge": 1e200 * gram(2 * d, d),
         "float32 has rounded it": gram(max(1, d // 3), d).astype(np.float32).astype(np.float64),
     }
-
-
-def assert_decomposed(S, values, vectors, dtype):
-    """S = V^T diag(values) V with orthonormal V and the eigenvalues of NumPy, to a few units of rounding."""
-    S, unit = np.asarray(S), float(np.finfo(dtype).eps)
-    d = S.shape[-1]
-    norm = np.trace(S, axis1=1, axis2=2)[:, None, None] + 1e-300
-    V = vectors.astype(np.float64)
-    assert vectors.dtype == dtype
-    assert values.dtype == np.float64
-    assert np.all(values >= 0)
-    assert np.all(np.diff(values, axis=1) <= 0)
-    assert np.abs(V @ V.transpose(0, 2, 1) - np.eye(d)).max() <= 6 * np.sqrt(d) * unit
-    rebuilt = V.transpose(0, 2, 1) @ (values[:, :, None] / norm * V)
-    rounded = 1e-7 * (len(S) > 1)  # of the matrix that has negative eigenvalues, which the result has as zeros
-    assert np.abs(rebuilt - S / norm).max() <= 6 * unit + rounded
-    expected = np.maximum(np.linalg.eigvalsh(S / norm)[:, ::-1], 0)
-    assert np.abs(values / norm[:, 0] - expected).max() <= 6 * np.sqrt(d) * unit
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 7, 16, 32, 33, 64, 65, 100, 128])
@@ -113,22 +101,14 @@ def test_only_the_precisions_there_are():
         eigen.top_eigenspaces(np.eye(3)[None], [1], np.float16)
 
 
-@pytest.mark.parametrize("d", [1, 2, 7, 64, 129])
+@pytest.mark.parametrize("d", [7, 129])
 @dtypes
-def test_top_eigenspaces(d, dtype, monkeypatch):
-    monkeypatch.setattr(eigen, "BATCH_BYTES", 3 * 129 * 129 * np.dtype(dtype).itemsize)  # four matrices take two turns
-    rng = np.random.default_rng(d)
-    rows = [rng.normal(size=(2 * d, d)), np.zeros((3, d)), rng.normal(size=(max(1, d // 2), d)), np.eye(d)]
-    S = np.stack([A.T @ A for A in rows])
-    dims = [d // 2, d // 3, d, 0]
+def test_matrices_take_turns(d, dtype, monkeypatch):
+    monkeypatch.setattr(eigen, "BATCH_BYTES", 3 * d * d * np.dtype(dtype).itemsize)  # four matrices take two turns
+    S, dims = matrices(d)
     with emulated():
         got = eigen.top_eigenspaces(S, dims, dtype)
-    want = reference.top_eigenspaces(S, dims)
-    assert_eigenspaces(got, want, dims, d, dtype)
-    for c, j in enumerate(dims):
-        assert got.bases[c].dtype == dtype
-        captured = np.trace(got.bases[c] @ S[c] @ got.bases[c].T)
-        assert captured >= want.eigenvalues[c][:j].sum() * (1 - 1e-5) - 1e-9
+    assert_eigenspaces(got, reference.top_eigenspaces(S, dims), dims, d, dtype)
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -156,45 +136,11 @@ def test_compiled_variants_are_declared(monkeypatch):
     assert all(variant in asked for variant in eigen.VARIANTS)
 
 
-@pytest.mark.parametrize("d", [20, 150])
-@dtypes
-def test_batched_svd(d, dtype):
-    rng = np.random.default_rng(3)
-    blocks = [rng.normal(size=(m, d)).astype(dtype) for m in (0, 1, 5, 19, 20, 50)]
-    blocks.append(np.repeat(blocks[1], 4, axis=0))
-    for rank in (0, 3, 11, d // 2 + 1, d):
-        with emulated():
-            got = eigen.batched_svd(blocks, rank)
-        want = reference.batched_svd(blocks, rank)
-        assert_eigenspaces(got, want, [rank] * len(blocks), d, dtype)
-        for c, A in enumerate(blocks):
-            assert got.bases[c].dtype == dtype
-            assert len(got.eigenvalues[c]) == min(A.shape)
-            rest = A - A @ got.bases[c].T @ got.bases[c]
-            best = (want.eigenvalues[c][rank:]).sum()
-            np.testing.assert_allclose((rest**2).sum(), best, rtol=1e-3, atol=1e-9 * (A**2).sum() + 1e-12)
-
-
-@pytest.mark.parametrize("factor", [1e-150, 1e150])
-def test_batched_svd_of_tiny_and_huge_blocks(factor):
-    blocks = [factor * np.array([[3.0, 0, 0], [0, 0, 2]]), np.zeros((2, 3))]
+def test_batched_svd_gives_as_many_eigenvalues_as_a_block_can_have():
+    blocks = [np.random.default_rng(m).normal(size=(m, 20)) for m in (0, 1, 19, 20, 50)]
     with emulated():
-        got = eigen.batched_svd(blocks, [1, 1])
-    np.testing.assert_allclose(np.abs(got.bases[0]), [[1, 0, 0]], atol=1e-12)
-    np.testing.assert_allclose(np.sqrt(got.eigenvalues[0]), factor * np.array([3, 2]), rtol=1e-12)
-    np.testing.assert_allclose(np.linalg.norm(got.bases[1], axis=1), 1)
-
-
-def test_only_empty_blocks():
-    with emulated():
-        got = eigen.batched_svd([np.zeros((0, 4), np.float32)] * 2, 2)
-    for V, w in zip(got.bases, got.eigenvalues, strict=True):
-        np.testing.assert_allclose(V @ V.T, np.eye(2), atol=1e-6)
-        assert w.shape == (0,)
-
-
-def captured(S, bases):
-    return [np.trace(V.astype(np.float64) @ M @ V.astype(np.float64).T) for M, V in zip(S, bases, strict=True)]
+        got = eigen.batched_svd(blocks, 3)
+    assert [len(values) for values in got.eigenvalues] == [min(A.shape) for A in blocks]
 
 
 @dtypes
@@ -251,14 +197,3 @@ def test_a_block_power_step_survives_a_cholesky_that_fails():
     for V in step.bases:
         np.testing.assert_allclose(V @ V.T, np.eye(6), atol=1e-5)
     assert captured(S, step.bases)[0] >= 0.999999
-
-
-def exercise():
-    """What the planted faults must not pass: several warps, odd d, columns to spare and none, repeated eigenvalues."""
-    rng = np.random.default_rng(0)
-    for d, dtype in ((7, np.float32), (33, np.float32), (64, np.float32), (101, np.float32), (35, np.float64)):
-        A = rng.normal(size=(2 * d, d))
-        S = np.stack([A.T @ A, np.eye(d) + (np.arange(d) % 2)[:, None] * np.eye(d)])
-        values, vectors = eigen.eigh(S, np.dtype(dtype))
-        eigen.check()
-        assert_decomposed(S, values, vectors, dtype)

@@ -17,7 +17,7 @@ import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
 numba = import_or_skip("numba")
 
 from numba.cuda import dispatcher  # noqa: E402
-from simulated_irregular import SIGNATURES  # noqa: E402
+from simulator import SIGNATURES  # noqa: E402
 
 from ksubspaces.kernels.cuda import irregular, loader  # noqa: E402
 

@@ -1,188 +1,27 @@
-"""What only a card can show: operations and fits there, streams, shared memory, equal bits, sanitizers."""
+"""What only a card can show: fits there, streams, shared memory, equal bits, sanitizers; operations: ``contract/``."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import card
 import each_operation
 import numpy as np
 import pytest
-from planted import planted, random_bases
-from test_kernels import (
-    affine,
-    assert_eigenspaces,
-    assert_labels,
-    assert_moments,
-    dtypes,
-    problem,
-    scale,
-    shapes,
-    tolerance,
-    unordered,
-)
+from card import here, there
+from planted import planted
 
 from ksubspaces import arrays, fit_subspaces, kernels
 from ksubspaces.descent import reseed
-from ksubspaces.kernels import Flats, Moments, reference
+from ksubspaces.kernels import Flats
 from ksubspaces.problem import Problem
 
 cupy = pytest.importorskip("cupy", reason="CuPy is missing: pip install 'ksubspaces[cuda12]' (or [cuda13])")
 
-
-def device_count():
-    try:
-        return cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return 0
-
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(device_count() == 0, reason="CUDA finds no device: it takes a card and its driver"),
-]
-
-
-def there(x):
-    """x on the card: arrays, and what the kernels take made of them."""
-    if isinstance(x, np.ndarray):
-        return cupy.asarray(x)
-    if isinstance(x, Flats):
-        return Flats([there(V) for V in x.bases], there(x.offsets), [there(W) for W in x.complements])
-    if isinstance(x, list):
-        return [there(part) for part in x]
-    return x
-
-
-def here(x):
-    """x on the host: arrays, and what the kernels give made of them."""
-    if isinstance(x, cupy.ndarray):
-        return cupy.asnumpy(x)
-    if isinstance(x, Moments):
-        parts = (here(part) for part in (x.raw, x.first, x.mass, x.counts, x.origins))
-        return Moments(*parts, x.center)
-    if isinstance(x, kernels.Eigenspaces):
-        return kernels.Eigenspaces(*map(here, x))
-    if isinstance(x, (list, tuple)):
-        return type(x)(here(part) for part in x)
-    return x
-
-
-# Every operation against the reference
-
-
-@shapes
-@dtypes
-@affine
-def test_assign_and_sqdistances(n, d, dims, dtype, affine):
-    X, flats, rng = problem(n, d, dims, dtype, affine)
-    tol = tolerance(dtype) * scale(X)
-    cost = reference.sqdistances(X, flats)
-    labels, residuals = here(kernels.assign(there(X), there(flats)))
-    assert_labels(labels, cost, tol)
-    np.testing.assert_allclose(residuals, cost.min(axis=1), rtol=0, atol=tol)
-    np.testing.assert_allclose(here(kernels.sqdistances(there(X), there(flats))), cost, rtol=0, atol=tol)
-    own = reference.residuals(X, labels, flats)
-    np.testing.assert_allclose(
-        here(kernels.residuals(there(X), there(labels), there(flats))), own, rtol=1e-9, atol=1e-12 * scale(X)
-    )
-    penalty, weights = rng.random(len(dims)), rng.random(n)
-    labels, _ = here(kernels.assign(there(X), there(flats), there(penalty), there(weights)))
-    assert_labels(labels, weights[:, None] * cost + penalty, tol + tolerance(dtype))
-
-
-@shapes
-@dtypes
-@affine
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_moments(n, d, dims, dtype, affine, weighted):
-    X, _, rng = problem(n, d, dims, dtype, affine)
-    k = len(dims)
-    labels, new = (rng.integers(0, k, n).astype(np.int32) for _ in range(2))
-    weights = rng.random(n).astype(dtype) if weighted else None
-    moments = kernels.second_moments(there(X), there(labels), k, there(weights), center=affine)
-    assert_moments(here(moments), reference.second_moments(X, labels, k, weights, center=affine), X, dtype)
-    rows = np.flatnonzero(labels != new)
-    kernels.update_moments(moments, there(X), there(rows), there(labels[rows]), there(new[rows]), there(weights))
-    assert_moments(here(moments), reference.second_moments(X, new, k, weights, center=affine), X, dtype)
-
-
-@pytest.mark.parametrize("d", [1, 2, 7, 64, 100, 128, 129, 384])
-@dtypes
-def test_eigenspaces(d, dtype):
-    rng = np.random.default_rng(d)
-    rows = [rng.normal(size=(2 * d, d)), np.zeros((3, d)), rng.normal(size=(max(1, d // 2), d)), np.eye(d)]
-    S = np.stack([A.T @ A for A in rows])
-    dims = [d // 2, d // 3, d, 0]
-    got = here(kernels.top_eigenspaces(there(S), dims, dtype))
-    assert_eigenspaces(got, reference.top_eigenspaces(S, dims), dims, d, dtype)
-    blocks = [A[:40].astype(dtype) for A in rows]
-    rank = min(d, 5)
-    got = here(kernels.batched_svd(there(blocks), rank))
-    assert_eigenspaces(got, reference.batched_svd(blocks, rank), [rank] * 4, d, dtype)
-
-
-def test_sampling_follows_the_weights_and_the_seed():
-    weights = cupy.asarray([0.0, 1, 2, 3, 4, 0])
-    rng = np.random.default_rng(0)
-    draws = np.array([here(kernels.sample_rows(weights, 2, rng)) for _ in range(3000)])
-    np.testing.assert_allclose(np.bincount(draws[:, 0], minlength=6) / 3000, here(weights) / 10, atol=0.04)
-    assert np.all(draws[:, 0] != draws[:, 1])
-    again = [here(kernels.sample_rows(weights, 2, np.random.default_rng(7))).tolist() for _ in range(2)]
-    assert again[0] == again[1]
-    assert len(kernels.sample_rows(weights, 9, rng)) == 4
-
-
-@shapes
-@dtypes
-def test_small_and_irregular_operations(n, d, dims, dtype):
-    rng, k = np.random.default_rng([n, d]), len(dims)
-    n *= 20  # several blocks of the kernels
-    weights, trials = rng.random(n), rng.random((n, k)).astype(dtype)
-    for distances in (np.full(n, np.inf, dtype), rng.random(n).astype(dtype)):
-        for order in "CF":
-            lowered, expected = cupy.asarray(trials, order=order), trials.copy()
-            sums = reference.lower_distances(distances, expected, weights)
-            got = [kernels.lower_distances(there(distances), lowered, there(w)) for w in (weights, weights.copy())]
-            np.testing.assert_array_equal(here(lowered), expected)
-            np.testing.assert_allclose(here(got[0]), sums, rtol=1e-12)
-            np.testing.assert_array_equal(here(got[0]), here(got[1]))
-    costs = unordered(rng, n, dtype)
-    for m in (0, 1, k, 100):
-        np.testing.assert_array_equal(here(kernels.largest(there(costs), m)), reference.largest(costs, m))
-    old, new = (rng.integers(0, k, n).astype(np.int32) for _ in range(2))
-    for labels in (old, new):
-        rows = here(kernels.changed_rows(there(old), there(labels)))
-        np.testing.assert_array_equal(rows, reference.changed_rows(old, labels))
-        counts = here(kernels.label_counts(there(labels), k + 2))
-        np.testing.assert_array_equal(counts, reference.label_counts(labels, k + 2))
-
-
-@affine
-def test_lookup(affine):
-    rng = np.random.default_rng(6)
-    labels = rng.integers(0, 3, 5000).astype(np.int32)
-    dims = [0, 5, 9]
-    positions = np.empty(5000, np.int64)
-    for c in range(3):
-        positions[labels == c] = np.arange((labels == c).sum())
-    factors = SimpleNamespace(
-        labels=labels,
-        positions=positions,
-        blocks=[rng.normal(size=(int((labels == c).sum()), j)).astype("f4") for c, j in enumerate(dims)],
-        bases=random_bases(rng, 9, dims, np.float32),
-        offsets=rng.normal(size=(3, 9)).astype("f4") if affine else None,
-    )
-    device = SimpleNamespace(**{name: there(part) for name, part in vars(factors).items()})
-    for b in (0, 1, 33, 5000):
-        rows = rng.integers(0, 5000, b)
-        np.testing.assert_allclose(
-            here(kernels.lookup(there(rows), device)), reference.lookup(rows, factors), atol=1e-5
-        )
-
-
-# Whole fits
+pytestmark = card.marks
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f4", "f8"])
+affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
 
 
 @affine
@@ -278,7 +117,7 @@ def test_running_out_of_memory_says_what_to_do():
         pool.set_limit(size=limit)
 
 
-@pytest.mark.skipif(device_count() < 2, reason="there is one device: it takes two cards")
+@pytest.mark.skipif(card.device_count() < 2, reason="there is one device: it takes two cards")
 def test_on_the_second_device():
     model = fit_subspaces(planted(2000, 32, 3, 4)[0], 3, 4, seed=0, device="cuda:1")
     with cupy.cuda.Device(1):

@@ -303,8 +303,10 @@ def test_pieces_that_test_find_their_tests(capfd, monkeypatch):
     found = replace(tests, command=(*tests.command, "--collect-only"))
     assert rented.run(found, 100, print).startswith(PASSED)
     said = capfd.readouterr().out
-    assert "test_lookup[linear]" in said
-    assert "(4 deselected)" in said
+    assert "test_lookup[card-" in said
+    assert "test_three_runs_are_the_same_bits" in said
+    assert "test_lookup[emulated" not in said
+    assert "test_compute_sanitizer" not in said
     assert rented.run(pieces["synccheck"], 100, print).startswith(f"{PASSED}: 1 skipped, ")
     assert "test_compute_sanitizer[synccheck] SKIPPED" in capfd.readouterr().out
 

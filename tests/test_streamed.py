@@ -1,10 +1,9 @@
-"""Rows that stay in host memory: the same operations and fits, block by block."""
+"""Fits of rows that stay in host memory, and their blocks; the operations on them stand in ``contract/``."""
 
 import numpy as np
 import pytest
 from helpers import assert_labels, scale
 from planted import planted
-from test_kernels import assert_moments, problem
 
 from ksubspaces import kernels, refit
 from ksubspaces.descent import Descent, descend, finish
@@ -19,33 +18,16 @@ def streamed(X, rows=37):
     return Streamed(X, np, rows * X.shape[1] * X.itemsize)
 
 
-@affine
 @pytest.mark.parametrize("n", [1, 36, 37, 38, 200])
-def test_operations(n, affine):
-    X, flats, rng = problem(n, 9, [3, 8, 0], np.float64, affine)
-    S, weights = streamed(X), rng.random(n)
+def test_blocks_are_all_rows_in_order(n):
+    X = np.random.default_rng(n).normal(size=(n, 9))
+    S = streamed(X)
     assert S.shape == X.shape
     assert len(S) == n
-    for got, want in zip(
-        kernels.assign(S, flats, np.ones(3), weights), reference.assign(X, flats, np.ones(3), weights), strict=True
-    ):
-        np.testing.assert_allclose(got, want, atol=1e-12 * scale(X))
-    np.testing.assert_allclose(kernels.sqdistances(S, flats), reference.sqdistances(X, flats), atol=1e-12 * scale(X))
-    labels, new = (rng.integers(0, 3, n).astype(np.int32) for _ in range(2))
-    want = reference.residuals(X, labels, flats)
-    np.testing.assert_allclose(kernels.residuals(S, labels, flats), want, atol=1e-12 * scale(X))
-    moments = kernels.second_moments(S, labels, 3, weights, center=affine)
-    assert_moments(moments, reference.second_moments(X, labels, 3, weights, center=affine), X, np.float64)
-    rows = np.flatnonzero(labels != new)
-    kernels.update_moments(moments, S, rows, labels[rows], new[rows], weights)
-    assert_moments(moments, reference.second_moments(X, new, 3, weights, center=affine), X, np.float64)
-    some = rng.choice(n, n // 2, replace=False)
-    assert_moments(
-        kernels.second_moments(S, labels[some], 3, weights, affine, rows=some),
-        reference.second_moments(X, labels[some], 3, weights, affine, rows=some),
-        X,
-        np.float64,
-    )
+    spans, blocks = zip(*((range(n)[span], block) for span, block in S.blocks()), strict=True)
+    assert [i for span in spans for i in span] == list(range(n))
+    assert max(map(len, blocks)) == min(n, 37)
+    np.testing.assert_array_equal(np.concatenate(blocks), X)
 
 
 @affine

@@ -1,0 +1,87 @@
+"""Inputs of operations: shapes that break kernels, and what is made of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from planted import random_bases
+
+from ksubspaces.kernels import Flats
+
+# (n, d, dims): d tiny, odd, no power of two, over 512; j = 0, over d/2, d; ragged; one row; more flats than rows
+SHAPES = [
+    (1, 1, [0]),
+    (1, 1, [1]),
+    (5, 3, [1, 2, 3, 0]),
+    (3, 4, [1, 1, 1, 1, 1]),
+    (64, 7, [0, 0, 0]),
+    (100, 7, [7, 7]),
+    (513, 33, [5, 20, 0, 33, 16, 17]),
+    (1025, 130, [65, 66, 64]),
+    (300, 521, [8, 500]),
+    (2000, 16, [4] * 37),
+]
+
+
+def problem(n: int, d: int, dims: list[int], dtype: Any, affine: bool, seed: int = 0) -> tuple[Any, Flats, Any]:
+    """Rows and flats; if affine, all of it about a common offset ten times as large as the spread."""
+    rng = np.random.default_rng([seed, n, d])
+    X = rng.normal(size=(n, d)) + 10 * affine
+    offsets = (10 + rng.normal(size=(len(dims), d))).astype(dtype) if affine else None
+    return X.astype(dtype), Flats.from_bases(random_bases(rng, d, dims, dtype), offsets), rng
+
+
+def far_flat(dtype: Any, distance: float) -> tuple[Any, Flats, Any]:
+    """Rows about eight offsets, one of which is far away, flats through them, and which rows are near."""
+    rng = np.random.default_rng(int(distance))
+    offsets, owners = rng.normal(size=(8, 16)), rng.integers(0, 8, 256)
+    offsets[5] += distance / 4
+    X = (offsets[owners] + rng.normal(size=(256, 16))).astype(dtype)
+    return X, Flats.from_bases(random_bases(rng, 16, [3] * 8, dtype), offsets.astype(dtype)), owners != 5
+
+
+def near_flat(rng: Any, n: int, dims: list[int], dtype: Any) -> tuple[Any, Flats]:
+    """Rows of R^64 within 1e-4 of the first of the flats."""
+    bases = random_bases(rng, 64, dims, dtype)
+    X = rng.normal(size=(n, dims[0])) @ bases[0].astype(np.float64) + 1e-4 * rng.normal(size=(n, 64))
+    return X.astype(dtype), Flats.from_bases(bases)
+
+
+def unordered(rng: Any, n: int, dtype: Any) -> Any:
+    """Numbers many of which are equal, none positive or too close to zero to tell."""
+    return rng.integers(-2, 6, n).astype(dtype) / 4
+
+
+def labels_and_moved(rng: Any, n: int, k: int, moved: int) -> tuple[Any, Any, Any]:
+    """Labels, later ones, and the rows that may differ, ascending."""
+    old = rng.integers(0, k, n).astype(np.int32)
+    new, rows = old.copy(), np.sort(rng.choice(n, moved, replace=False))
+    new[rows] = rng.integers(0, k, moved)
+    return old, new, rows
+
+
+def matrices(d: int) -> tuple[Any, list[int]]:
+    """Second moments (4, d, d) of full rank, of no rows, of half rank, and with one eigenvalue; and dims to ask for."""
+    rng = np.random.default_rng(d)
+    rows = [rng.normal(size=(2 * d, d)), np.zeros((3, d)), rng.normal(size=(max(1, d // 2), d)), np.eye(d)]
+    return np.stack([A.T @ A for A in rows]), [d // 2, d // 3, d, 0]
+
+
+def factors(n: int, d: int, dims: list[int], dtype: Any, affine: bool) -> tuple[SimpleNamespace, Any]:
+    """A factorization of random numbers, and the generator they came from."""
+    rng = np.random.default_rng([n, d])
+    labels = rng.integers(0, len(dims), n).astype(np.int32)
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=len(dims))
+    positions = np.empty(n, dtype=np.int64)
+    positions[order] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
+    made = SimpleNamespace(
+        labels=labels,
+        positions=positions,
+        blocks=[rng.normal(size=(m, j)).astype(dtype) for m, j in zip(counts, dims, strict=True)],
+        bases=random_bases(rng, d, dims, dtype),
+        offsets=rng.normal(size=(len(dims), d)).astype(dtype) if affine else None,
+    )
+    return made, rng

@@ -1,0 +1,103 @@
+"""What runs the CUDA kernels on small problems and raises if their results are wrong: see ``mutants.py``."""
+
+import importlib
+
+import numpy as np
+import pytest
+from contract.backends import decoding
+from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
+from contract.problems import factors, problem
+from emulator import H100
+from helpers import assert_labels, scale, tolerance
+from planted import random_bases
+
+from ksubspaces.kernels import Flats, cuda, reference
+from ksubspaces.kernels.cuda import eigen, groups, loader, moments
+
+cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
+PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
+SMALL = loader.Limits(shared_memory=65536, multiprocessors=132)  # rows do not stay in shared memory
+RAGGED = [3, 0, 50, 9, 150, 1, 0, 41, 80, 2, 35, 0, 30, 83, 38, 0]
+
+
+def options(precision):
+    return {} if precision == "float64" else {"precision": precision}
+
+
+def check_assign(X, flats, precision="fp32", penalty=None, weights=None, tol=None):
+    """Compare labels, residuals and distances with the reference's."""
+    tol = (tol or tolerance(X.dtype)) * (scale(X) + (penalty is not None))
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, **options(precision))
+    distances = reference.sqdistances(X, flats)
+    cost = distances if weights is None else weights[:, None] * distances
+    assert_labels(labels, cost if penalty is None else cost + penalty, tol)
+    assert residuals.dtype == X.dtype
+    assert np.all(residuals >= 0)
+    chosen = distances[np.arange(len(X)), labels]
+    np.testing.assert_allclose(residuals, chosen, rtol=0, atol=tol)
+    np.testing.assert_allclose(cuda_assign.sqdistances(X, flats, **options(precision)), distances, rtol=0, atol=tol)
+
+
+def exercise_assign():
+    """Small problems that between them use every line of the kernels."""
+    for limits, precision in ((SMALL, "fp32"), (H100, "fp16x3"), (SMALL, "float64"), (H100, "fp32"), (SMALL, "fp16x3")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loader, "limits", lambda limits=limits: limits)
+            X, flats, rng = problem(150, 83, RAGGED, PRECISIONS[precision], True)
+            penalty, weights = rng.random(len(RAGGED)), rng.random(len(X))
+            check_assign(X, flats, precision, penalty, weights)
+            X, flats, rng = problem(140, 24, [5, 14, 11], PRECISIONS[precision], False)
+            check_assign(X, flats, precision)
+            (basis,) = random_bases(rng, 24, [5], X.dtype)
+            on_flat = (100 * rng.normal(size=(50, len(basis))) @ basis).astype(X.dtype)
+            check_assign(on_flat, Flats.from_bases([basis]), precision)
+            labels, _ = cuda_assign.assign(on_flat, Flats.from_bases([basis] * 80), **options(precision))
+            assert not labels.any()
+
+
+def exercise_eigenspaces():
+    """What the planted faults must not pass: several warps, odd d, columns to spare and none, repeated eigenvalues."""
+    rng = np.random.default_rng(0)
+    for d, dtype in ((7, np.float32), (33, np.float32), (64, np.float32), (101, np.float32), (35, np.float64)):
+        A = rng.normal(size=(2 * d, d))
+        S = np.stack([A.T @ A, np.eye(d) + (np.arange(d) % 2)[:, None] * np.eye(d)])
+        values, vectors = eigen.eigh(S, np.dtype(dtype))
+        eigen.check()
+        assert_decomposed(S, values, vectors, dtype)
+
+
+def exercise_moments():
+    """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 700).astype(np.int32)
+    order, starts = groups.group_by_label(labels, 5)
+    np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(starts, np.searchsorted(labels[order], np.arange(6)))
+    assert np.all(np.diff(groups.grouped(labels, 5, 16).slots) == -(-np.diff(starts) // 16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments, "CHUNK", 64)
+        patch.setattr(moments, "WORKSPACE", 3 * 4 * 3 * 128 * 128)  # three slots at a time
+        for n, d, dtype in ((250, 7, np.float32), (140, 132, np.float32), (200, 66, np.float64)):
+            X = (rng.normal(size=(n, d)) + 3).astype(dtype)
+            weights = rng.random(n)
+            labels = rng.integers(0, 3, n).astype(np.int32)
+            got = moments.second_moments(X, labels, 3, weights, center=True)
+            want = reference.second_moments(X, labels, 3, weights, center=True)
+            assert_accurate(got.raw, want.raw, dtype)
+            np.testing.assert_allclose(got.means, want.means, rtol=1e-12)
+            np.testing.assert_allclose(got.mass, want.mass, rtol=1e-14)
+            rows, new = np.arange(40), rng.integers(0, 3, 40).astype(np.int32)
+            moments.update_moments(got, X, rows, labels[rows], new, weights)
+            want = reference.second_moments(X, np.concatenate([new, labels[40:]]), 3, weights, center=True)
+            np.testing.assert_allclose(got.scatter, want.scatter, rtol=0, atol=1e-5 * want.scatter.max())
+
+
+def exercise_lookup():
+    """What the planted faults must not pass: tails of rows, dimensions and columns; storage of every kind."""
+    for dtype in (np.float32, np.float16, np.float64):
+        for d in (132, 13):
+            for direct in (False, True):
+                made, rng = factors(230, d, [min(d, 40), 3, 0, 13], dtype, True)
+                rows = rng.permutation(230)[:200]
+                with decoding(direct):
+                    assert_decoded(cuda.lookup(rows, made), rows, made, DECODED[dtype])
