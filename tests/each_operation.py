@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, layout_of
 
 LOOKUP = importlib.import_module("ksubspaces.kernels.cuda.lookup")  # the module, whose function has the same name
 
@@ -42,7 +42,9 @@ def run_on(xp, n, d, dims, dtype, affine):
     offsets = xp.asarray(rng.normal(size=(k, d)).astype(dtype)) if affine else None
     turns = [np.linalg.qr(rng.normal(size=(d, d)))[0].astype(dtype) for _ in dims]
     bases = [xp.asarray(Q[:j]) for Q, j in zip(turns, dims, strict=True)]
-    flats = Flats(bases, offsets, [xp.asarray(Q[j:]) if 2 * j > d else None for Q, j in zip(turns, dims, strict=True)])
+    rest = [Q[j:] for Q, j in zip(turns, dims, strict=True) if 2 * j > d]
+    stack = xp.concatenate(bases)
+    flats = Flats(layout_of(d, tuple(dims)), stack, offsets, xp.asarray(np.concatenate(rest)) if rest else None)
 
     kernels.assign(X, flats)
     kernels.assign(X, flats, xp.asarray(rng.random(k)), weights)
@@ -57,7 +59,7 @@ def run_on(xp, n, d, dims, dtype, affine):
     moments = kernels.second_moments(X, labels, k, weights, affine)
     moved = kernels.changed_rows(labels, new)
     kernels.update_moments(moments, X, moved, labels[moved], new[moved], weights)
-    kernels.top_eigenspaces(moments.scatter, dims, dtype, bases)
+    kernels.top_eigenspaces(moments.scatter, dims, dtype, stack)
     kernels.batched_svd([X[: d // 2 + 1], X[: 2 * d]], min(d, 5))
 
     decode(xp, rng, n, dims, labels, bases, offsets)

@@ -11,7 +11,7 @@ from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 from test_kernels import SHAPES, assert_far_flat_costs_others_nothing, problem
 
-from ksubspaces.kernels import Flats, reference
+from ksubspaces.kernels import Flats, layout_of, reference
 from ksubspaces.kernels.cuda import loader
 
 cuda = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
@@ -113,7 +113,8 @@ def test_ties_go_to_the_lowest_flat(precision, affine, splits, monkeypatch):
     offset = rng.normal(size=9).astype(dtype) if affine else None
     others = [3, 0, 70, 1, 9, 200, 2] * 3
     bases = [basis if i % 2 else np.zeros((j, 9), dtype) for i, j in enumerate(np.repeat(others, 2))]
-    flats = Flats(bases, None if offset is None else np.repeat(offset[None], len(bases), axis=0), [None] * len(bases))
+    offsets = None if offset is None else np.repeat(offset[None], len(bases), axis=0)
+    flats = Flats(layout_of(9, tuple(map(len, bases))), np.concatenate(bases), offsets, None)
     X = rng.normal(size=(70, 9)).astype(dtype)
     monkeypatch.setattr(cuda, "MAX_SPLITS", splits)
     with emulated():
@@ -128,7 +129,7 @@ def test_large_j_has_no_cancellation(precision):
     rng = np.random.default_rng(1)
     dtype = PRECISIONS[precision]
     flats = Flats.from_bases(random_bases(rng, 64, [60, 60], dtype))
-    X = rng.normal(size=(100, 60)) @ flats.bases[0].astype(np.float64) + 1e-4 * rng.normal(size=(100, 64))
+    X = rng.normal(size=(100, 60)) @ flats.basis(0).astype(np.float64) + 1e-4 * rng.normal(size=(100, 64))
     with emulated():
         _, residuals = cuda.assign(X.astype(dtype), flats, **options(precision))
     np.testing.assert_allclose(residuals, reference.assign(X.astype(dtype), flats)[1], rtol=0.05)
@@ -139,7 +140,7 @@ def test_rows_on_a_flat_have_no_negative_residual(precision):
     rng = np.random.default_rng(2)
     dtype = PRECISIONS[precision]
     flats = Flats.from_bases(random_bases(rng, 40, [12, 3], dtype))
-    X = (100 * rng.normal(size=(200, 12)) @ flats.bases[0]).astype(dtype)
+    X = (100 * rng.normal(size=(200, 12)) @ flats.basis(0)).astype(dtype)
     with emulated():
         check(X, flats, precision)
 
@@ -228,7 +229,7 @@ def exercise():
             check(X, flats, precision, penalty, weights)
             X, flats, rng = problem(140, 24, [5, 14, 11], PRECISIONS[precision], False)
             check(X, flats, precision)
-            basis = flats.bases[0]
+            basis = flats.basis(0)
             on_flat = (100 * rng.normal(size=(50, len(basis))) @ basis).astype(X.dtype)
             check(on_flat, Flats.from_bases([basis]), precision)
             labels, _ = cuda.assign(on_flat, Flats.from_bases([basis] * 80), **options(precision))

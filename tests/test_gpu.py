@@ -49,7 +49,7 @@ def there(x):
     if isinstance(x, np.ndarray):
         return cupy.asarray(x)
     if isinstance(x, Flats):
-        return Flats([there(V) for V in x.bases], there(x.offsets), [there(W) for W in x.complements])
+        return Flats(x.layout, there(x.bases), there(x.offsets), there(x.complements))
     if isinstance(x, list):
         return [there(part) for part in x]
     return x
