@@ -35,9 +35,7 @@ def torch_there() -> Any:
 
 def probes(flats: Flats) -> tuple[list[Any], bool]:
     """What every side multiplies the rows by, flat by flat, and whether these are complements (of all or none)."""
-    if flats.complements[0] is None:
-        return list(flats.bases), False
-    return list(flats.complements), True
+    return flats.direction_layout.split(flats.directions), flats.complements is not None
 
 
 def assign_by_cluster(X: Any, flats: Flats) -> tuple[Any, Any]:

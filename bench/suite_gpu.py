@@ -119,7 +119,7 @@ def residuals(case: Case, goal: float | None = None) -> Row:
     labels, flats = case.fitted
     few = slice(0, 50_000)
     found = float(kernels.residuals(case.X, labels, flats)[few].sum())
-    wanted = exact_objective(case.rows[few], [cupy.asnumpy(V) for V in flats.bases], cupy.asnumpy(labels[few]))
+    wanted = exact_objective(case.rows[few], flats.layout.split(cupy.asnumpy(flats.bases)), cupy.asnumpy(labels[few]))
     (seconds,) = timed_on_card(lambda: kernels.residuals(case.X, labels, flats))
     same = np.isclose(found, wanted, rtol=1e-9)
     failed = "" if same else f"the first rows' add up to {found:.12g}, on the host to {wanted:.12g}"
@@ -141,11 +141,11 @@ def eigenspaces(quick: bool, count: int, d: int, peer: str, target: float | None
     S, dims = cupy.matmul(A.transpose(0, 2, 1), A), [8] * count
     got, (_, vectors) = kernels.top_eigenspaces(S, dims), EIGENSOLVERS[peer](S)
     few = slice(0, 4)
-    values = np.stack([cupy.asnumpy(w) for w in got.eigenvalues[few]])
+    values = cupy.asnumpy(got.eigenvalues[few])
     want = np.linalg.eigvalsh(cupy.asnumpy(S[few]).astype(np.float64))[:, ::-1]
     error = float(np.abs(values - want).max() / want.max())
     ours, theirs = timed_on_card(lambda: kernels.top_eigenspaces(S, dims), lambda: EIGENSOLVERS[peer](S))
-    off = {"ours": _off_orthonormal(cupy.stack(got.bases)), "the peer's": _off_orthonormal(vectors)}
+    off = {"ours": _off_orthonormal(got.bases.reshape(count, -1, d)), "the peer's": _off_orthonormal(vectors)}
     return ratio_row(
         f"{count} matrices {d} x {d}",
         f"batched eigenspaces against {'syevjBatched (CuPy)' if peer == 'cupy' else 'XsyevBatched'}",

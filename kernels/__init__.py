@@ -28,13 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from .flats import Array, Eigenspaces, Flats, complement
+from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .moments import Moments
 from .rows import Streamed
 
 __all__ = [
     "Eigenspaces",
     "Flats",
+    "Layout",
     "Moments",
     "Streamed",
     "assign",
@@ -43,6 +44,7 @@ __all__ = [
     "complement",
     "label_counts",
     "largest",
+    "layout_of",
     "lookup",
     "lower_distances",
     "residuals",
@@ -142,9 +144,7 @@ def update_moments(
     _device(X).update_moments(moments, X, rows, old, new, weights)
 
 
-def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Sequence[Array] | None = None
-) -> Eigenspaces:
+def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
     """Leading eigenspaces of symmetric matrices, or one step towards them.
 
     Parameters
@@ -155,9 +155,9 @@ def top_eigenspaces(
         How many eigenvectors of each.
     dtype : dtype, optional
         Precision of the computation and the result; default that of S.
-    start : sequence of k arrays (j_c, d), optional
-        Orthonormal bases to improve on. Where eigenvectors are dear, what comes back is one block power step from them,
-        which captures at least as much of each S_c, and its ``exact`` is ``False``.
+    start : (sum j_c, d) array, optional
+        Orthonormal bases to improve on, stacked. Where eigenvectors are dear, what comes back is one block power step
+        from them, which captures at least as much of each S_c, and its ``exact`` is ``False``.
     """
     return _device(S).top_eigenspaces(S, dims, dtype, start)
 

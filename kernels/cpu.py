@@ -7,18 +7,18 @@ owner allows; nothing here sets a thread count. Block sizes depend on shapes alo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import loops
-from .flats import Eigenspaces, Flats, complement, wants_complement
+from .flats import Eigenspaces, Flats, Layout, complement, layout_of
 from .moments import Moments, traces
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
-ASSIGN_PROBES = 4096  # ... and this many probes at a time
+ASSIGN_DIRECTIONS = 4096  # ... and this many directions at a time
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
 JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
 FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
@@ -71,38 +71,67 @@ def sqdistances(X: np.ndarray, flats: Flats) -> np.ndarray:
 
 
 def _is_small(X: np.ndarray, flats: Flats) -> bool:
-    return X.size * (flats.k + sum(map(len, flats.bases))) <= FEW_PRODUCTS
+    return X.size * (flats.k + flats.layout.total) <= FEW_PRODUCTS
 
 
 def _plain(X: np.ndarray, flats: Flats) -> tuple[np.ndarray, ...]:
-    """Rows, probes of all flats, where those of each start, whether they are complements, and offsets; (0, d) if none.
+    """Rows, directions of all flats, where those of each start, whether they are complements, and offsets; (0, d) if
+    none.
 
     Copies, for each loop is compiled once per dtype.
     """
-    parts = [V if W is None else W for V, W in zip(flats.bases, flats.complements, strict=True)]
-    starts = np.array([0, *accumulate(map(len, parts))])
-    exact = np.array([W is not None for W in flats.complements])
     offsets = np.empty((0, X.shape[1])) if flats.offsets is None else np.array(flats.offsets, np.float64, order="C")
-    return np.array(X, order="C"), np.concatenate(parts, dtype=np.float64), starts, exact, offsets
+    directions = np.array(flats.directions, np.float64, order="C")
+    return np.array(X, order="C"), directions, flats.direction_layout.starts, flats.exact, offsets
 
 
-class _Probes:
-    """Rows whose squared products with x are summed, for some of the flats: complements where there are, else bases."""
+class _Group(NamedTuple):
+    """Some of the flats, as far as shapes tell: which, which directions are theirs, and whose each of these is.
 
-    def __init__(self, flats: Flats, clusters: slice, centre: np.ndarray | None, dtype: np.dtype) -> None:
-        chosen = range(clusters.start, clusters.stop)
-        parts: list[Any] = [flats.bases[c] if flats.complements[c] is None else flats.complements[c] for c in chosen]
-        self.matrix = np.ascontiguousarray(np.concatenate(parts), dtype=dtype)
-        self.starts = np.cumsum([0] + [len(p) for p in parts])
-        self.exact = np.array([flats.complements[c] is not None for c in chosen])
-        self.shifts = np.zeros(len(self.matrix), dtype=dtype)
+    ``starts`` and ``exact`` are those of the group alone.
+    """
+
+    clusters: slice
+    rows: slice
+    owners: np.ndarray
+    starts: np.ndarray
+    exact: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _groups(layout: Layout, along_complements: bool, most: int) -> list[_Group]:
+    """The flats in groups of at most so many directions, of one flat at least."""
+    directions, exact = (layout.shorter, layout.wide) if along_complements else (layout, layout.narrow)
+    bounds, total = [0], 0
+    for c, size in enumerate(directions.dims):
+        if c > bounds[-1] and total + size > most:
+            bounds.append(c)
+            total = 0
+        total += size
+    groups = []
+    for first, end in zip(bounds, [*bounds[1:], directions.k], strict=True):
+        starts = directions.starts[first : end + 1]
+        rows = slice(int(starts[0]), int(starts[-1]))
+        owners = directions.owners[rows] - first
+        groups.append(_Group(slice(first, end), rows, owners, starts - starts[0], exact[first:end].copy()))
+    return groups
+
+
+class _Directions:
+    """Rows whose squared products with x are summed, for a group of flats, and what their offsets add."""
+
+    def __init__(self, flats: Flats, group: _Group, centre: np.ndarray | None, dtype: np.dtype) -> None:
+        rows = flats.directions[group.rows]
+        self.matrix = np.ascontiguousarray(rows, dtype=dtype)
+        self.starts, self.exact = group.starts, group.exact
         self.offsets: np.ndarray | None = None
-        if centre is not None and flats.offsets is not None:
-            offsets = np.asarray(flats.offsets[clusters], dtype=np.float64) - centre
-            for c, part in enumerate(parts):
-                self.shifts[self.starts[c] : self.starts[c + 1]] = np.asarray(part, dtype=np.float64) @ offsets[c]
-            self.offsets = np.ascontiguousarray(offsets, dtype=dtype)
-            self.offset_energy = np.einsum("ij,ij->i", offsets, offsets).astype(dtype)[:, None]
+        if centre is None or flats.offsets is None:
+            self.shifts = np.zeros(len(rows), dtype=dtype)
+            return
+        offsets = np.asarray(flats.offsets[group.clusters], dtype=np.float64) - centre
+        self.shifts = np.einsum("ij,ij->i", rows.astype(np.float64, copy=False), offsets[group.owners]).astype(dtype)
+        self.offsets = np.ascontiguousarray(offsets, dtype=dtype)
+        self.offset_energy = np.einsum("ij,ij->i", offsets, offsets).astype(dtype)[:, None]
 
     def energy(self, A: np.ndarray) -> np.ndarray:
         """|x - mu_c|^2, (k, m), or |x|^2, (1, m), without offsets; zeros when only complements are in use."""
@@ -120,19 +149,20 @@ class _Probes:
 
 def _projections(
     X: np.ndarray, flats: Flats
-) -> Iterator[tuple[slice, Iterator[tuple[slice, np.ndarray, _Probes, Any]]]]:
-    """Blocks of rows, and for each the products with the probes of one group of flats after another."""
+) -> Iterator[tuple[slice, Iterator[tuple[slice, np.ndarray, _Directions, Any]]]]:
+    """Blocks of rows, and for each the products with the directions of one group of flats after another."""
     dtype = X.dtype
     centre = None if flats.centre is None else flats.centre.astype(dtype)
-    groups = [(clusters, _Probes(flats, clusters, centre, dtype)) for clusters in _cluster_groups(flats)]
-    n_probes = max(len(group.matrix) for _, group in groups)
-    size = int(np.clip(PRODUCTS // max(n_probes, flats.k), *ASSIGN_ROWS))
-    buffer = np.empty((n_probes, size), dtype=dtype)
+    shapes = _groups(flats.layout, flats.complements is not None, ASSIGN_DIRECTIONS)
+    groups = [(group.clusters, _Directions(flats, group, centre, dtype)) for group in shapes]
+    widest = max(len(group.matrix) for _, group in groups)
+    size = int(np.clip(PRODUCTS // max(widest, flats.k), *ASSIGN_ROWS))
+    buffer = np.empty((widest, size), dtype=dtype)
 
-    def products(A: np.ndarray) -> Iterator[tuple[slice, np.ndarray, _Probes, Any]]:
+    def products(A: np.ndarray) -> Iterator[tuple[slice, np.ndarray, _Directions, Any]]:
         for clusters, group in groups:
             out = buffer[: len(group.matrix)] if len(A) == size else np.empty((len(group.matrix), len(A)), dtype)
-            # Products stand (probe, row): summing squares down a column of rows is one SIMD loop, however small j.
+            # Products stand (direction, row): summing squares down a column is one SIMD loop, however small j.
             yield clusters, np.matmul(group.matrix, A.T, out=out), group, group.energy(A)
 
     for start in range(0, len(X), size):
@@ -143,21 +173,10 @@ def _projections(
         yield rows, products(A)
 
 
-def _cluster_groups(flats: Flats) -> list[slice]:
-    sizes = [len(V if W is None else W) for V, W in zip(flats.bases, flats.complements, strict=True)]
-    groups, start, total = [], 0, 0
-    for c, size in enumerate(sizes):
-        if c > start and total + size > ASSIGN_PROBES:
-            groups.append(slice(start, c))
-            start, total = c, 0
-        total += size
-    return [*groups, slice(start, len(sizes))]
-
-
 def residuals(X: np.ndarray, labels: np.ndarray, flats: Flats) -> np.ndarray:
     result = np.empty(len(X), dtype=np.float64)
     for c, rows in _cluster_blocks(labels, flats.k, X.shape[1] * 8):
-        V = np.asarray(flats.bases[c], dtype=np.float64)
+        V = np.asarray(flats.basis(c), dtype=np.float64)
         A = X[rows].astype(np.float64)
         if flats.offsets is not None:
             A -= flats.offsets[c]
@@ -271,26 +290,26 @@ def _cluster_blocks(labels: np.ndarray, k: int, row_bytes: int) -> Iterator[tupl
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: Sequence[np.ndarray] | None = None
+    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
-    dtype, d = S.dtype if dtype is None else np.dtype(dtype), S.shape[1]
-    bases: list[np.ndarray] = []
-    eigenvalues: list[np.ndarray] = []
-    complements: list[np.ndarray | None] = []
-    size = max(1, BLOCK_BYTES // (d * d * 8))
-    for first in range(0, len(S), size):
-        values, vectors = _eigh(S[first : first + size], dtype)
-        eigenvalues += list(values)
-        for rows, j in zip(vectors, dims[first : first + size], strict=True):
-            if wants_complement(j, d):
-                rows = np.ascontiguousarray(rows)
-                bases.append(rows[:j])
-                complements.append(rows[j:])
-            else:  # a part of rows would keep all of them alive
-                bases.append(np.array(rows[:j], order="C"))
-                complements.append(None)
-    return Eigenspaces(bases, eigenvalues, complements)
+    dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
+    layout, size = layout_of(d, tuple(dims)), max(1, BLOCK_BYTES // (d * d * 8))
+    if k <= size:
+        values, vectors = _eigh(S, dtype)
+        bases, complements = layout.leading(vectors)
+        return Eigenspaces(layout, bases, values, complements)
+    values, bases = np.empty((k, d)), np.empty((layout.total, d), dtype)
+    complements = np.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+    for first in range(0, k, size):
+        end = min(first + size, k)
+        part = layout_of(d, layout.dims[first:end])
+        values[first:end], vectors = _eigh(S[first:end], dtype)
+        spans, rest = part.leading(vectors)
+        bases[layout.starts[first] : layout.starts[end]] = spans
+        if complements is not None and rest is not None:
+            complements[layout.complements.starts[first] : layout.complements.starts[end]] = rest
+    return Eigenspaces(layout, bases, values, complements)
 
 
 def _eigh(S: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -309,20 +328,23 @@ def _eigh(S: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batched_svd(blocks: Sequence[np.ndarray], rank: Sequence[int] | int) -> Eigenspaces:
-    ranks = [rank] * len(blocks) if isinstance(rank, int) else list(rank)
-    bases, eigenvalues, complements = [], [], []
-    for block, j in zip(blocks, ranks, strict=True):
-        d = block.shape[1]
-        if len(block) == 0:
-            s, Vt = np.zeros(0, block.dtype), np.zeros((0, d), block.dtype)
-        else:
+    d, dtype = blocks[0].shape[1], blocks[0].dtype
+    layout = layout_of(d, (rank,) * len(blocks) if isinstance(rank, int) else tuple(rank))
+    bases = np.empty((layout.total, d), dtype)
+    complements = np.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+    eigenvalues = np.zeros((len(blocks), max(min(block.shape) for block in blocks)))
+    for c, block in enumerate(blocks):
+        s, Vt = np.zeros(0, dtype), np.zeros((0, d), dtype)
+        if len(block):
             _, s, Vt = np.linalg.svd(block, full_matrices=False)
-        if len(Vt) < j or wants_complement(j, d):
+        j = layout.dims[c]
+        if len(Vt) < j or layout.wide[c]:
             Vt = np.concatenate([Vt, complement(Vt)])
-        bases.append(Vt[:j])
-        complements.append(Vt[j:] if len(Vt) == d else None)
-        eigenvalues.append(s.astype(np.float64) ** 2)
-    return Eigenspaces(bases, eigenvalues, complements)
+        bases[layout.rows(c)] = Vt[:j]
+        eigenvalues[c, : len(s)] = s.astype(np.float64) ** 2
+        if complements is not None and layout.wide[c]:
+            complements[layout.complements.rows(c)] = Vt[j:]
+    return Eigenspaces(layout, bases, eigenvalues, complements)
 
 
 def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:

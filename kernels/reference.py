@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .flats import Array, Eigenspaces, Flats, complement
+from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
 from .moments import Moments
 
 
@@ -18,8 +18,8 @@ def sqdistances(X: Array, flats: Flats) -> np.ndarray:
     """r_c(x_i) = |x - mu_c - V_c^T V_c (x - mu_c)|^2 for every row and flat, (n, k)."""
     X = np.asarray(X, dtype=np.float64)
     distances = np.empty((len(X), flats.k))
-    for c, basis in enumerate(flats.bases):
-        V = np.asarray(basis, dtype=np.float64)
+    for c in range(flats.k):
+        V = np.asarray(flats.basis(c), dtype=np.float64)
         centred = X if flats.offsets is None else X - np.asarray(flats.offsets[c], dtype=np.float64)
         rest = centred - (centred @ V.T) @ V
         distances[:, c] = np.sum(rest * rest, axis=1)
@@ -86,29 +86,34 @@ def update_moments(
                 moments.raw[c] += sign * w * np.outer(x, x)
 
 
-def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Sequence[Array] | None = None
-) -> Eigenspaces:
+def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
     """Top dims[c] eigenvectors of each S_c, eigenvalues descending, and the eigenvectors left."""
-    bases, eigenvalues, complements = [], [], []
-    for matrix, j in zip(S, dims, strict=True):
+    spaces = []
+    for matrix in S:
         values, vectors = np.linalg.eigh(np.asarray(matrix, dtype=np.float64))
-        bases.append(vectors[:, ::-1][:, :j].T.copy())
-        complements.append(vectors[:, ::-1][:, j:].T.copy())
-        eigenvalues.append(np.maximum(values[::-1], 0))
-    return Eigenspaces(bases, eigenvalues, complements)
+        spaces.append((np.maximum(values[::-1], 0), vectors[:, ::-1].T))
+    return _stacked(spaces, dims)
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:
     """Top right singular vectors of each (n_c, d) block; completed to ``rank`` orthonormal rows when n_c is less."""
-    ranks = [rank] * len(blocks) if isinstance(rank, int) else list(rank)
-    bases, eigenvalues, complements = [], [], []
-    for block, j in zip(blocks, ranks, strict=True):
+    spaces = []
+    for block in blocks:
         _, s, Vt = np.linalg.svd(np.asarray(block, dtype=np.float64), full_matrices=True)
-        bases.append(Vt[:j].copy())
-        complements.append(complement(Vt[:j]))
-        eigenvalues.append(s * s)
-    return Eigenspaces(bases, eigenvalues, complements)
+        spaces.append((s * s, Vt))
+    return _stacked(spaces, [rank] * len(blocks) if isinstance(rank, int) else rank)
+
+
+def _stacked(spaces: list[tuple[np.ndarray, np.ndarray]], dims: Sequence[int]) -> Eigenspaces:
+    """The first rows of each of the vectors (d, d), the others where they are fewer, and the eigenvalues."""
+    d = spaces[0][1].shape[1]
+    bases = [vectors[:j] for (_, vectors), j in zip(spaces, dims, strict=True)]
+    complements = [vectors[j:] for (_, vectors), j in zip(spaces, dims, strict=True) if wants_complement(j, d)]
+    eigenvalues = np.zeros((len(spaces), max(len(values) for values, _ in spaces)))
+    for row, (values, _) in zip(eigenvalues, spaces, strict=True):
+        row[: len(values)] = values
+    layout = layout_of(d, tuple(dims))
+    return Eigenspaces(layout, np.concatenate(bases), eigenvalues, np.concatenate(complements) if complements else None)
 
 
 def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> np.ndarray:

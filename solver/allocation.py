@@ -22,7 +22,7 @@ class Allocation(NamedTuple):
     price: float
 
 
-def allocate(spectra: Sequence[np.ndarray], costs: Sequence[int], room: int) -> Allocation:
+def allocate(spectra: Sequence[np.ndarray] | np.ndarray, costs: Sequence[int], room: int) -> Allocation:
     """Keep the directions that gain most per parameter, as many as there is room for.
 
     Parameters

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels import Flats, Streamed
+from ksubspaces.kernels import Flats, Streamed, layout_of
 
 from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
@@ -351,11 +351,11 @@ def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home)
     Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
     """
     xp, d, k = namespace(A), A.shape[1], flats.k
-    offsets = None if flats.offsets is None else xp.zeros((1, d), flats.offsets.dtype)
     labels = labels.copy()
     labels[exact] = k
-    point = Flats([xp.zeros((0, d), A.dtype)], offsets, [None])
-    part = factorize(A, labels, Flats.joined([flats, point]), home)
+    offsets = None if flats.offsets is None else xp.concatenate([flats.offsets, xp.zeros((1, d), flats.offsets.dtype)])
+    with_point = Flats(layout_of(d, (*flats.layout.dims, 0)), flats.bases, offsets, flats.complements)
+    part = factorize(A, labels, with_point, home)
     rows, identity = A[exact], xp.eye(min(len(exact), d), dtype=A.dtype)
     block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
     return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])

@@ -30,4 +30,4 @@ def coefficients_in(X: Array, labels: Array, flats: Flats) -> Iterator[tuple[int
     """``(x - mu_c) V_c^T`` for the rows of one cluster after another: c, row numbers, coefficients (m, j_c)."""
     for c, rows in members_of(labels, flats.k):
         part = X[rows] if flats.offsets is None else X[rows] - flats.offsets[c]
-        yield c, rows, part @ flats.bases[c].T
+        yield c, rows, part @ flats.basis(c).T

@@ -101,9 +101,10 @@ def descend(
 def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
     """An exact refit, all of it in float64, the labels it gives, and the objective of the two together."""
     fitted = Refit(problem)(labels, exact=True)
-    bases = [V.astype(problem.X.dtype) for V in fitted.bases]
     offsets = None if fitted.offsets is None else fitted.offsets.astype(problem.X.dtype)
-    flats = Flats.from_bases(bases, offsets)  # just what a prediction from the result will use
+    flats = Flats.spanned_by(
+        fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
+    )  # just what a prediction from the result will use
     labels, _ = kernels.assign(problem.X, flats)
     return flats, labels, problem.total(kernels.residuals(problem.X, labels, flats))
 

@@ -372,7 +372,8 @@ class Coefficients(Sequence[Array]):
 def factorize(X: Array, labels: Array, flats: Flats, home: Home) -> Factorization:
     """Coefficients ``(x - mu) @ V^T`` of rows X (n, d), NumPy or CuPy, in the flats of their labels."""
     xp = namespace(X)
-    parts: list[list[Array]] = [[xp.empty((0, len(V)), dtype=X.dtype)] for V in flats.bases]
+    bases = flats.layout.split(flats.bases)
+    parts: list[list[Array]] = [[xp.empty((0, len(V)), dtype=X.dtype)] for V in bases]
     for c, _, coefficients in coefficients_in(X, labels, flats):
         parts[c].append(coefficients)
     blocks = []
@@ -380,7 +381,7 @@ def factorize(X: Array, labels: Array, flats: Flats, home: Home) -> Factorizatio
         blocks.append(home.back(xp.concatenate(parts[c])))
         parts[c] = []
     offsets = None if flats.offsets is None else home.back(flats.offsets)
-    return Factorization(home.back(labels), blocks, [home.back(V) for V in flats.bases], offsets, home)
+    return Factorization(home.back(labels), blocks, [home.back(V) for V in bases], offsets, home)
 
 
 def record_fit(

@@ -168,7 +168,7 @@ def fit_subspaces(
                 bar.finish()
         flats, labels, objective = finish(problem, best.labels)
         return Subspaces(
-            [home.back(V) for V in flats.bases],
+            [home.back(V) for V in flats.layout.split(flats.bases)],
             None if flats.offsets is None else home.back(scaled(flats.offsets, exponent)),
             home.back(labels),
             objective,

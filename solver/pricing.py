@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Moments
-from ksubspaces.kernels.flats import wants_complement
+from ksubspaces.kernels import Flats, Layout, Moments
+from ksubspaces.kernels.flats import take_rows
 
 from .allocation import allocate
 from .arrays import Array, namespace, to_numpy
@@ -35,21 +35,47 @@ PATIENCE = 2  # steps in a row that may gain nothing: a new price can cost at fi
 
 @dataclass(frozen=True, eq=False)
 class Spectra:
-    """What a refit can choose from: all eigenvectors of each cluster's second moments."""
+    """What a refit can choose from: all eigenvectors of each cluster's second moments.
 
-    vectors: Sequence[Array]
-    values: Sequence[np.ndarray]
+    Attributes
+    ----------
+    layout : Layout
+        Of the eigenvectors: d of each cluster, or as many as it has rows where these are at most d/2.
+    vectors : (sum q_c, d) array
+        Stacked, those of the largest eigenvalues first.
+    values : (k, q) float64 array
+        Eigenvalues, on the host; zeros where a cluster has fewer.
+    means : (k, d) array or None
+    """
+
+    layout: Layout
+    vectors: Array
+    values: np.ndarray
     means: Array | None
 
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
-        bases, complements = [], []
-        for vectors, j in zip(self.vectors, dims, strict=True):
-            vectors = vectors.astype(dtype, copy=False)
-            whole = len(vectors) == vectors.shape[1]
-            bases.append(vectors[:j])
-            complements.append(vectors[j:] if whole and wants_complement(j, len(vectors)) else None)
-        return Flats(bases, None if self.means is None else self.means.astype(dtype, copy=False), complements)
+        xp, starts, layout = namespace(self.vectors), self.layout.starts, kernels.layout_of(self.layout.d, tuple(dims))
+        offsets = None if self.means is None else self.means.astype(dtype, copy=False)
+
+        def taken(rows: np.ndarray) -> Array:
+            return self.vectors[xp.asarray(rows)].astype(dtype, copy=False)
+
+        bases = taken(starts[layout.owners] + layout.ranks)
+        if not layout.has_wide:
+            return Flats(layout, bases, offsets, None)
+        left = layout.complements
+        return Flats(layout, bases, offsets, taken((starts[:-1] + layout.dims)[left.owners] + left.ranks))
+
+    def left(self, dims: Sequence[int]) -> np.ndarray:
+        """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
+        return np.where(np.arange(self.values.shape[1]) < np.asarray(dims)[:, None], 0, self.values).sum(axis=1)
+
+    def take(self, chosen: Sequence[int]) -> Spectra:
+        """Those of the chosen clusters."""
+        kept = kernels.layout_of(self.layout.d, tuple(self.layout.dims[c] for c in chosen))
+        means = None if self.means is None else self.means[namespace(self.means).asarray(chosen)]
+        return Spectra(kept, take_rows(self.layout, self.vectors, chosen), self.values[list(chosen)], means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +147,8 @@ class Pricing:
         spectra = self._spectra(labels, k, dtype)
         room = self.n_parameters - self.overhead(k)
         dims, price = allocate(spectra.values, [m + d for m in counts], room)
-        left = sum(float(values[j:].sum()) for values, j in zip(spectra.values, dims, strict=True))
-        return Solution(labels, spectra, counts, dims, price, left if room >= 0 else np.inf)
+        left = float(spectra.left(dims).sum()) if room >= 0 else np.inf
+        return Solution(labels, spectra, counts, dims, price, left)
 
     @property
     def linear(self) -> Pricing:
@@ -188,26 +214,31 @@ class Pricing:
         return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
 
     def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
-        vectors, values, means = [], [], []
-        for rows in rows_of_each(labels, k):
-            spaces, mean = eigenspaces(self.problem, [rows], min(len(rows), self.problem.X.shape[1]), dtype)
-            vectors += spaces.bases
-            values += spaces.eigenvalues
-            means.append(mean)
-        return _without_noise(vectors, values, namespace(labels).concatenate(means) if self.problem.affine else None)
+        xp, d = namespace(labels), self.problem.X.shape[1]
+        sizes = to_numpy(kernels.label_counts(labels, k)).tolist()
+        layout = kernels.layout_of(d, tuple(m if 2 * m <= d else d for m in sizes))
+        vectors, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, layout.width)), xp.empty((k, d))
+        for c, rows in enumerate(rows_of_each(labels, k)):
+            spaces, mean = eigenspaces(self.problem, [rows], layout.dims[c], dtype)
+            vectors[layout.rows(c)] = spaces.bases
+            values[c, : layout.dims[c]] = spaces.eigenvalues[0, : layout.dims[c]]
+            means[c] = mean[0]
+        return _without_noise(layout, vectors, values, means if self.problem.affine else None)
 
 
 def spectra_of(moments: Moments, affine: bool, dtype: Any) -> Spectra:
     """All eigenvectors and eigenvalues of second moments."""
     spaces = kernels.top_eigenspaces(moments.scatter, [moments.first.shape[1]] * len(moments.counts), dtype)
-    return _without_noise(spaces.bases, spaces.eigenvalues, moments.means if affine else None)
+    return _without_noise(spaces.layout, spaces.bases, spaces.eigenvalues, moments.means if affine else None)
 
 
-def _without_noise(vectors: Sequence[Array], values: Sequence[Array], means: Array | None) -> Spectra:
+def _without_noise(layout: Layout, vectors: Array, values: Array, means: Array | None) -> Spectra:
     """Spectra whose eigenvalues are zero where they are rounding."""
-    floor = NOISE * np.sqrt(vectors[0].shape[1]) * float(np.finfo(vectors[0].dtype).eps)
-    known = [to_numpy(v).astype(np.float64) for v in values]
-    return Spectra(vectors, [np.where(v > floor * v.max(initial=0), v, 0) for v in known], means)
+    floor = NOISE * np.sqrt(layout.d) * float(np.finfo(vectors.dtype).eps)
+    known = to_numpy(values).astype(np.float64)
+    return Spectra(
+        layout, vectors, np.where(known > floor * known.max(axis=1, initial=0, keepdims=True), known, 0), means
+    )
 
 
 def compact(solution: Solution) -> Solution:
@@ -218,16 +249,10 @@ def compact(solution: Solution) -> Solution:
     xp = namespace(solution.labels)
     number = np.zeros(solution.k, dtype=np.int32)
     number[kept] = np.arange(len(kept))
-    spectra, means = solution.spectra, solution.spectra.means
-    spectra = Spectra(
-        [spectra.vectors[c] for c in kept],
-        [spectra.values[c] for c in kept],
-        None if means is None else means[xp.asarray(kept)],
-    )
     return replace(
         solution,
         labels=xp.asarray(number)[solution.labels],
-        spectra=spectra,
+        spectra=solution.spectra.take(kept),
         counts=tuple(solution.counts[c] for c in kept),
         dims=tuple(solution.dims[c] for c in kept),
     )

@@ -49,5 +49,5 @@ class Problem:
         if self.affine:
             zeros = xp.zeros(len(self.X), np.int32)
             middle = kernels.second_moments(self.X, zeros, 1, self.weights, products=False).means
-        point = Flats([xp.zeros((0, d), self.X.dtype)], middle, [None])
+        point = Flats(kernels.layout_of(d, (0,)), xp.zeros((0, d), self.X.dtype), middle, None)
         return kernels.sqdistances(self.X, point)[:, 0]

@@ -73,7 +73,7 @@ class Refit:
         self.problem = problem
         d = problem.X.shape[1]
         self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
-        self.bases: Sequence[Array] | None = None
+        self.bases: Array | None = None
         self.warm = True  # may start from the last bases; what comes of it is in ``exact``
         self.exact = True
 
@@ -90,11 +90,23 @@ class Refit:
             dtype, start = (np.float64, None) if exact else (self.problem.X.dtype, self.bases if self.warm else None)
             spaces = kernels.top_eigenspaces(moments.scatter, self.problem.dims, dtype, start)
             self.bases, self.exact = spaces.bases, spaces.exact
-        return Flats.from_eigenspaces(spaces, moments.means if self.problem.affine else None)
+        return spaces.flats(moments.means if self.problem.affine else None)
 
     def _one_at_a_time(self, labels: Array, dtype: Any) -> Flats:
-        pairs = zip(rows_of_each(labels, self.problem.k), self.problem.dims, strict=True)
-        return Flats.joined([fit_flats(self.problem, [rows], j, dtype) for rows, j in pairs])
+        p = self.problem
+        xp, k, d = namespace(p.X), p.k, p.X.shape[1]
+        layout = kernels.layout_of(d, p.dims)
+        bases = xp.empty((layout.total, d), dtype)
+        complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+        offsets = xp.empty((k, d)) if p.affine else None
+        for c, rows in enumerate(rows_of_each(labels, k)):
+            spaces, mean = eigenspaces(p, [rows], p.dims[c], dtype)
+            bases[layout.rows(c)] = spaces.bases
+            if complements is not None and spaces.complements is not None:
+                complements[layout.complements.rows(c)] = spaces.complements
+            if offsets is not None:
+                offsets[c] = mean[0]
+        return Flats(layout, bases, offsets, complements)
 
 
 def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
@@ -108,7 +120,7 @@ def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
 def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
     """The best j-flat for each group of rows of X."""
     spaces, means = eigenspaces(problem, groups, j, dtype)
-    return Flats.from_eigenspaces(spaces, means if problem.affine else None)
+    return spaces.flats(means if problem.affine else None)
 
 
 def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> tuple[Eigenspaces, Array]:
@@ -158,5 +170,6 @@ def moments_in(
 def _trivial_eigenspaces(problem: Problem) -> Eigenspaces:
     """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
     xp, d, dtype = namespace(problem.X), problem.X.shape[1], problem.X.dtype
-    bases = [xp.eye(d, dtype=dtype) if j else xp.zeros((0, d), dtype) for j in problem.dims]
-    return Eigenspaces(bases, [], [xp.zeros((0, d), dtype) if j else None for j in problem.dims])
+    layout = kernels.layout_of(d, problem.dims)
+    bases = xp.tile(xp.eye(d, dtype=dtype), (layout.total // d, 1)) if layout.total else xp.zeros((0, d), dtype)
+    return Eigenspaces(layout, bases, None, xp.zeros((0, d), dtype) if layout.has_wide else None)

@@ -61,8 +61,7 @@ def _closest_rows(problem: Problem, drawn: Array, lengths: Array, weights: Array
     """For each drawn row the m rows of positive weight closest to it: by |cos|, or by distance if affine."""
     X, xp = problem.X, namespace(problem.X)
     if problem.affine:
-        points = Flats([xp.zeros((0, X.shape[1]), X.dtype)] * len(drawn), X[drawn], [None] * len(drawn))
-        closeness = -kernels.sqdistances(X, points)
+        closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype))
     else:
         closeness = xp.abs(_cosines(X, lengths, drawn))
     closeness = xp.where((weights > 0)[:, None], closeness, -np.inf)
@@ -103,11 +102,10 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         return xp.zeros(len(X), dtype=np.int32)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
     scale = xp.sqrt((lengths.astype(np.float64) ** 2).mean())
-    points, nothing = [xp.zeros((0, X.shape[1]), X.dtype)] * len(centres), [None] * len(centres)
     labels = None
     for _ in range(KMEANS_STEPS):
         # Among centres of one length the nearest is the one with the largest cosine.
-        assigned, _ = kernels.assign(X, Flats(points, scale * centres, nothing))
+        assigned, _ = kernels.assign(X, Flats.points(scale * centres, X.dtype))
         if labels is not None and not bool((assigned != labels).any()):
             break
         labels = assigned

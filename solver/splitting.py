@@ -10,7 +10,7 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .arrays import Array, namespace
+from .arrays import Array, namespace, to_numpy
 from .pricing import Pricing, Solution, Spectra, compact, spectra_of
 from .problem import Problem
 from .seeding import kmeans, kmeans_plusplus
@@ -31,12 +31,12 @@ STALE = 0.1  # a split is tried anew when its cluster's size or dimension change
 class Split:
     """Two flats in place of one.
 
-    ``gain`` is what ``f + lambda P`` falls by; ``count`` and ``dim`` are those of the cluster when the split was tried.
+    ``gain`` is what ``f + lambda P`` falls by, and ``flats`` are ``None`` where a split was out of the question;
+    ``count`` and ``dim`` are those of the cluster when the split was tried.
     """
 
     gain: float
-    flats: Flats
-    dims: tuple[int, int]
+    flats: Flats | None
     count: int
     dim: int
 
@@ -87,10 +87,10 @@ def grow(
         for c in range(solution.k):
             if c not in splits or splits[c].is_stale(solution.counts[c], solution.dims[c]):
                 splits[c] = propose(pricing, solution, c, rng)
-        chosen = max(splits, key=lambda c: splits[c].gain)
-        if splits[chosen].gain <= (PAYS * solution.objective if most is None else 0):
+        chosen, least = max(splits, key=lambda c: splits[c].gain), PAYS * solution.objective if most is None else 0
+        split = splits.pop(chosen).flats if splits[chosen].gain > least else None
+        if split is None:
             break
-        split = splits.pop(chosen)
         flats, dims = _with_split(solution, chosen, split, problem.X.dtype)
         labels = pricing.reassign(flats, dims, solution.price)
         larger = pricing.settle(pricing.solve(labels, len(dims)), SETTLE_STEPS, SETTLE_TOL, on_step)
@@ -103,36 +103,30 @@ def grow(
     return solution
 
 
-def _with_split(solution: Solution, c: int, split: Split, dtype: np.dtype) -> tuple[Flats, tuple[int, ...]]:
-    """The flats of a solution with one of a split's two in the place of c, and the other at the end."""
-    old = solution.flats(dtype)
-    bases, complements = list(old.bases), list(old.complements)
-    bases[c], complements[c] = split.flats.bases[0], split.flats.complements[0]
-    offsets = None
-    if old.offsets is not None and split.flats.offsets is not None:
-        offsets = namespace(old.offsets).concatenate([old.offsets, split.flats.offsets[1:]])
-        offsets[c] = split.flats.offsets[0]
-    dims = (*solution.dims[:c], split.dims[0], *solution.dims[c + 1 :], split.dims[1])
-    return Flats([*bases, split.flats.bases[1]], offsets, [*complements, split.flats.complements[1]]), dims
+def _with_split(solution: Solution, c: int, split: Flats, dtype: np.dtype) -> tuple[Flats, tuple[int, ...]]:
+    """The flats of a solution with one of the two of a split in the place of c, and the other at the end."""
+    k = solution.k
+    both = solution.flats(dtype).followed_by(split)
+    flats = both.take([*range(c), k, *range(c + 1, k), k + 1])
+    return flats, flats.layout.dims
 
 
 def propose(pricing: Pricing, solution: Solution, c: int, rng: np.random.Generator) -> Split:
     """The best split found of cluster c, at the solution's price."""
     problem = pricing.problem
     count, dim, d = solution.counts[c], solution.dims[c], problem.X.shape[1]
-    nothing = Split(-np.inf, Flats([], None, []), (0, 0), count, dim)
     if count < FEWEST or solution.price == 0:
-        return nothing
+        return Split(-np.inf, None, count, dim)
     rows = pricing.rows_of(solution.labels, c)[:: -(-count // SAMPLE)]
     weights = None if problem.weights is None else problem.weights[rows]
     part = Problem(problem.X[rows], weights, (1, 1), problem.affine, problem.unit)
     pair = _Pair(part, solution.price, count / len(rows))
-    whole = float(solution.spectra.values[c][dim:].sum()) + solution.price * (count + d) * dim
+    whole = float(solution.spectra.values[c, dim:].sum()) + solution.price * (count + d) * dim
     dearer = pricing.overhead(solution.k + 1) - pricing.overhead(solution.k)
     best = min((pair.descend(sides, TRIAL_STEPS) for sides in _sides(part, solution, c, rng)), key=lambda s: s[0])
     cost, spectra, dims = pair.descend(best[3], SPLIT_STEPS)[:3]
     gain = whole - cost - solution.price * dearer
-    return Split(gain, spectra.flats(dims, problem.X.dtype), dims, count, dim)
+    return Split(gain, spectra.flats(dims, problem.X.dtype), count, dim)
 
 
 class _Pair:
@@ -141,7 +135,7 @@ class _Pair:
     def __init__(self, part: Problem, price: float, scale: float) -> None:
         self.part, self.price, self.scale = part, price, scale
 
-    def descend(self, sides: Array, max_iter: int) -> tuple[float, Spectra, tuple[int, int], Array]:
+    def descend(self, sides: Array, max_iter: int) -> tuple[float, Spectra, tuple[int, ...], Array]:
         """Cost, spectra, dimensions and sides of the best step."""
         best = self._refit(sides)
         for _ in range(max_iter):
@@ -154,25 +148,20 @@ class _Pair:
             best = step
         return best
 
-    def _refit(self, sides: Array) -> tuple[float, Spectra, tuple[int, int], Array]:
+    def _refit(self, sides: Array) -> tuple[float, Spectra, tuple[int, ...], Array]:
         part, d = self.part, self.part.X.shape[1]
         moments = kernels.second_moments(part.X, sides, 2, part.weights, part.affine)
         spectra = spectra_of(moments, part.affine, part.X.dtype)
-        cost, dims = 0.0, []
-        for values, count in zip(spectra.values, moments.counts.tolist(), strict=True):
-            direction = self.price * (self.scale * count + d)
-            j = int((self.scale * values > direction).sum())
-            cost += self.scale * float(values[j:].sum()) + direction * j
-            dims.append(j)
-        return cost, spectra, (dims[0], dims[1]), sides
+        directions = self.price * (self.scale * to_numpy(moments.counts) + d)  # what one of each side costs
+        dims = (self.scale * spectra.values > directions[:, None]).sum(axis=1)
+        cost = float((self.scale * spectra.left(dims) + directions * dims).sum())
+        return cost, spectra, tuple(dims.tolist()), sides
 
 
 def _sides(part: Problem, solution: Solution, c: int, rng: np.random.Generator) -> list[Array]:
     """Ways to begin a split: by what the rows cost where they are, and by direction."""
     xp, X = namespace(part.X), part.X
-    flats = solution.flats(X.dtype)
-    offsets = None if flats.offsets is None else flats.offsets[c : c + 1]
-    flat = Flats([flats.bases[c]], offsets, [flats.complements[c]])
+    flat = solution.spectra.take([c]).flats([solution.dims[c]], X.dtype)
     residuals = kernels.sqdistances(X, flat)[:, 0]
     costs = residuals if part.weights is None else part.weights * residuals
     ways = []

@@ -104,7 +104,7 @@ class Subspaces(Result):
     def _entered(self, Y: Any) -> Iterator[tuple[Array, Home, int]]:
         """Rows of a caller beside the bases, checked, and the exponent at which distances between them are taken."""
         flats = self._flats
-        with entered(Y, "Y", self.home.device, flats.bases[0].dtype) as (array, home):
+        with entered(Y, "Y", self.home.device, flats.bases.dtype) as (array, home):
             yield array, home, check_matrix(array, "Y", columns=self.d, min_rows=0, beside=flats.offsets)
 
     def _at(self, exponent: int) -> Flats:
@@ -199,7 +199,7 @@ class Subspaces(Result):
         ValueError
             When shapes do not fit.
         """
-        dtype = self._flats.bases[0].dtype
+        dtype = self._flats.bases.dtype
         with entered(coefficients, "coefficients", self.home.device, dtype) as (Z, home):
             if Z.ndim != 2 or Z.shape[1] != max(self.dims):
                 raise ValueError(f"coefficients must have shape (m, {max(self.dims)}), got {tuple(Z.shape)}")
@@ -212,7 +212,7 @@ class Subspaces(Result):
             labels = self._labels(self.labels if labels is None else labels, len(Z))
             points = namespace(Z).empty((len(Z), self.d), dtype=dtype)
             for c, rows in members_of(labels, self.k):
-                part = Z[rows, : self.dims[c]] @ self._flats.bases[c]
+                part = Z[rows, : self.dims[c]] @ self._flats.basis(c)
                 points[rows] = part if self._flats.offsets is None else part + self._flats.offsets[c]
             return home.back(points)
 

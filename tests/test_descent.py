@@ -42,10 +42,10 @@ def test_refit_is_the_best_flat_for_its_rows():
     rng = np.random.default_rng(0)
     fitted = Refit(problem)(labels.astype(np.int32))
     for size in (1e-3, 1e-2, 1e-1):
-        tilted = [np.linalg.qr((V + size * rng.normal(size=V.shape)).T)[0].T for V in fitted.bases]
+        tilted = [np.linalg.qr((V + size * rng.normal(size=V.shape)).T)[0].T for V in fitted.layout.split(fitted.bases)]
         shifted = fitted.offsets + size * rng.normal(size=(2, 15))
         assert captured(X, labels, kernels.Flats.from_bases(tilted, fitted.offsets)) >= best
-        assert captured(X, labels, kernels.Flats.from_bases(fitted.bases, shifted)) >= best
+        assert captured(X, labels, kernels.Flats.spanned_by(fitted.layout, fitted.bases, shifted)) >= best
 
 
 def test_reseed_fills_an_empty_cluster_with_the_worst_rows():
@@ -113,8 +113,9 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
         kinds.append(start is None)
         if start is None:
             return exactly(S, dims, dtype)
-        bases = [np.linalg.qr(matrix @ V.T)[0].T for matrix, V in zip(S, start, strict=True)]
-        return kernels.Eigenspaces(bases, [], [None] * len(bases), exact=False)
+        layout = kernels.layout_of(S.shape[1], dims)
+        bases = [np.linalg.qr(matrix @ V.T)[0].T for matrix, V in zip(S, layout.split(start), strict=True)]
+        return kernels.Eigenspaces(layout, np.concatenate(bases), None, None, exact=False)
 
     expected = descend(problem, start, max_iter=300, tol=1e-6)
     monkeypatch.setattr(kernels, "top_eigenspaces", dear)

@@ -13,7 +13,7 @@ def test_assign_takes_many_probes_in_groups(few, monkeypatch):
     monkeypatch.setattr(cpu, "FEW_PRODUCTS", few)
     X, flats, _ = problem(700, 20, [3, 15, 0, 7, 7, 20, 1], np.float64, True)
     expected = kernels.assign(X, flats)
-    monkeypatch.setattr(cpu, "ASSIGN_PROBES", 8)
+    monkeypatch.setattr(cpu, "ASSIGN_DIRECTIONS", 8)
     for got, want in zip(kernels.assign(X, flats), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..flats import Array, Flats
+from ..flats import Array, Flats, Layout
 from . import loader
 
 PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
@@ -69,8 +70,8 @@ def sqdistances(X: Array, flats: Flats, precision: str = "fp32") -> Array:
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where the probes of each flat stand among the columns.
+class _Columns:
+    """Where the directions of each flat stand among the columns.
 
     Attributes
     ----------
@@ -86,8 +87,8 @@ class _Layout:
     tiles: np.ndarray
 
     @classmethod
-    def of(cls, sizes: np.ndarray, splits: int, tile: int) -> _Layout:
-        """Lay out flats with so many probes, in splits of about the same number of columns."""
+    def of(cls, sizes: np.ndarray, splits: int, tile: int) -> _Columns:
+        """Lay out flats with so many directions, in splits of about the same number of columns."""
         widths = sizes + sizes % 2
         reach = np.cumsum(widths)
         middles = np.searchsorted(reach - widths / 2, reach[-1] * np.arange(1, splits) / splits)
@@ -96,6 +97,47 @@ class _Layout:
         tiles = np.concatenate([[0], np.cumsum(np.maximum(1, -(-np.diff(before) // tile)))])
         shift = np.repeat(tiles[:-1] * tile - before[:-1], np.diff(first))
         return cls(reach - widths + shift, reach + shift, first, tiles)
+
+
+class _Plan:
+    """What of a search depends on shapes alone, on the host and on the device.
+
+    Attributes
+    ----------
+    exact : (k,) bool array
+        Flats measured along complements.
+    splits, n_columns : int
+    owners, places : (P,) arrays
+        Flat and column of each direction.
+    lengthened, length_places : arrays
+        Flats that have a column for their offset besides, and these columns.
+    is_exact : (k,) bool array
+        ``exact`` on the device.
+    ends, tiles, first : int32 arrays
+        As in :class:`_Columns`, as the kernel reads them.
+    """
+
+    def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int) -> None:
+        directions = layout.shorter if along_complements else layout
+        self.exact = layout.wide if along_complements else layout.narrow
+        sizes, lengthened = np.diff(directions.starts), ~self.exact & affine
+        columns = _Columns.of(sizes + lengthened, splits, tile)
+        self.splits, self.n_columns = len(columns.first) - 1, int(columns.tiles[-1]) * tile
+        places = np.arange(directions.total) + (columns.starts - directions.starts[:-1])[directions.owners]
+        endless = np.full(2, np.iinfo(np.int32).max)
+        self.has_lengthened = bool(lengthened.any())
+        self.owners, self.places = xp.asarray(directions.owners), xp.asarray(places)
+        self.lengthened = xp.asarray(np.flatnonzero(lengthened))
+        self.length_places = xp.asarray(columns.ends[lengthened] - 1)
+        self.is_exact = xp.asarray(self.exact)
+        self.ends = xp.asarray(np.concatenate([columns.ends, endless]).astype(np.int32))
+        self.tiles, self.first = (xp.asarray(part.astype(np.int32)) for part in (columns.tiles, columns.first))
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(where: tuple[Any, ...], *shapes: Any) -> _Plan:
+    """The plan for these shapes; ``where`` is the module of the arrays, and on a card the device and the stream."""
+    return _Plan(where[0], *shapes)
 
 
 class _Search:
@@ -113,52 +155,46 @@ class _Search:
         self.steps = -(-self.d // self.step)
         self.row_tiles = -(-self.n // ROWS)
 
-        self.parts = [V if W is None else W for V, W in zip(flats.bases, flats.complements, strict=True)]
-        self.exact = np.array([W is not None for W in flats.complements])
         self.offsets, self.centre = None, None
         if flats.centre is not None:
             middle = flats.centre.astype(self.dtype)
             self.offsets = xp.asarray(flats.offsets, dtype=np.float64) - middle
             self.centre = xp.zeros(self.steps * self.step, dtype=self.dtype)
             self.centre[: self.d] = middle
-        sizes = np.array([len(part) for part in self.parts], dtype=np.int64)
-        along_offset = ~self.exact & (flats.offsets is not None)
-        self.layout = _Layout.of(sizes + along_offset, self._wanted_splits(sizes), COLUMNS[self.product])
-        self.splits = len(self.layout.first) - 1
-        self._place_probes(sizes, along_offset)
+        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
+        splits = self._wanted_splits(flats.k, flats.direction_layout.total)
+        shapes = flats.layout, flats.complements is not None, flats.offsets is not None, splits
+        self.plan = _plan((xp, *stream), *shapes, COLUMNS[self.product])
+        self.splits = self.plan.splits
+        self._place_directions(flats)
 
-    def _wanted_splits(self, sizes: np.ndarray) -> int:
+    def _wanted_splits(self, k: int, directions: int) -> int:
         """Among how many blocks the flats are divided, so that blocks are many enough."""
         slots = BLOCKS_PER_MULTIPROCESSOR * loader.limits().multiprocessors
-        most = min(len(sizes), MAX_SPLITS, -(-int(sizes.sum()) // COLUMNS[self.product]))
+        most = min(k, MAX_SPLITS, -(-directions // COLUMNS[self.product]))
         return max(1, min(most, -(-WAVES * slots // self.row_tiles)))
 
-    def _place_probes(self, sizes: np.ndarray, along_offset: np.ndarray) -> None:
-        """Build the list of probes in the order in which the kernel reads it, and what belongs to each."""
-        xp, layout, tile = self.xp, self.layout, COLUMNS[self.product]
-        columns = int(layout.tiles[-1]) * tile
-        matrix = xp.zeros((columns, self.steps * self.step), dtype=self.dtype)
-        self.shifts = loader.NULL if self.offsets is None else xp.zeros(columns, dtype=self.dtype)
-        terms = xp.zeros((len(sizes) + 2, 4), dtype=self.dtype)  # |mu|^2, slope, penalty, whether exact
-        terms[:-2, 3] = xp.asarray(self.exact)
-        if sizes.any():
-            rows = xp.concatenate([part for part in self.parts if len(part)]).astype(self.dtype, copy=False)
-            owners = np.repeat(np.arange(len(sizes)), sizes)
-            places = xp.asarray(np.arange(len(owners)) + (layout.starts - np.cumsum(sizes) + sizes)[owners])
-            matrix[places, : self.d] = rows
+    def _place_directions(self, flats: Flats) -> None:
+        """Put the directions in the order in which the kernel reads them, and what belongs to each flat beside."""
+        xp, plan, tile = self.xp, self.plan, COLUMNS[self.product]
+        matrix = xp.zeros((plan.n_columns, self.steps * self.step), dtype=self.dtype)
+        self.shifts = loader.NULL if self.offsets is None else xp.zeros(plan.n_columns, dtype=self.dtype)
+        terms = xp.zeros((flats.k + 2, 4), dtype=self.dtype)  # |mu|^2, slope, penalty, whether exact
+        terms[:-2, 3] = plan.is_exact
+        if len(flats.directions):
+            rows = flats.directions.astype(self.dtype, copy=False)
+            matrix[plan.places, : self.d] = rows
             if self.offsets is not None:
-                self.shifts[places] = (rows * self.offsets[xp.asarray(owners)]).sum(axis=1)
-        if along_offset.any() and self.offsets is not None:
-            flats, places = xp.asarray(np.nonzero(along_offset)[0]), xp.asarray(layout.ends[along_offset] - 1)
-            squares = (self.offsets[flats] ** 2).sum(axis=1)
+                self.shifts[plan.places] = (rows * self.offsets[plan.owners]).sum(axis=1)
+        if plan.has_lengthened and self.offsets is not None:
+            offsets = self.offsets[plan.lengthened]
+            squares = (offsets**2).sum(axis=1)
             lengths = xp.sqrt(squares)
-            matrix[places, : self.d] = self.offsets[flats] / xp.maximum(lengths, 1e-300)[:, None]
-            terms[flats, 0], terms[flats, 1] = squares, 2 * lengths
+            matrix[plan.length_places, : self.d] = offsets / xp.maximum(lengths, 1e-300)[:, None]
+            terms[plan.lengthened, 0], terms[plan.lengthened, 1] = squares, 2 * lengths
         tiles = matrix.reshape(-1, tile, self.steps, self.step).transpose(0, 2, 1, 3)
-        self.probes = _split_half(tiles) if self.product == "SplitHalf" else xp.ascontiguousarray(tiles)
+        self.directions = _split_half(tiles) if self.product == "SplitHalf" else xp.ascontiguousarray(tiles)
         self.terms = terms
-        endless = np.full(2, np.iinfo(np.int32).max)
-        self.ends = xp.asarray(np.concatenate([layout.ends, endless]).astype(np.int32))
 
     def kernel(self, name: str) -> loader.Launch:
         """Kernel of ``assign.cu`` for this search."""
@@ -175,7 +211,7 @@ class _Search:
 
     def _measure_rows(self) -> tuple[Any, Any]:
         """|x|^2 and scale of each row, about the centre."""
-        if self.exact.all() and self.product != "SplitHalf":
+        if self.plan.exact.all() and self.product != "SplitHalf":
             return loader.NULL, loader.NULL
         xp, rows = self.xp, self.row_tiles * ROWS
         energy, scales = xp.empty(rows, dtype=self.dtype), xp.empty(rows, dtype=np.float32)
@@ -192,7 +228,7 @@ class _Search:
         self, penalty: Array | None, weights: Array | None, labels: Any, residuals: Any, costs: Any, distances: Any
     ) -> None:
         """Run the search into (splits, n) labels, residuals and costs, or into (k, n) distances."""
-        xp, layout = self.xp, self.layout
+        xp, plan = self.xp, self.plan
         if penalty is not None:
             self.terms[:-2, 2] = xp.asarray(penalty)
         energy, scales = self._measure_rows()
@@ -200,12 +236,12 @@ class _Search:
             self.X,
             np.int64(self.n),
             np.int32(self.d),
-            self.probes,
+            self.directions,
             self.shifts,
-            self.ends,
+            plan.ends,
             self.terms,
-            xp.asarray(layout.tiles.astype(np.int32)),
-            xp.asarray(layout.first.astype(np.int32)),
+            plan.tiles,
+            plan.first,
             np.int32(self.splits),
             loader.NULL if self.centre is None else self.centre,
             energy,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..flats import Array, Eigenspaces, wants_complement
+from ..flats import Array, Eigenspaces, layout_of, wants_complement
 from . import cusolver, loader
 
 
@@ -63,9 +63,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Sequence[Array] | None = None
-) -> Eigenspaces:
+def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
     """Leading eigenspaces of positive semidefinite matrices S (k, d, d); a block power step where they are dear.
 
     Whether the Jacobi kernel converged is looked at here for float64, and for float32 in a later call or in
@@ -73,14 +71,12 @@ def top_eigenspaces(
     """
     dtype, (k, d) = np.dtype(S.dtype if dtype is None else dtype), S.shape[:2]
     if start is not None and _solver(d, k) != "jacobi":
-        return block_power_step(S, [V.astype(dtype, copy=False) for V in start])
+        return block_power_step(S, dims, start.astype(dtype, copy=False))
     values, vectors = eigh(S, dtype)
     check(wait=dtype == np.float64)
-    if not any(wants_complement(j, d) for j in dims):  # in one piece, so that the other vectors can go
-        vectors = loader.namespace(S).ascontiguousarray(vectors[:, : max(dims, default=0)])
-    bases = [rows[:j] for rows, j in zip(vectors, dims, strict=True)]
-    complements = [rows[j:] if wants_complement(j, d) else None for rows, j in zip(vectors, dims, strict=True)]
-    return Eigenspaces(bases, list(values), complements)
+    layout = layout_of(d, tuple(dims))
+    bases, complements = layout.leading(vectors)
+    return Eigenspaces(layout, bases, values, complements)
 
 
 def _solver(d: int, k: int) -> str:
@@ -206,7 +202,6 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
     of float64 blocks, singular values below 1e-8 of the largest are lost, and their directions then arbitrary: 1e-16
     of the block's sum of squares.
     """
-    ranks = [rank] * len(blocks) if isinstance(rank, int) else list(rank)
     xp, dtype, d = loader.namespace(blocks[0]), blocks[0].dtype, blocks[0].shape[1]
     exact = [block.astype(np.float64) for block in blocks]
     sides = [min(A.shape) for A in exact]
@@ -215,14 +210,18 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
         gram[:side, :side] = A @ A.T if side < d else A.T @ A
     values, vectors = eigh(grams, np.dtype(np.float64))
     check()  # the host waits
+    if min(sides) < values.shape[1]:
+        values *= xp.asarray(np.arange(values.shape[1]) < np.asarray(sides)[:, None])
 
-    bases: list[Array] = []
-    complements: list[Array | None] = []
-    for A, U, side, j in zip(exact, vectors, sides, ranks, strict=True):
+    layout = layout_of(d, (rank,) * len(blocks) if isinstance(rank, int) else tuple(rank))
+    bases = xp.empty((layout.total, d), dtype)
+    complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+    for c, (A, U, side, j) in enumerate(zip(exact, vectors, sides, layout.dims, strict=True)):
         rows = U if side == d else _completed(xp, U[:, :side][: min(side, j)] @ A, j)
-        bases.append(xp.ascontiguousarray(rows[:j], dtype=dtype))
-        complements.append(xp.ascontiguousarray(rows[j:], dtype=dtype) if len(rows) == d else None)
-    return Eigenspaces(bases, [w[:side] for w, side in zip(values, sides, strict=True)], complements)
+        bases[layout.rows(c)] = rows[:j]
+        if complements is not None and layout.wide[c]:
+            complements[layout.complements.rows(c)] = rows[j:]
+    return Eigenspaces(layout, bases, values, complements)
 
 
 def _completed(xp: Any, rows: Array, j: int) -> Array:
@@ -238,7 +237,7 @@ def _completed(xp: Any, rows: Array, j: int) -> Array:
     return xp.linalg.qr(rows.T)[0].T
 
 
-def block_power_step(S: Array, bases: Sequence[Array]) -> Eigenspaces:
+def block_power_step(S: Array, dims: Sequence[int], start: Array) -> Eigenspaces:
     """One block power step from each basis: V' = orth(V S), in the dtype of the bases.
 
     For positive semidefinite S, tr(V' S V'^T) >= tr(V S V^T), so that this is a valid refit while labels still move. It
@@ -248,40 +247,50 @@ def block_power_step(S: Array, bases: Sequence[Array]) -> Eigenspaces:
     Parameters
     ----------
     S : (k, d, d) array
-    bases : sequence of k (j_c, d) arrays
-        Orthonormal rows.
+    dims : sequence of k ints
+    start : (sum j_c, d) array
+        Orthonormal rows of each basis, stacked.
     """
-    xp, dtype = loader.namespace(S), bases[0].dtype
-    found: list[Array] = list(bases)
-    for j in sorted({len(V) for V in bases} - {0}):
-        members = [c for c, V in enumerate(bases) if len(V) == j]
-        M = S[xp.asarray(members)]
-        scale = xp.trace(M, axis1=1, axis2=2)[:, None, None]
-        M = (M / xp.where(scale > 0, scale, 1)).astype(dtype)
-        rows = _orthonormal(xp, xp.stack([bases[c] for c in members]) @ M)
-        for c, V in zip(members, rows, strict=True):
-            found[c] = V
-    return Eigenspaces(found, [], [None] * len(found), exact=False)
+    xp, dtype, (k, d) = loader.namespace(S), start.dtype, S.shape[:2]
+    layout = layout_of(d, tuple(dims))
+    if layout.total == 0:
+        return Eigenspaces(layout, start, None, None, exact=False)
+    scale = xp.trace(S, axis1=1, axis2=2)[:, None, None]
+    M = (S / xp.where(scale > 0, scale, 1)).astype(dtype)
+    if layout.uniform:
+        rows = _orthonormal(xp, start.reshape(k, layout.width, d) @ M, layout.dims)
+        return Eigenspaces(layout, rows.reshape(-1, d), None, None, exact=False)
+    # Bases of fewer rows are filled up with zeros, which stay zeros.
+    places = xp.asarray(layout.owners), xp.asarray(layout.ranks)
+    padded = xp.zeros((k, layout.width, d), dtype)
+    padded[places] = start
+    return Eigenspaces(layout, _orthonormal(xp, padded @ M, layout.dims)[places], None, None, exact=False)
 
 
-def _orthonormal(xp: Any, Y: Array) -> Array:
-    """Orthonormal rows with the spans of Y (k, j, d): Cholesky-QR, or Householder's in float64 where that fails."""
+def _orthonormal(xp: Any, Y: Array, dims: Sequence[int]) -> Array:
+    """Orthonormal rows with the spans of the first j_c rows of each of Y (k, j, d), the others being zero and staying
+    so: Cholesky-QR, or Householder's in float64 where that fails."""
     if isinstance(Y, np.ndarray):
         from scipy.linalg import solve_triangular
     else:
         from cupyx.scipy.linalg import solve_triangular
+    # A row of zeros that is none of the matrix's gets a one on the diagonal of the factor.
+    unused = xp.asarray(np.arange(Y.shape[1]) >= np.asarray(dims)[:, None]).astype(Y.dtype)
+    diagonal = unused[:, :, None] * xp.eye(Y.shape[1], dtype=Y.dtype)
     # Rows of a warm start are nearly orthogonal and of very different lengths: this is most of their condition.
     norms = xp.sqrt((Y * Y).sum(axis=2, keepdims=True))
     V = Y / xp.where(norms > 0, norms, 1)
     for _ in range(2):  # the second time for the digits that the condition of Y cost the first
         try:
-            factors = xp.linalg.cholesky(_gram(xp, V))
+            factors = xp.linalg.cholesky(_gram(xp, V) + diagonal)
         except np.linalg.LinAlgError:  # CuPy leaves NaN instead
             factors = xp.full((len(Y), Y.shape[1], Y.shape[1]), np.nan, Y.dtype)
         V = xp.stack([solve_triangular(L, v, lower=True, check_finite=False) for L, v in zip(factors, V, strict=True)])
-    off = xp.abs(_gram(xp, V) - xp.eye(V.shape[1], dtype=V.dtype)).max(axis=(1, 2))
+    off = xp.abs(_gram(xp, V) + diagonal - xp.eye(V.shape[1], dtype=V.dtype)).max(axis=(1, 2))
     for c in xp.flatnonzero(~(off < 1000 * np.finfo(V.dtype).eps)).tolist():
-        V[c] = xp.linalg.qr(Y[c].astype(np.float64).T)[0].T
+        V[c] = 0
+        if dims[c] > 0:
+            V[c, : dims[c]] = xp.linalg.qr(Y[c, : dims[c]].astype(np.float64).T)[0].T
     return V
 
 

@@ -17,11 +17,11 @@ def residuals(X: Array, labels: Array, flats: Flats) -> Array:
     order, on_device = group_by_label(labels, flats.k)
     starts = on_device.tolist()  # the host has to know how many rows each product has
     size = max(1, BLOCK_BYTES // (8 * d))
-    for c, basis in enumerate(flats.bases):
+    for c in range(flats.k):
         V = None
         for start in range(starts[c], starts[c + 1], size):
             rows = order[start : min(start + size, starts[c + 1])]
-            V = basis.astype(np.float64) if V is None else V
+            V = flats.basis(c).astype(np.float64) if V is None else V
             rest = X[rows].astype(np.float64)
             if flats.offsets is not None:
                 rest -= flats.offsets[c]

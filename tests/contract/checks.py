@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from helpers import scale, tolerance
 
-from ksubspaces.kernels import Eigenspaces, Moments, reference
+from ksubspaces.kernels import Eigenspaces, Moments, layout_of, reference
 
 DECODED = {np.float64: 1e-14, np.float32: 1e-6, np.float16: 1e-3}
 """What a decoded number may be off by, relative to the largest."""
@@ -32,18 +32,25 @@ def assert_accurate(S: Any, want: Any, dtype: Any) -> None:
 
 def assert_eigenspaces(got: Eigenspaces, want: Eigenspaces, dims: Sequence[int], d: int, dtype: Any) -> None:
     tol = 1e-4 if dtype == np.float32 else 1e-9
+    assert got.layout == want.layout == layout_of(d, tuple(dims))
+    assert got.bases.shape == (sum(dims), d)
+    assert (got.complements is None) == (2 * max(dims) <= d)
     for c, j in enumerate(dims):
-        V = got.bases[c].astype(np.float64)
-        assert V.shape == (j, d)
+        V = basis(got, c).astype(np.float64)
         np.testing.assert_allclose(V @ V.T, np.eye(j), atol=tol)
-        if got.complements[c] is not None:
-            full = np.concatenate([V, got.complements[c]])
+        if 2 * j > d:
+            full = np.concatenate([V, got.complements[got.layout.complements.rows(c)]])
             np.testing.assert_allclose(full @ full.T, np.eye(d), atol=tol)
-        else:
-            assert 2 * j <= d
-        m = len(got.eigenvalues[c])
-        top = want.eigenvalues[c][0] if len(want.eigenvalues[c]) else 1
-        np.testing.assert_allclose(got.eigenvalues[c], want.eigenvalues[c][:m], rtol=0, atol=tol * (top + 1e-300))
+        m = min(got.eigenvalues.shape[1], want.eigenvalues.shape[1])
+        allowed = tol * ((want.eigenvalues[c][0] if m else 1) + 1e-300)
+        np.testing.assert_allclose(got.eigenvalues[c, :m], want.eigenvalues[c, :m], rtol=0, atol=allowed)
+        assert np.all(got.eigenvalues[c, m:] == 0)
+        assert np.all(want.eigenvalues[c, m:] <= allowed)
+
+
+def basis(spaces: Eigenspaces, c: int) -> Any:
+    """Basis (j_c, d) of matrix c."""
+    return spaces.bases[spaces.layout.rows(c)]
 
 
 def assert_decomposed(S: Any, values: Any, vectors: Any, dtype: Any) -> None:
