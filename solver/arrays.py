@@ -311,7 +311,7 @@ def to_numpy(array: Array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
-def fetched(*arrays: Array) -> list[float]:
+def fetch(*arrays: Array) -> list[float]:
     """All the numbers of a few small arrays, as Python's: a device is waited for once."""
     xp = namespace(arrays[0])
     if xp is np:

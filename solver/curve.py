@@ -270,7 +270,7 @@ def compression_curve(
     if sample_weight is not None:
         check_weights(sample_weight, shape[0], "cpu")
     path = _path(ratios, *shape)
-    chosen = [_Method.named(name) for name in _names(methods, sample_weight is not None)]
+    chosen = [_Method.parse(name) for name in _names(methods, sample_weight is not None)]
     if sample_weight is None and any(method.weighted for method in chosen):
         weighted = next(method.name for method in chosen if method.weighted)
         raise ValueError(f"{weighted!r} goes by weights; give sample_weight, or {weighted.removesuffix(WEIGHTED)!r}")
@@ -321,7 +321,7 @@ class _Method:
     weighted: bool
 
     @classmethod
-    def named(cls, name: str) -> _Method:
+    def parse(cls, name: str) -> _Method:
         found = _METHOD.fullmatch(name) if isinstance(name, str) else None
         if found is None:
             raise ValueError(
@@ -340,11 +340,11 @@ class _Method:
     ) -> Factorization:
         """The factors of a size, given those of the next larger one."""
         if self.name.startswith("svd") and larger is not None:
-            return truncated(larger, budget) or compress(A, ratio, **options)  # which says why it does not fit
+            return truncate_svd(larger, budget) or compress(A, ratio, **options)  # which says why it does not fit
         return compress(A, ratio, init=larger if warm else None, **options)
 
 
-def truncated(svd: Factorization, budget: int) -> Factorization | None:
+def truncate_svd(svd: Factorization, budget: int) -> Factorization | None:
     """A truncated SVD within a budget from a longer one: its first directions. None if not even one fits."""
     direction = svd.counts[0] + svd.shape[1]  # what is kept exactly is a cluster behind it
     rank = svd.dims[0] - max(0, -(-(svd.n_parameters - budget) // direction))

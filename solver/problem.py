@@ -26,14 +26,14 @@ class Problem:
     def k(self) -> int:
         return len(self.dims)
 
-    def potential(self, residuals: Array) -> Array:
+    def objective(self, residuals: Array) -> Array:
         """``sum_i w_i r_i`` in units, a float64 number where the residuals are."""
         weighted = residuals if self.weights is None else self.weights * residuals
         return weighted.sum(dtype=np.float64)
 
     def total(self, residuals: Array) -> float:
         """``sum_i w_i r_i`` in float64."""
-        return self.unit * float(self.potential(residuals))
+        return self.unit * float(self.objective(residuals))
 
     def counts(self, labels: Array) -> Array:
         """Rows of positive weight in each cluster, (k,), where the labels are."""

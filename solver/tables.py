@@ -51,7 +51,7 @@ def read_table(spec: str) -> NDArray[Any]:
     if path.suffix == ".npy":
         if name:
             raise ValueError(f"{path} holds one array without a name: leave out '::{name}'")
-        return _checked(_read_npy(path), str(path))
+        return _check_table(_read_npy(path), str(path))
     if path.suffix == ".npz":
         return _read_npz(path, name)
     if path.suffix == ".safetensors":
@@ -71,7 +71,7 @@ def _tables_in(folder: Path) -> str:
     return f" (in this folder: {', '.join(found[:8])}{', ...' if len(found) > 8 else ''})" if found else ""
 
 
-def _checked(array: NDArray[Any], what: str) -> NDArray[Any]:
+def _check_table(array: NDArray[Any], what: str) -> NDArray[Any]:
     if array.ndim != 2:
         raise ValueError(f"{what} has shape {array.shape}: a table has two dimensions, rows x columns")
     if array.dtype.kind not in "fiub":
@@ -118,7 +118,7 @@ def _read_npz(path: Path, name: str) -> NDArray[Any]:
     chosen = _choose(shapes, name, path)
     with _reading(path, *damage), zipfile.ZipFile(path) as archive, archive.open(members[chosen]) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
-    return _checked(array, f"{path}::{chosen}")
+    return _check_table(array, f"{path}::{chosen}")
 
 
 def _npz_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
@@ -137,7 +137,7 @@ def _read_safetensors(path: Path, name: str) -> NDArray[Any]:
         if stored not in _NUMPY_TYPES and stored != "BF16":
             raise ValueError(f"{path}::{chosen} is stored as {stored}: convert it to float32 first")
         array = _read_bfloat16(path, chosen) if stored == "BF16" else file.get_tensor(chosen)
-    return _checked(array, f"{path}::{chosen}")
+    return _check_table(array, f"{path}::{chosen}")
 
 
 def _read_bfloat16(path: Path, name: str) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from helpers import import_or_skip
 from safetensors.numpy import save_file
 
 from ksubspaces import Factorization, Subspaces, __version__, cli, demo, fit_subspaces
-from ksubspaces.cli.texts import opened_texts
+from ksubspaces.cli.texts import open_texts
 from ksubspaces.curve import CompressionCurve, compression_curve
 from ksubspaces.demo import planted_table
 from ksubspaces.tokens import token_weights
@@ -406,7 +406,7 @@ def test_texts_can_be_read_again_from_the_beginning(monkeypatch: pytest.MonkeyPa
     for by in ("file", "pipe", "-"):
         with piped(monkeypatch, (tmp_path / "texts.txt").read_bytes(), by) as path:
             given = tmp_path / "texts.txt" if by == "file" else Path(path)
-            with opened_texts(given) as texts:
+            with open_texts(given) as texts:
                 assert texts is not None
                 assert next(iter(texts)) == "a"
                 assert [list(texts) for _ in range(2)] == [["a", "é b", "c"]] * 2

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ksubspaces import compress
 from ksubspaces import curve as curve_module
-from ksubspaces.curve import CompressionCurve, CurvePoint, compression_curve, truncated
+from ksubspaces.curve import CompressionCurve, CurvePoint, compression_curve, truncate_svd
 from ksubspaces.demo import planted_table
 from ksubspaces.terminal import render_curve
 
@@ -98,7 +98,7 @@ def test_truncated_svds_are_those_of_compress(n: int, d: int, rank: int, seed: i
         return
     for ratio in (0.1, 0.35, 0.6):
         budget = int((1 - ratio) * n * d + 1e-9)
-        short = truncated(svd, budget)
+        short = truncate_svd(svd, budget)
         try:
             own = compress(A, ratio, k=1, **options)
         except ValueError:

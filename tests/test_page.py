@@ -45,7 +45,7 @@ def module(weights: np.ndarray | None = WEIGHTS) -> ModuleReport:
         counts=factors.counts,
         storage="float32",
         seconds=1.5,
-        **Baseline(TABLE, weights).compared(lambda start, stop: factors[start:stop], factors.n_parameters),
+        **Baseline(TABLE, weights).compare(lambda start, stop: factors[start:stop], factors.n_parameters),
     )
 
 

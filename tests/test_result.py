@@ -11,7 +11,7 @@ import pytest
 from planted import planted
 
 from ksubspaces import Factorization, Subspaces, compress, fit_subspaces
-from ksubspaces.curve import truncated
+from ksubspaces.curve import truncate_svd
 from ksubspaces.storage import load_arrays, save_arrays
 
 X, _ = planted(300, 12, 3, 3, offset=1.0)
@@ -116,7 +116,7 @@ def test_files_without_a_record_say_that_nothing_is_known(factors, tmp_path):
 
 def test_a_shorter_svd_forgets_the_error_of_the_longer():
     svd = compress(X, 0.2, k=1, seed=0)
-    shorter = truncated(svd, svd.n_parameters // 2)
+    shorter = truncate_svd(svd, svd.n_parameters // 2)
     assert math.isnan(shorter.relative_error)
     assert shorter.measure_error(X) > svd.relative_error
 

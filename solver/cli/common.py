@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..extras import require
 from ..folders import Holding, check_folder, folders_around, whole_folder
 from ..tokens import token_weights
-from .texts import opened_texts
+from .texts import open_texts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,7 +122,7 @@ def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
     return console.status(escape(text))
 
 
-def told(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+def gather_options(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Options as given, for a file of results."""
     given = {name: getattr(options, name) for name in names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
@@ -142,7 +142,7 @@ def row_weights(options: argparse.Namespace, n: int, own: Path | None = None) ->
         if options.texts is not None:
             raise ValueError("--texts are for a tokenizer to count the tokens of; give --tokenizer FOLDER")
         return None
-    with opened_texts(options.texts) as texts:
+    with open_texts(options.texts) as texts:
         return token_weights(_read_tokenizer(folder), texts, n_rows=n)
 
 

@@ -15,7 +15,7 @@ from ..folders import folders_around
 from ..page import write_page
 from ..tokens import token_weights
 from .common import add_options, add_out_options, check_out, check_parent, open_console, several, status
-from .texts import opened_texts
+from .texts import open_texts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -70,7 +70,7 @@ def compress(options: argparse.Namespace) -> None:
         _check_report(options)
     if str(options.device).startswith("cuda") and not models.torch.cuda.is_available():
         raise RuntimeError(f"--device {options.device}: this Torch finds no CUDA device; leave it out to use the CPU")
-    with opened_texts(options.texts) as texts, _quiet_models(options.quiet):
+    with open_texts(options.texts) as texts, _quiet_models(options.quiet):
         _run(options, texts, console)
 
 

@@ -16,12 +16,12 @@ from .common import (
     add_options,
     add_out_options,
     add_weight_options,
+    gather_options,
     prepare,
     results,
     row_weights,
     several,
     status,
-    told,
 )
 
 CURVE = Holding.of_files("a curve", "curve.json", "curve.png")
@@ -86,7 +86,7 @@ def curve(options: argparse.Namespace) -> None:
         n, d = measured.shape
         console.print(f"{options.table}, {n:,} x {d:,}\n", markup=False, soft_wrap=True)
         console.print(render_curve(measured))
-    given = told(options, "ratios", "methods", "weights", "tokenizer", "texts", "warm", "seed", "device")
+    given = gather_options(options, "ratios", "methods", "weights", "tokenizer", "texts", "warm", "seed", "device")
     with results(options, CURVE) as folder:
         measured.save(folder / "curve.json", {"table": options.table, "version": __version__, "options": given})
         written = ["curve.json"]

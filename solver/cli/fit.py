@@ -21,7 +21,7 @@ from ..storage import write_whole
 from ..subspaces import Subspaces
 from ..tables import read_table
 from ..terminal import render
-from .common import add_options, add_out_options, prepare, results, several, status, told
+from .common import add_options, add_out_options, gather_options, prepare, results, several, status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,7 +117,7 @@ def _save(
 ) -> list[str]:
     factorization.save(out / FACTORS)
     model.save(out / SUBSPACES)
-    given = told(options, "affine", "init", "n_init", "max_iter", "tol", "dtype", "seed", "device")
+    given = gather_options(options, "affine", "init", "n_init", "max_iter", "tol", "dtype", "seed", "device")
     facts = {"table": name, "version": __version__, "options": given, **asdict(report)}
     write_whole(out / REPORT, (json.dumps(facts, indent=2) + "\n").encode())
     return [FACTORS, SUBSPACES, REPORT]

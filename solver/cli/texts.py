@@ -33,7 +33,7 @@ class Lines:
 
 
 @contextmanager
-def opened_texts(path: Path | None) -> Iterator[Iterable[str] | None]:
+def open_texts(path: Path | None) -> Iterator[Iterable[str] | None]:
     """Texts of a file, a pipe or ``-``, the standard input, to be read as often as needed; None if there is no path.
 
     What can be read but once is copied first, to a temporary file.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..factorization import Factorization
-from ._factors import Factors, check_exact, described
+from ._factors import Factors, check_exact, read_shapes
 from ._lookup import decode, decode_static, lookup
 from ._scaling import PLAIN, Scaling, scaling_of
 
@@ -150,7 +150,7 @@ class SubspaceEmbedding(Factors):
         TypeError
             When it is given something else.
         """
-        shapes, options = described(factorization, dtype, device)
+        shapes, options = read_shapes(factorization, dtype, device)
         options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling}
         return cls(*shapes, **options).fill(factorization)
 

@@ -20,7 +20,7 @@ from ._modules import factored_layers
 from ._scaling import PLAIN
 
 
-def described(model: nn.Module) -> dict[str, dict[str, Any]]:
+def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The factored layers of a model by name: shapes and options, or only whose factors they share."""
     found: dict[str, dict[str, Any]] = {}
     owners: dict[int, str] = {}

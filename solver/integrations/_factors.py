@@ -245,7 +245,7 @@ def _storage_dtype(storage: str) -> torch.dtype:
         raise ValueError(f"storage must be None or one of {', '.join(map(repr, STORAGE))}, got {storage!r}") from None
 
 
-def described(factorization: Any, dtype: torch.dtype | None, device: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def read_shapes(factorization: Any, dtype: torch.dtype | None, device: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Shapes of a factorization (n, d, counts, dims), and whether it is affine, its dtype and device if not given."""
     if not isinstance(factorization, Factorization):
         raise TypeError(f"factorization must be a ksubspaces.Factorization, got {type(factorization).__name__}")

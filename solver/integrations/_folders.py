@@ -33,12 +33,12 @@ def open_model(folder: Path) -> tuple[Any, Any]:
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder} is compressed already; compress the original model anew")
     try:
-        return _opened(folder)
+        return _load_dense(folder)
     except (SafetensorError, TypeError, LookupError, AttributeError) as error:  # what the libraries make of damage
         raise ValueError(f"{folder} could not be opened, something in it is damaged or missing: {error}") from error
 
 
-def _opened(folder: Path) -> tuple[Any, Any]:
+def _load_dense(folder: Path) -> tuple[Any, Any]:
     if (folder / "modules.json").exists():
         name = _facts(folder / "config_sentence_transformers.json").get("model_type")
         kind = sentence_class(name)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
-from ._factors import Factors, check_exact, described
+from ._factors import Factors, check_exact, read_shapes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -122,7 +122,7 @@ class SubspaceLinear(nn.Module):
         ValueError
             When the bias does not have one entry for each output.
         """
-        (rows, columns, *clusters), options = described(factorization, dtype, device)
+        (rows, columns, *clusters), options = read_shapes(factorization, dtype, device)
         features = (columns, rows) if by == "rows" else (rows, columns)
         layer = cls(*features, *clusters, by=by, bias=False, storage=storage, **options)
         layer.factors.fill(factorization)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from ._entries import described, empty, of_class
+from ._entries import describe_layers, empty, of_class
 from ._modules import put, tied_linear
 
 METHOD = "ksubspaces"
@@ -85,7 +85,7 @@ class FactoredLoader(HfQuantizer):
 
 def attach(model: PreTrainedModel) -> None:
     """Tell a model what is factored in it, for its own ``save_pretrained`` and ``tie_weights`` to know."""
-    modules = described(model)
+    modules = describe_layers(model)
     loader = FactoredLoader(FactoredConfig(modules))
     model.hf_quantizer = loader  # type: ignore[assignment]
     if not isinstance(getattr(model.config, "quantization_config", None), FactoredConfig):

@@ -78,7 +78,7 @@ class _Request(NamedTuple):
     """Which of them is the padding row's; -1 if none is."""
 
 
-def _requested(ids: Tensor, table: Table, padding_idx: int) -> _Request:
+def _prepare_request(ids: Tensor, table: Table, padding_idx: int) -> _Request:
     asked = table.places.index_select(0, ids.reshape(-1))
     distinct, inverse = torch.unique(asked, return_inverse=True)
     marks = torch.tensor(table.starts, dtype=distinct.dtype, device=distinct.device)
@@ -102,7 +102,7 @@ def decode(ids: Tensor, table: Table, padding_idx: int = -1) -> Tensor:
         When a number is not in [0, n).
     """
     with in_own_dtype(ids.device):
-        request = _requested(ids, table, padding_idx)
+        request = _prepare_request(ids, table, padding_idx)
         rows = torch.cat([table.rows(c, positions) for c, positions in enumerate(request.positions)])
         padding = None if request.padding < 0 else request.padding
         return F.embedding(request.inverse, rows, padding).view(*ids.shape, rows.shape[1])
@@ -151,7 +151,7 @@ def lookup_backward(
     """Gradients of the blocks (none if they are codes), the bases, and the offsets if there are any."""
     table = Table(places, starts, blocks, bases, scales, offsets)
     with in_own_dtype(ids.device):
-        request = _requested(ids, table, padding_idx)
+        request = _prepare_request(ids, table, padding_idx)
         d = bases[0].shape[1]
         summed = _scatter(gradient.reshape(-1, d), request.inverse, request.bounds[-1], request.padding)
         spans = [summed[first:last] for first, last in pairwise(request.bounds)]

@@ -68,12 +68,12 @@ def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
     if verify:
         if version > 1 and checksum_facts({k: v for k, v in manifest.items() if k != "crc32"}) != manifest["crc32"]:
             raise ValueError(f"{folder} is damaged: {MANIFEST} is not what was written; {_REMEDY}")
-        for name, length, checksum in _recorded(manifest):
+        for name, length, checksum in _list_files(manifest):
             _verify(folder, name, length, checksum)
     return manifest
 
 
-def _recorded(manifest: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
+def _list_files(manifest: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
     """Name, length and checksum of each file that a manifest tells of."""
     if manifest["version"] > 1:
         return [(name, entry["bytes"], entry["crc32"]) for name, entry in manifest["files"].items()]

@@ -194,7 +194,7 @@ class Baseline:
         if weights is not None:
             self.weighted = svd_curve(table, weights)
 
-    def compared(self, decoded: Decoded, n_parameters: int) -> dict[str, Any]:
+    def compare(self, decoded: Decoded, n_parameters: int) -> dict[str, Any]:
         """Errors of decoded rows, those of the SVD, and the rows that lost most: entries of a ModuleReport."""
         errors, energies = _by_row(self.table, decoded, self.exponent)
         found: dict[str, Any] = {

@@ -19,7 +19,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from .._version import __version__
 from ..folders import Holding, whole_folder
-from ._entries import described
+from ._entries import describe_layers
 from ._loading import attach
 from ._manifest import MANIFEST, read_manifest, write_manifest
 from ._model_report import ModelReport
@@ -118,7 +118,7 @@ def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, token
         "library": library,
         "class": type(model).__name__,
         "is_of_library": _class_of(library, type(model).__name__) is type(model),
-        "modules": described(model),
+        "modules": describe_layers(model),
         "packages": {"ksubspaces": __version__, **dict(_versions())},
         "report": None if report is None else report.to_dict(),
     }
@@ -203,11 +203,11 @@ def load_compressed(
                 folder, local_files_only=True, output_loading_info=True, **{**own, **options}
             )
             # What else is missing was so in the model saved (a pooler, say): transformers makes it anew and warns.
-            factors = tuple(f"{name}." for name, entry in described(model).items() if "tied_to" not in entry)
+            factors = tuple(f"{name}." for name, entry in describe_layers(model).items() if "tied_to" not in entry)
             for what in ("missing", "unexpected"):
                 if keys := sorted(key for key in info[f"{what}_keys"] if key.startswith(factors)):
                     raise ValueError(f"{', '.join(keys)} {what}")
-        layers = described(model)
+        layers = describe_layers(model)
         if not layers:
             raise ValueError(
                 f"a {type(model).__name__} has nothing of what was compressed, or is too small a part of a "

@@ -58,7 +58,7 @@ def token_rows(
     n = max(sizes)
     exact = _exact(exact_rows, tokenizer, n)
     if given is not None:
-        return TokenRows(_padded(given, n, tokenizer), "given", exact)
+        return TokenRows(_pad_weights(given, n, tokenizer), "given", exact)
     if tokenizer is not None:
         source = "Zipf prior over the vocabulary" if texts is None else "counted in texts"
         return TokenRows(token_weights(tokenizer, texts, n_rows=n), source, exact)
@@ -72,7 +72,7 @@ def token_rows(
     return TokenRows(None, ALIKE.source, exact)
 
 
-def _padded(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
+def _pad_weights(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
     """Weights of a table's n rows, those beyond the vocabulary with the least that a token has."""
     values = given.detach().to("cpu", torch.float64) if isinstance(given, torch.Tensor) else given
     try:
@@ -102,14 +102,14 @@ def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
 
 def _special(tokenizer: Any) -> list[int]:
     if hasattr(tokenizer, "all_special_ids"):  # which has those with a name: others are marked in the vocabulary
-        return [*tokenizer.all_special_ids, *_marked(getattr(tokenizer, "added_tokens_decoder", {}))]
+        return [*tokenizer.all_special_ids, *_find_marked(getattr(tokenizer, "added_tokens_decoder", {}))]
     if hasattr(tokenizer, "get_added_tokens_decoder"):  # of the package tokenizers
-        return _marked(tokenizer.get_added_tokens_decoder())
+        return _find_marked(tokenizer.get_added_tokens_decoder())
     raise ValueError(
         f"exact_rows='special' needs a tokenizer that tells its special tokens, got {type(tokenizer).__name__}; "
         "pass their numbers, or None"
     )
 
 
-def _marked(added: Mapping[int, Any]) -> list[int]:
+def _find_marked(added: Mapping[int, Any]) -> list[int]:
     return [token for token, entry in added.items() if entry.special]

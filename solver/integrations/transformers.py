@@ -160,7 +160,7 @@ def compress_model(
     reports = []
     for table in tables:
         own = rows.first(len(table.module.weight)) if table in of_tokens else ALIKE
-        layer, report = _compressed(table, ratio, own, {"progress": progress, **asked})
+        layer, report = _compress_table(table, ratio, own, {"progress": progress, **asked})
         layers.update(table.replacements(layer))
         reports.append(report)
     put(model, layers)
@@ -188,7 +188,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) else repr(value)
 
 
-def _compressed(
+def _compress_table(
     table: SharedTable, ratio: float | None, rows: TokenRows, options: Mapping[str, Any]
 ) -> tuple[SubspaceEmbedding | SubspaceLinear, ModuleReport]:
     begun = time.perf_counter()
@@ -222,7 +222,7 @@ def _compressed(
         dims=factors.dims,
         counts=factors.counts,
         storage=factors.storage,
-        **baseline.compared(lambda start, stop: factors.rows(start, stop).cpu().numpy(), factors.n_parameters),
+        **baseline.compare(lambda start, stop: factors.rows(start, stop).cpu().numpy(), factors.n_parameters),
         seconds=time.perf_counter() - begun,
     )
     return layer, report
