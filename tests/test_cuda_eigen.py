@@ -140,7 +140,7 @@ def test_batched_svd_gives_as_many_eigenvalues_as_a_block_can_have():
     blocks = [np.random.default_rng(m).normal(size=(m, 20)) for m in (0, 1, 19, 20, 50)]
     with emulated():
         got = eigen.batched_svd(blocks, 3)
-    assert [len(values) for values in got.eigenvalues] == [min(A.shape) for A in blocks]
+    assert [np.count_nonzero(values) for values in got.eigenvalues] == [min(A.shape) for A in blocks]
 
 
 @dtypes
