@@ -19,8 +19,6 @@ RESIDENT_SHARE = 0.5  # ... or than this share of X
 UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewer than this share of the rows moved
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
 UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
-NARROW = 0.25  # share of the columns up to which a few power steps cost less than all eigenvectors
-POWER_STEPS = 6
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
 
 
@@ -119,20 +117,10 @@ def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
         yield order[start:stop]
 
 
-def near_flats(problem: Problem, groups: Sequence[Array], j: int) -> Flats:
-    """A j-flat for each group of rows of X, the best or, where that is dear, close to it."""
-    p, (n, d) = len(groups), problem.X.shape
-    xp, dtype = namespace(problem.X), problem.X.dtype
-    if not 0 < j <= NARROW * d or xp is not np or sum(map(len, groups)) < d:
-        spaces, means = eigenspaces(problem, groups, j, dtype)
-        return spaces.flats(means if problem.affine else None)
-    labels = np.repeat(np.arange(p, dtype=np.int32), [len(rows) for rows in groups])
-    moments = moments_in(dtype, problem, labels, p, True, xp.concatenate(groups))
-    V = np.random.default_rng(0).standard_normal((d, j))
-    for _ in range(POWER_STEPS):
-        V = np.linalg.qr(moments.scatter.astype(dtype) @ V)[0]
-    bases = V.transpose(0, 2, 1).reshape(-1, d).astype(dtype)
-    return Flats(kernels.layout_of(d, (j,) * p), bases, moments.means if problem.affine else None, None)
+def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
+    """The best j-flat for each group of rows of X."""
+    spaces, means = eigenspaces(problem, groups, j, dtype)
+    return spaces.flats(means if problem.affine else None)
 
 
 def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> tuple[Eigenspaces, Array]:

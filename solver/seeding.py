@@ -13,7 +13,7 @@ from ksubspaces.kernels import Flats
 from .arrays import Array, namespace, row_blocks, squared_lengths
 from .descent import Descent, descend
 from .problem import Problem
-from .refit import near_flats
+from .refit import fit_flats
 
 CANDIDATES = 4  # tried at each draw, the best kept
 KMEANS_STEPS = 10
@@ -44,7 +44,7 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
             break  # every row lies on a flat already
         j = problem.dims[c]
         m = min(n_positive, max(n_positive // (2 * k), j + 1))
-        flats = near_flats(problem, _closest_rows(problem, drawn, lengths, m), j)
+        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, m), j, X.dtype)
         lowered = _best_trial(distance, kernels.sqdistances(X, flats), weights)[1]
         labels[lowered < distance] = c
         distance = odds = lowered
