@@ -291,7 +291,7 @@ def _cluster_blocks(labels: np.ndarray, k: int, row_bytes: int) -> Iterator[tupl
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None
+    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
     dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
