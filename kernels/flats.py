@@ -295,8 +295,8 @@ class Eigenspaces(NamedTuple):
     exact : bool
         ``False`` if the bases are some steps of an iteration closer to the leading eigenspaces, not those themselves.
     ok : (k,) bool array or None
-        Where it is false the iteration failed and the basis is the one it started from: solve exactly, which says why.
-        ``None`` if nothing can have failed.
+        Where it is false the iteration failed and the basis is the one it started from, or any: solve exactly, which
+        says why. ``None`` if nothing can have failed.
     """
 
     layout: Layout

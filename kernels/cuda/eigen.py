@@ -67,11 +67,17 @@ def top_eigenspaces(
     S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     dtype, layout = np.dtype(S.dtype if dtype is None else dtype), layout_of(S.shape[1], tuple(dims))
-    if not exact:
+    ok = None
+    if exact:
+        values, vectors = eigh(S, dtype)
+    elif not layout.has_wide or _solver(*S.shape[1::-1]) != "jacobi":
         return power_steps(S, layout, dtype, start)
-    values, vectors = eigh(S, dtype)
+    else:  # steps lag behind for wide flats, and complements are worth having
+        xp = loader.namespace(S)
+        values, vectors, ok = _jacobi(S, dtype)
+        vectors = xp.where(ok[:, None, None], vectors, xp.eye(layout.d, dtype=dtype))
     bases, complements = layout.leading(vectors)
-    return Eigenspaces(layout, bases, values, complements)
+    return Eigenspaces(layout, bases, values, complements, ok=ok)
 
 
 def _solver(d: int, k: int) -> str:
@@ -85,7 +91,11 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     solver = _solver(d, k)
     if solver == "jacobi":
-        return _jacobi(S, dtype)
+        values, vectors, converged = _jacobi(S, dtype)
+        failed = xp.flatnonzero(~converged).tolist()  # the host waits
+        if failed:
+            raise _not_converged(failed, k)
+        return values, vectors
     solve = cusolver.eigh_batched if solver == "batched" else cusolver.eigh_each
     at_once = max(1, BATCH_BYTES // (d * d * dtype.itemsize))
     values, vectors, sound = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, bool)
@@ -121,7 +131,8 @@ def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Arr
     return xp.maximum(w[:, ::-1] * scale, 0), V[:, ::-1], sound
 
 
-def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
+def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
+    """Eigenvalues, eigenvectors, and which matrices (k,) they converged for."""
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     layout = next(layout for layout in LAYOUTS[dtype] if d <= 32 * layout.rows)
     values, vectors, sweeps = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, np.int32)
@@ -141,10 +152,7 @@ def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
             sweeps,
         ),
     )
-    failed = xp.flatnonzero(sweeps == 0).tolist()  # the host waits
-    if failed:
-        raise _not_converged(failed, k)
-    return values, vectors
+    return values, vectors, sweeps > 0
 
 
 def _not_converged(failed: Sequence[int], k: int) -> RuntimeError:

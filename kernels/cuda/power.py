@@ -17,8 +17,8 @@ from ..moments import Moments, traces
 from . import loader
 from .memory import or_null
 
-STEPS = 2
-"""Of a refit: one lags behind exact refits, three bring no more."""
+STEPS, CHEAP_STEPS = 2, 4
+"""Of a refit, by products and by the kernel: one lags behind exact refits, and more than two bring little."""
 
 FIRST_STEPS = 8
 """Where there is no basis to start from."""
@@ -44,13 +44,12 @@ def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None =
     Neither eigenvalues nor complements come with it. Where ``ok`` is false S is not finite, or a Cholesky factor has
     failed; the basis is then what it started from.
     """
-    steps = FIRST_STEPS if start is None else STEPS
     if layout.total == 0:
         return Eigenspaces(layout, loader.namespace(S).empty((0, layout.d), dtype), None, None, exact=False)
     if start is not None:
         start = start.astype(dtype, copy=False)
     by = _by_kernel if _shared_memory(layout, dtype) <= _room(layout) else _by_products
-    bases, ok = by(S, layout, dtype, start, steps)
+    bases, ok = by(S, layout, dtype, start)
     return Eigenspaces(layout, bases, None, None, exact=False, ok=ok)
 
 
@@ -68,7 +67,7 @@ def _shared_memory(layout: Layout, dtype: np.dtype) -> int:
     return 8 * pitch * (pitch + 1) + dtype.itemsize * d * (d + 2 * pitch)
 
 
-def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None, steps: int) -> tuple[Array, Array]:
+def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
     xp = loader.namespace(S)
     bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
     loader.kernel("power", "power", _defines(dtype))(
@@ -79,7 +78,7 @@ def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None, s
             np.int32(layout.d),
             layout.sent(S, "starts"),
             np.int32(_pitch(layout)),
-            np.int32(steps),
+            np.int32(FIRST_STEPS if start is None else CHEAP_STEPS),
             or_null(start),
             bases,
             ok,
@@ -89,7 +88,7 @@ def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None, s
     return bases, ok
 
 
-def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None, steps: int) -> tuple[Array, Array]:
+def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
     xp, (k, d), width = loader.namespace(S), S.shape[:2], layout.width
     scale = traces(S)[:, None]
     M = (S.reshape(k, -1) / xp.where(scale > 0, scale, 1)).astype(dtype)
@@ -107,9 +106,9 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None,
             V, before = V * (1 - filled), before * (1 - filled)
     else:
         V = before = layout.pad(start)
-    for step in range(steps):
+    for left in reversed(range(FIRST_STEPS if start is None else STEPS)):
         V = V @ M
-        if start is None or step == steps - 1:  # from a good basis two steps leave the rows well apart
+        if start is None or left == 0:  # from a good basis two steps leave the rows well apart
             V = _orthonormal(xp, V, eye, filled)
     off = V @ xp.swapaxes(V, 1, 2) - eye
     if filled is not None:
