@@ -15,6 +15,7 @@ import numpy as np
 from . import loops
 from .flats import Eigenspaces, Flats, Layout, complement, layout_of
 from .moments import Moments, traces
+from .moments import measure_objective as measure_objective
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
@@ -291,7 +292,7 @@ def _cluster_blocks(labels: np.ndarray, k: int, row_bytes: int) -> Iterator[tupl
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None
+    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
     dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
