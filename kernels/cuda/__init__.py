@@ -14,6 +14,7 @@ from .grouped import coefficients, residuals
 from .groups import group_rows, label_counts
 from .lookup import lookup
 from .moments import second_moments, update_moments
+from .power import measure_objective
 
 __all__ = [
     "assign",
@@ -25,6 +26,7 @@ __all__ = [
     "largest",
     "lookup",
     "lower_distances",
+    "measure_objective",
     "residuals",
     "sample_rows",
     "second_moments",
