@@ -12,7 +12,7 @@ from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
 from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
-from ksubspaces.kernels.cuda import eigen, groups, loader, moments, power
+from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
 PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
@@ -110,6 +110,8 @@ def exercise_moments():
     np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
     np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
     assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))
+    labels = rng.integers(0, 70, 700).astype(np.int32)
+    np.testing.assert_array_equal(groups.group_rows(labels, 70).order, np.argsort(labels, kind="stable"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "CHUNK", 64)
         patch.setattr(moments, "WORKSPACE", 3 * 4 * 3 * 128 * 128)  # three slots at a time
@@ -126,6 +128,21 @@ def exercise_moments():
             moments.update_moments(got, X, rows, labels[rows], new, weights)
             want = reference.second_moments(X, group_rows(np.concatenate([new, labels[40:]]), 3), weights, center=True)
             np.testing.assert_allclose(got.scatter, want.scatter, rtol=0, atol=1e-5 * want.scatter.max())
+
+
+def exercise_grouped():
+    """What the planted faults must not pass: groups of several parts of a slot, flats of all sizes, both ways."""
+    for d, dtype in ((70, np.float32), (33, np.float64)):
+        X, flats, rng = problem(400, d, [3, 0, 17, d], dtype, True)
+        found = group_rows(rng.integers(0, 4, 400).astype(np.int32), 4)
+        for by_products in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(grouped, "_by_products", lambda flats, way=by_products: way)
+                residuals, coefficients = grouped.residuals(X, found, flats), grouped.coefficients(X, found, flats)
+            want = reference.residuals(X, found, flats)
+            np.testing.assert_allclose(residuals, want, rtol=1e-10, atol=1e-13 * scale(X))
+            want = reference.coefficients(X, found, flats)
+            np.testing.assert_allclose(coefficients, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
 
 
 def exercise_lookup():
