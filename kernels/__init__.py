@@ -5,6 +5,7 @@
 ``sqdistances``     squared distance of each row to every flat
 ``residuals``       float64 squared distance of each row to one given flat
 ``second_moments``  weighted first and second moments of each cluster (``update_moments``: of the rows that moved)
+``measure_objective`` sum of squared distances of all rows to their flats, from the moments of their clusters
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
@@ -47,6 +48,7 @@ __all__ = [
     "layout_of",
     "lookup",
     "lower_distances",
+    "measure_objective",
     "residuals",
     "sample_rows",
     "second_moments",
@@ -144,8 +146,19 @@ def update_moments(
     _device(X).update_moments(moments, X, rows, old, new, weights)
 
 
-def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
-    """Leading eigenspaces of symmetric matrices, or one step towards them.
+def measure_objective(moments: Moments, flats: Flats) -> Array:
+    """Weighted sum of the squared distances of all rows to the flats of their labels, float64, () and never negative.
+
+    From the moments of the clusters alone, ``sum_c tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row
+    is read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
+    """
+    return _device(moments.first).measure_objective(moments, flats)
+
+
+def top_eigenspaces(
+    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+) -> Eigenspaces:
+    """Leading eigenspaces of symmetric matrices, or bases on the way to them.
 
     Parameters
     ----------
@@ -156,10 +169,13 @@ def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Arr
     dtype : dtype, optional
         Precision of the computation and the result; default that of S.
     start : (sum j_c, d) array, optional
-        Orthonormal bases to improve on, stacked. Where eigenvectors are dear, what comes back is one block power step
-        from them, which captures at least as much of each S_c, and its ``exact`` is ``False``.
+        Orthonormal bases to improve on, stacked.
+    exact : bool
+        If not, what comes back where eigenvectors are dear is some block power steps from ``start``, or from any bases.
+        They capture at least as much of each S_c as those that they start from. The host does not wait, and what failed
+        is in the result's ``ok``; an exact result has no failures, for they are raised.
     """
-    return _device(S).top_eigenspaces(S, dims, dtype, start)
+    return _device(S).top_eigenspaces(S, dims, dtype, start, exact)
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:

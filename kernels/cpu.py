@@ -15,6 +15,7 @@ import numpy as np
 from . import loops
 from .flats import Eigenspaces, Flats, Layout, complement, layout_of
 from .moments import Moments, traces
+from .moments import measure_objective as measure_objective
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
@@ -58,16 +59,17 @@ def assign(
 
 
 def sqdistances(X: np.ndarray, flats: Flats) -> np.ndarray:
-    distances = np.empty((len(X), flats.k), dtype=X.dtype)
     if _is_small(X, flats):
+        distances = np.empty((len(X), flats.k), dtype=X.dtype)
         loops.distances_directly(*_plain(X, flats), distances)
         return distances
+    distances = np.empty((flats.k, len(X)), dtype=X.dtype)
     for rows, groups in _projections(X, flats):
         for clusters, projected, group, energy in groups:
             out = np.empty((clusters.stop - clusters.start, rows.stop - rows.start), dtype=X.dtype)
             loops.distances(projected, group.starts, group.shifts, group.exact, energy, out)
-            distances[rows, clusters] = out.T
-    return distances
+            distances[clusters, rows] = out
+    return distances.T
 
 
 def _is_small(X: np.ndarray, flats: Flats) -> bool:
@@ -290,7 +292,7 @@ def _cluster_blocks(labels: np.ndarray, k: int, row_bytes: int) -> Iterator[tupl
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None
+    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
     dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
@@ -361,8 +363,11 @@ def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.nda
 
 
 def lower_distances(distances: np.ndarray, trials: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    np.minimum(trials, distances[:, None], out=trials)
-    return weights.astype(np.float64) @ trials
+    lowered = np.ascontiguousarray(trials.T)
+    potentials = loops.lower(np.array(distances, lowered.dtype), lowered, np.array(weights, np.float64))
+    if not np.may_share_memory(lowered, trials):
+        trials[...] = lowered.T
+    return potentials
 
 
 def largest(costs: np.ndarray, m: int) -> np.ndarray:

@@ -88,7 +88,7 @@ class Refit:
             spaces = _trivial_eigenspaces(self.problem)
         else:
             dtype, start = (np.float64, None) if exact else (self.problem.X.dtype, self.bases if self.warm else None)
-            spaces = kernels.top_eigenspaces(moments.scatter, self.problem.dims, dtype, start)
+            spaces = kernels.top_eigenspaces(moments.scatter, self.problem.dims, dtype, start, start is None)
             self.bases, self.exact = spaces.bases, spaces.exact
         return spaces.flats(moments.means if self.problem.affine else None)
 

@@ -180,6 +180,83 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the scale stays in the eigenvalues", "eigen.cu", "value * power_of_two(unit)", "value"),
         Mutant("eigenvectors keep their lengths", "eigen.cu", "v[r] * inverse[first + slot]", "v[r]"),
     ],
+    "exercise_power": [
+        Mutant("S is not scaled", "power.cu", "(REAL)(scale * S[i])", "(REAL)S[i]"),
+        Mutant("nothing keeps the rank", "power.cu", "== 0 ? SHIFT : 0", "== 0 ? 0 : 0"),
+        Mutant(
+            "a basis is used before it is there", "power.cu", "definite = true;\n  __syncthreads();", "definite = true;"
+        ),
+        Mutant(
+            "products are used before they are there",
+            "power.cu",
+            "= sums;\n    }\n    __syncthreads();",
+            "= sums;\n    }",
+        ),
+        Mutant(
+            "a Gram matrix is used before it is there",
+            "power.cu",
+            "= product;\n    }\n    __syncthreads();",
+            "= product;\n    }",
+        ),
+        Mutant(
+            "a factor is used before it is there",
+            "power.cu",
+            "definite = is;\n    }\n    __syncthreads();",
+            "definite = is;\n    }",
+        ),
+        Mutant(
+            "a step begins before the last has ended",
+            "power.cu",
+            "+ r];\n        }\n    __syncthreads();",
+            "+ r];\n        }",
+        ),
+        Mutant(
+            "a pivot is written before it was read",
+            "power.cu",
+            "// of infinity it is zero\n    __syncwarp();",
+            "// of infinity it is zero",
+        ),
+        Mutant("a column of L is used before it is there", "power.cu", "* inverse;\n    __syncwarp();", "* inverse;"),
+        Mutant(
+            "a column of L is scaled before it is complete",
+            "power.cu",
+            "* gram[c * pitch + i];\n    __syncwarp();",
+            "* gram[c * pitch + i];",
+        ),
+        Mutant("the diagonal stays", "power.cu", "c <= r;", "c < r;"),
+        Mutant("a pivot is divided by its root", "power.cu", "r == i ? inverse :", "false ? inverse :"),
+        Mutant("everything is definite", "power.cu", "definite &= pivot > 0 && inverse > 0", "definite &= true"),
+        Mutant("what no one gave is taken for a basis", "power.cu", "definite || start ?", "true ?"),
+        Mutant("what the first factor cost is not made good", "power.cu", "step <= steps &&", "step < steps &&"),
+        Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
+        Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
+        Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
+        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
+        Mutant(
+            "panels are read before they are there",
+            "power.cu",
+            "rows[4 * warp + r][lane] = v[r];\n      __syncthreads();",
+            "rows[4 * warp + r][lane] = v[r];",
+        ),
+        Mutant(
+            "panels are written while others read",
+            "power.cu",
+            "own[r] -= four.x[r] * x;\n      }\n      __syncthreads();",
+            "own[r] -= four.x[r] * x;\n      }",
+        ),
+        Mutant(
+            "a triangle is read before it is there",
+            "power.cu",
+            "rows[4 * warp + r][lane] = own[r];\n    __syncthreads();",
+            "rows[4 * warp + r][lane] = own[r];",
+        ),
+        Mutant(
+            "a panel is read before it is solved", "power.cu", "= x[i];\n    }\n    __syncthreads();", "= x[i];\n    }"
+        ),
+        Mutant("the same panel again", "power.cu", "read(before + PANEL);", "read(before);"),
+        Mutant("the diagonal of L is taken for one", "power.cu", "x[i] /= factor[i][i];", ";"),
+    ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
         Mutant(

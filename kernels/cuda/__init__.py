@@ -13,6 +13,7 @@ from .eigen import batched_svd, top_eigenspaces
 from .groups import label_counts
 from .lookup import lookup
 from .moments import second_moments, update_moments
+from .power import measure_objective
 from .residuals import residuals
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "largest",
     "lookup",
     "lower_distances",
+    "measure_objective",
     "residuals",
     "sample_rows",
     "second_moments",
