@@ -14,7 +14,7 @@ import scipy.linalg
 
 from ksubspaces import fit_subspaces, kernels
 
-from .data import planted, random_partition
+from .lib.data import planted, random_partition
 
 SHAPES = {
     "table": {"n": 30_000, "d": 384, "k": 3, "j": 221},

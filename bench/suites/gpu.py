@@ -1,8 +1,8 @@
 """Rows measured on a card, each by name: the operations, a step, seeding and whole fits beside that card's libraries.
 
-`python -m bench.suite_gpu ROW ...` measures some of them and reports each as it is there, see `rented.py`, which says
-in which order and within which time. Times are between CUDA events on the current stream, so launches count and waiting
-for the host does too.
+`python -m bench gpu ROW ...` measures some of them and reports each as it is there; `rented/plan.py` says in which
+order and within which time. Times are between CUDA events on the current stream, so launches count and waiting for the
+host does too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ksubspaces.problem import Problem
 from ksubspaces.refit import Refit
 from ksubspaces.seeding import kmeans_plusplus
 
-from . import machine
-from .cases_gpu import Case, card, case_of, timed_on_card
-from .compare import TOLERANCE, Row, not_above, ratio_row, time_row
-from .peers import exact_objective, projections
-from .peers_gpu import (
+from ..lib import machine
+from ..lib.cases_gpu import Case, card, case_of, timed_on_card
+from ..lib.compare import TOLERANCE, Row, not_above, ratio_row, time_row
+from ..lib.peers import exact_objective, projections
+from ..lib.peers_gpu import (
     CACHED,
     EIGENSOLVERS,
     WHOLE,
@@ -38,7 +38,7 @@ from .peers_gpu import (
     torch_alternation,
     torch_there,
 )
-from .rented_record import emit
+from ..lib.results import emit
 
 RESIDUAL_TOLERANCE = 3e-6
 """Of |x|^2: what a float32 residual may differ by from its float64 value."""
@@ -311,20 +311,16 @@ def measured(names: Sequence[str], *, quick: bool = False) -> Iterator[tuple[str
         yield name, row
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Report the machine, or rows, to whoever started this process."""
-    parser = argparse.ArgumentParser(prog="python -m bench.suite_gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"any of {', '.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="small shapes")
     parser.add_argument("--about", action="store_true", help="report the machine and its card")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if unknown := [name for name in options.rows if name not in ROWS]:
         parser.error(f"there is no row {unknown[0]!r}; there are {', '.join(ROWS)}")
     if options.about:
         emit({"about": {**machine.describe(), "card": card()}, "slug": machine.slug(card())})
     for name, row in measured(options.rows, quick=options.quick):
         emit({"row": name, **row.as_json()})
-
-
-if __name__ == "__main__":
-    main()
