@@ -82,7 +82,8 @@ def top_eigenspaces(
         return power_steps(S, layout, dtype, start)
     else:  # steps lag behind for wide flats, and complements are worth having
         xp = loader.namespace(S)
-        values, vectors, ok = _jacobi(S, dtype)
+        values, vectors, sweeps = _jacobi(S, dtype)
+        ok = sweeps > 0
         vectors = xp.where(ok[:, None, None], vectors, xp.eye(layout.d, dtype=dtype))
     bases, complements = layout.leading(vectors)
     return Eigenspaces(layout, bases, values, complements, ok=ok)
@@ -99,8 +100,8 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     solver = _solver(d, k)
     if solver == "jacobi":
-        values, vectors, converged = _jacobi(S, dtype)
-        failed = xp.flatnonzero(~converged).tolist()  # the host waits
+        values, vectors, sweeps = _jacobi(S, dtype)
+        failed = [c for c, count in enumerate(sweeps.tolist()) if count == 0]  # the host waits
         if failed:
             raise _not_converged(failed, k)
         return values, vectors
@@ -168,7 +169,7 @@ def _nearest_orthonormal(xp: Any, V: Array) -> Array:
 
 
 def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
-    """Eigenvalues, eigenvectors, and which matrices (k,) they converged for."""
+    """Eigenvalues, eigenvectors, and how many sweeps it took, 0 for a matrix that did not converge."""
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     layout = next(layout for layout in LAYOUTS[dtype] if d <= 32 * layout.rows)
     values, vectors, sweeps = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, np.int32)
@@ -188,7 +189,7 @@ def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
             sweeps,
         ),
     )
-    return values, vectors, sweeps > 0
+    return values, vectors, sweeps
 
 
 def _not_converged(failed: Sequence[int], k: int) -> RuntimeError:
