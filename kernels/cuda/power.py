@@ -94,7 +94,7 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None)
     M = (S.reshape(k, -1) / xp.where(scale > 0, scale, 1)).astype(dtype)
     M[:, :: d + 1] += SHIFT
     M = M.reshape(k, d, d)
-    eye, ones = xp.eye(layout.width, dtype=dtype), _ones(xp, layout, S, dtype)
+    ones = _ones(xp, layout, S, dtype)
     if start is None:
         V, before = _random(xp, layout, dtype), _repeat(xp, layout, xp.eye(layout.width, d, dtype=dtype))
     else:
@@ -103,7 +103,8 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None)
         V = V @ M
         if start is None or left == 0:  # from a good basis two steps leave the rows well apart
             V = _orthonormal(xp, V, ones)
-    off = _gram(xp, V, ones) - eye
+    off = _gram(xp, V, ones)
+    off.reshape(k, -1)[:, :: layout.width + 1] -= 1
     ok = xp.abs(off).max(axis=(1, 2)) <= SOUND * np.sqrt(np.finfo(dtype).eps)  # not a number is not
     V = xp.where(ok[:, None, None], V - (off @ V) / 2, before)  # towards the nearest orthonormal basis
     return layout.pack(V), ok
@@ -134,17 +135,17 @@ def _gram(xp: Any, V: Array, ones: Array | None) -> Array:
 
 
 def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
-    """Rows with the spans of those of Y (k, j, d), orthonormal but for what the condition of Y costs; anything where
-    that is too much."""
-    norms = xp.sqrt((Y * Y).sum(axis=2, keepdims=True))  # this is most of it
-    V = Y / xp.where(norms > 0, norms, 1)
-    gram = _gram(xp, V, ones)
+    """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything if Y is too ill-conditioned for it.
+
+    Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
+    """
+    gram = _gram(xp, Y, ones)
     try:
         L = xp.linalg.cholesky(gram)
     except np.linalg.LinAlgError:  # CuPy does not look
         L = xp.full_like(gram, np.nan)
-    _substitute(L, V)
-    return V
+    _substitute(L, Y)
+    return Y
 
 
 def complements(layout: Layout, bases: Array) -> Array:
