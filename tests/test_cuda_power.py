@@ -106,17 +106,22 @@ def test_wide_flats_are_exact_and_do_not_wait_either(dtype):
     np.testing.assert_allclose(captured(S[::2], bases[::2]), [best[0, :8].sum(), best[1, :7].sum()], rtol=1e-5)
 
 
-def test_a_cholesky_that_fails_is_flagged(monkeypatch):
-    """Rows that float32 cannot tell apart after the products."""
-    monkeypatch.setattr(power, "REACH", 0)
+@dtypes
+def test_one_direction_may_have_nearly_all(dtype, way):
+    """As the mean of word vectors: all rows of a basis then become much alike."""
     rng = np.random.default_rng(4)
     Q = np.linalg.qr(rng.normal(size=(12, 12)))[0]
-    S = np.stack([(Q * 1e-9 ** np.arange(12)) @ Q.T, np.eye(12)])
-    start = random_start(rng, 12, [6, 6], np.float32)
-    bases, ok = steps(S, [6, 6], np.float32, start)
-    assert not ok[0]
-    for V in bases:
-        np.testing.assert_allclose(V @ V.T, np.eye(6), atol=1e-5)
+    S = np.stack([(Q * 10.0 ** -np.arange(0, 12 * decades, decades)) @ Q.T for decades in (0.5, 9)])
+    S[0] += 1e3 * np.outer(Q[:, 0], Q[:, 0])
+    start = random_start(rng, 12, [6, 6], dtype)
+    for _ in range(3):
+        bases, ok = steps(S, [6, 6], dtype, start)
+        assert ok.all()
+        for V in bases:
+            np.testing.assert_allclose(V @ V.T, np.eye(6), atol=20 * np.finfo(dtype).eps)
+        start = np.concatenate(bases)
+    best = np.array([w[:6].sum() for w in reference.top_eigenspaces(S, [6, 6]).eigenvalues])
+    np.testing.assert_allclose(captured(S, bases), best, rtol=1e-5)
 
 
 @dtypes
