@@ -2,7 +2,7 @@
 
 For positive semidefinite S a step captures at least what the basis before it did, ``tr(V' S V'^T) >= tr(V S V^T)``, so
 that it is a valid refit while labels still move. Up to d = 128 a kernel takes all steps of all matrices in one launch;
-above, products of the library do, and a Cholesky factor.
+above, products of the library do, and Cholesky-QR by panels.
 """
 
 from __future__ import annotations
@@ -131,22 +131,19 @@ def _random(xp: Any, layout: Layout) -> Array:
     return _repeat(xp, layout, xp.asarray(np.random.default_rng(0).random((layout.width, layout.d)) - 0.5))
 
 
-def _gram(xp: Any, V: Array, ones: Array | None) -> Array:
-    products = V @ xp.swapaxes(V, 1, 2)
-    return products if ones is None else products + ones
-
-
 def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
     """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything if Y is too ill-conditioned for it.
 
     Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
     """
-    gram = _gram(xp, Y, ones)
-    try:
-        L = xp.linalg.cholesky(gram)
-    except np.linalg.LinAlgError:  # CuPy does not look
-        L = xp.full_like(gram, np.nan)
-    _substitute(L, Y)
+    k, j, d = Y.shape
+    gram = Y @ xp.swapaxes(Y, 1, 2)
+    if ones is not None:
+        gram += ones
+    eliminate = loader.kernel("power", "eliminate", _defines(np.float64))
+    for first in range(0, j, PANEL):
+        strips = -(-(j - first) // PANEL) - 1 + -(-d // PANEL)
+        eliminate((k * strips,), (THREADS,), (gram, np.int32(j), Y, np.int32(d), np.int32(first)))
     return Y
 
 
@@ -157,14 +154,6 @@ def complements(layout: Layout, bases: Array) -> Array:
     for _ in range(2):
         W = _orthonormal(xp, W - (W @ xp.swapaxes(V, 1, 2)) @ V, ones)
     return left.pack(W).astype(bases.dtype)
-
-
-def _substitute(L: Array, V: Array) -> None:
-    """V = L^-1 V, in place, for lower triangular L (k, m, m) and V (k, m, n)."""
-    k, m, n = V.shape
-    loader.kernel("power", "substitute", _defines(V.dtype))(
-        (k * -(-n // PANEL),), (THREADS,), (L, np.int32(m), V, np.int32(n), V)
-    )
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
