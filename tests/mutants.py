@@ -236,26 +236,33 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "panels are read before they are there",
             "power.cu",
-            "rows[4 * warp + r][lane] = v[r];\n      __syncthreads();",
-            "rows[4 * warp + r][lane] = v[r];",
+            "across[4 * warp + r][lane] = above[r];\n    __syncthreads();",
+            "across[4 * warp + r][lane] = above[r];",
         ),
         Mutant(
             "panels are written while others read",
             "power.cu",
-            "own[r] -= four.x[r] * x;\n      }\n      __syncthreads();",
-            "own[r] -= four.x[r] * x;\n      }",
+            "for (int before = 0; before < first; before += PANEL) {\n    __syncthreads();",
+            "for (int before = 0; before < first; before += PANEL) {",
         ),
         Mutant(
-            "a triangle is read before it is there",
+            "the last panel is written while others read",
             "power.cu",
-            "rows[4 * warp + r][lane] = own[r];\n    __syncthreads();",
-            "rows[4 * warp + r][lane] = own[r];",
+            "  __syncthreads();\n#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
+            "#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
         ),
         Mutant(
-            "a panel is read before it is solved", "power.cu", "= x[i];\n    }\n    __syncthreads();", "= x[i];\n    }"
+            "a block is read before it is there",
+            "power.cu",
+            "PITCH + lane] = block[r];\n  __syncthreads();",
+            "PITCH + lane] = block[r];",
         ),
-        Mutant("the same panel again", "power.cu", "read(before + PANEL);", "read(before);"),
-        Mutant("the diagonal of L is taken for one", "power.cu", "x[i] /= factor[i][i];", ";"),
+        Mutant(
+            "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
+        ),
+        Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
+        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
