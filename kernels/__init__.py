@@ -5,6 +5,7 @@
 ``sqdistances``     squared distance of each row to every flat
 ``residuals``       float64 squared distance of each row to one given flat
 ``second_moments``  weighted first and second moments of each cluster (``update_moments``: of the rows that moved)
+``measure_objective`` sum of squared distances of all rows to their flats, from the moments of their clusters
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
@@ -47,6 +48,7 @@ __all__ = [
     "layout_of",
     "lookup",
     "lower_distances",
+    "measure_objective",
     "residuals",
     "sample_rows",
     "second_moments",
@@ -142,6 +144,15 @@ def update_moments(
     Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
     """
     _device(X).update_moments(moments, X, rows, old, new, weights)
+
+
+def measure_objective(moments: Moments, flats: Flats) -> Array:
+    """Weighted sum of the squared distances of all rows to the flats of their labels, float64, () and never negative.
+
+    From the moments of the clusters alone, ``sum_c tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row
+    is read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
+    """
+    return _device(moments.first).measure_objective(moments, flats)
 
 
 def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:

@@ -15,6 +15,7 @@ import numpy as np
 from . import loops
 from .flats import Eigenspaces, Flats, Layout, complement, layout_of
 from .moments import Moments, traces
+from .moments import measure_objective as measure_objective
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...

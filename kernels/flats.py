@@ -106,6 +106,33 @@ class Layout:
         """The rows of each flat, as views."""
         return [stack[self.rows(c)] for c in range(self.k)]
 
+    @cached_property
+    def _sent(self) -> dict[Any, Array]:
+        return {}
+
+    def _indices(self, xp: Any, layout: Layout, first: Sequence[int]) -> tuple[Array, Array]:
+        """Flats and ranks, counted from ``first`` of each flat, of another layout's rows; sent to a device once."""
+        key = layout is self, xp.__name__, 0 if xp is np else xp.cuda.runtime.getDevice()
+        if key not in self._sent:
+            ranks = layout.ranks + np.asarray(first, np.int64)[layout.owners]
+            self._sent[key] = xp.asarray(layout.owners), xp.asarray(ranks)
+        return self._sent[key]
+
+    def pad(self, stack: Array) -> Array:
+        """The stack as an array (k, width, d), each flat filled up with rows of zeros; a view if all are alike."""
+        if self.uniform:
+            return stack.reshape(self.k, self.width, self.d)
+        xp = namespace(stack)
+        padded = xp.zeros((self.k, self.width, self.d), stack.dtype)
+        padded[self._indices(xp, self, (0,) * self.k)] = stack
+        return padded
+
+    def pack(self, rows: Array) -> Array:
+        """The stack of the first rows of each of ``rows`` (k, width or more, d)."""
+        if self.uniform:
+            return namespace(rows).ascontiguousarray(rows[:, : self.width]).reshape(-1, self.d)
+        return rows[self._indices(namespace(rows), self, (0,) * self.k)]
+
     def leading(self, vectors: Array) -> tuple[Array, Array | None]:
         """Bases from the first rows of each of ``vectors`` (k, d, d), and complements from the others if any is wide.
 
@@ -118,12 +145,8 @@ class Layout:
                 return xp.ascontiguousarray(vectors).reshape(-1, self.d), vectors[:0, 0]
             bases = xp.array(vectors[:, :j], order="C").reshape(-1, self.d)
             return bases, xp.array(vectors[:, j:], order="C").reshape(-1, self.d) if self.has_wide else None
-        bases = vectors[xp.asarray(self.owners), xp.asarray(self.ranks)]
-        if not self.has_wide:
-            return bases, None
-        left = self.complements
-        ranks = left.ranks + np.array(self.dims)[left.owners]
-        return bases, vectors[xp.asarray(left.owners), xp.asarray(ranks)]
+        bases = self.pack(vectors)
+        return bases, vectors[self._indices(xp, self.complements, self.dims)] if self.has_wide else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -86,6 +86,17 @@ def update_moments(
                 moments.raw[c] += sign * w * np.outer(x, x)
 
 
+def measure_objective(moments: Moments, flats: Flats) -> np.ndarray:
+    """sum_c tr S_c - tr V_c S_c V_c^T with S_c = sum w (x - mu_c)(x - mu_c)^T."""
+    objective = np.zeros(())
+    for c in range(flats.k):
+        V, first = np.asarray(flats.basis(c), dtype=np.float64), moments.first[c]
+        shift = (0 if flats.offsets is None else flats.offsets[c]) - moments.origins[c]
+        S = moments.raw[c] - np.outer(first, shift) - np.outer(shift, first) + moments.mass[c] * np.outer(shift, shift)
+        objective += max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
+    return objective
+
+
 def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
     """Top dims[c] eigenvectors of each S_c, eigenvalues descending, and the eigenvectors left."""
     spaces = []

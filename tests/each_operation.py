@@ -60,6 +60,7 @@ def run_on(xp, n, d, dims, dtype, affine):
     moments = kernels.second_moments(X, labels, k, weights, affine)
     moved = kernels.changed_rows(labels, new)
     kernels.update_moments(moments, X, moved, labels[moved], new[moved], weights)
+    kernels.measure_objective(moments, flats)
     kernels.top_eigenspaces(moments.scatter, dims, dtype, flats.bases)
     kernels.batched_svd([X[: d // 2 + 1], X[: 2 * d]], min(d, 5))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..flats import Array
+from ..moments import measure_objective
 from .assign import assign, sqdistances
 from .eigen import batched_svd, top_eigenspaces
 from .groups import label_counts
@@ -23,6 +24,7 @@ __all__ = [
     "largest",
     "lookup",
     "lower_distances",
+    "measure_objective",
     "residuals",
     "sample_rows",
     "second_moments",
