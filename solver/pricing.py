@@ -1,4 +1,4 @@
-"""The alternation under a budget: as :mod:`.descent`, but every flat has the dimension that its rows are worth.
+"""Rules of the alternation under which every flat has the dimension that its rows are worth at a price.
 
 Minimises ``f + lambda P``: f the objective, P the number of parameters, lambda the price of one.
 
@@ -13,24 +13,26 @@ With one cluster that is the truncated SVD, with dimensions all alike it is MESS
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Layout, Moments
+from ksubspaces.kernels import Eigenspaces, Flats, Layout
 from ksubspaces.kernels.flats import take_rows
 
 from .allocation import allocate
-from .arrays import Array, namespace, to_numpy
+from .alternation import NOT_CONVERGED, State
+from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces, rows_of_each
+from .refit import RunningMoments, eigenspaces_by_chunks, flags_of
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
-PATIENCE = 2  # steps in a row that may gain nothing: a new price can cost at first what it brings later
+PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,29 +80,32 @@ class Spectra:
         return Spectra(kept, take_rows(self.layout, self.vectors, chosen), self.values[list(chosen)], means)
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """Labels, the best flats that the budget pays for with them, and what is left of the rows then.
+class Choice(NamedTuple):
+    """Dimensions of the flats, the price of a parameter (lambda), and the objective that they lead to."""
 
-    Attributes
-    ----------
-    labels : (n,) int32 array
-    spectra : Spectra
-    counts : tuple of int
-        Rows of each cluster.
-    dims : tuple of int
-    price : float
-        lambda.
-    objective : float
-        Infinite where clusters alone, without a direction, take more than the budget.
-    """
-
-    labels: Array
-    spectra: Spectra
-    counts: tuple[int, ...]
     dims: tuple[int, ...]
     price: float
     objective: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Solution(State):
+    """Labels, the best flats that are worth their price with them, and what is left of the rows then.
+
+    Attributes
+    ----------
+    spectra : Spectra
+    counts : (k,) int64 array
+        Rows of each cluster, on the host.
+    dims : tuple of int
+    price : float
+        lambda.
+    """
+
+    spectra: Spectra
+    counts: np.ndarray
+    dims: tuple[int, ...]
+    price: float
 
     @property
     def k(self) -> int:
@@ -112,8 +117,64 @@ class Solution:
         return self.spectra.flats(self.dims, dtype)
 
 
-class Pricing:
-    """The alternation within a number of parameters.
+class Priced:
+    """What rules have in common under which directions are chosen by their price."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
+        """The dimensions that clusters with these spectra and numbers of rows are worth."""
+        raise NotImplementedError
+
+    def refit(self, state: Solution, exact: bool = False) -> Flats:
+        return state.flats(self.problem.X.dtype)
+
+    def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:
+        """Labels at the state's price, and residuals."""
+        return kernels.assign(self.problem.X, flats, self._penalty(flats, state), self.problem.weights)
+
+    def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
+        if not self.problem.on_card and not (labels != state.labels).any():
+            return replace(state, moved=0)
+        return self.solve(labels, state.k, before=state.labels)
+
+    def confirm(self) -> bool:
+        return True
+
+    def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
+        """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
+        spaces, means = self._eigenspaces(labels, k, dtype)
+        moved = (labels != (labels if before is None else before)).sum()
+        values, counts, moved, *ok = fetch(spaces.eigenvalues, self._counts(labels, k), moved, *flags_of(spaces))
+        if not all(flags.all() for flags in ok):
+            if dtype == np.float64:
+                raise RuntimeError(NOT_CONVERGED)
+            return self.solve(labels, k, np.float64, before)
+        floor = NOISE * np.sqrt(spaces.layout.d) * float(np.finfo(spaces.bases.dtype).eps)
+        values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
+        spectra = Spectra(spaces.layout, spaces.bases, values, means if self.problem.affine else None)
+        dims, price, objective = self.choose(spectra, counts.astype(np.int64))
+        return Solution(
+            labels, objective, int(moved), spectra=spectra, counts=counts.astype(np.int64), dims=dims, price=price
+        )
+
+    def _penalty(self, flats: Flats, state: Solution) -> Array:
+        return namespace(self.problem.X).asarray(state.price * np.array(flats.layout.dims))
+
+    def _counts(self, labels: Array, k: int) -> Array:
+        return kernels.label_counts(labels, k)
+
+    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
+        """All eigenvectors of each cluster's second moments, and the means."""
+        p = self.problem
+        moments = kernels.second_moments(p.X, labels, k, p.weights, p.affine)
+        dims = [p.X.shape[1]] * k
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype or p.X.dtype), moments.means
+
+
+class Budget(Priced):
+    """The price is such that the directions kept fill a number of parameters.
 
     Parameters
     ----------
@@ -127,33 +188,21 @@ class Pricing:
     """
 
     def __init__(self, problem: Problem, n_parameters: int, exact: Array | None = None) -> None:
-        self.problem, self.n_parameters, self.exact = problem, n_parameters, exact
+        super().__init__(problem)
+        self.n_parameters, self.exact = n_parameters, exact
+        self.n_exact = 0 if exact is None else len(exact)
+        self.n_rows = len(problem.X) - self.n_exact
         self._moments: RunningMoments | None = None
 
-    @property
-    def n_exact(self) -> int:
-        """Number of rows that are kept as they are."""
-        return 0 if self.exact is None else len(self.exact)
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
+        room = self.n_parameters - self.overhead(len(counts))
+        dims, price = allocate(spectra.values, counts + spectra.layout.d, room)
+        return Choice(dims, price, float(spectra.left(dims).sum()) if room >= 0 else np.inf)
 
     @property
-    def n_rows(self) -> int:
-        """Number of the others."""
-        return len(self.problem.X) - self.n_exact
-
-    def solve(self, labels: Array, k: int, dtype: Any = None) -> Solution:
-        """The best that the budget pays for with these labels, computed in X's dtype or the one given."""
-        d = self.problem.X.shape[1]
-        counts = self._counts(labels, k)
-        spectra = self._spectra(labels, k, dtype)
-        room = self.n_parameters - self.overhead(k)
-        dims, price = allocate(spectra.values, [m + d for m in counts], room)
-        left = float(spectra.left(dims).sum()) if room >= 0 else np.inf
-        return Solution(labels, spectra, counts, dims, price, left)
-
-    @property
-    def linear(self) -> Pricing:
+    def linear(self) -> Budget:
         """The same for subspaces through the origin."""
-        return Pricing(replace(self.problem, affine=False), self.n_parameters, self.exact)
+        return Budget(replace(self.problem, affine=False), self.n_parameters, self.exact)
 
     def overhead(self, k: int) -> int:
         """Parameters of k clusters before their first direction: labels, offsets, and the rows kept as they are."""
@@ -164,86 +213,83 @@ class Pricing:
             dims.append(min(self.n_exact, d))
         return count_parameters(counts, dims, d, self.problem.affine)
 
-    def rows_of(self, labels: Array, c: int) -> Array:
-        """Numbers of the rows of a cluster."""
-        inside = labels == c
+    def rows_of(self, solution: Solution, chosen: Sequence[int]) -> list[Array]:
+        """Numbers of the rows of each chosen cluster."""
+        xp, labels = namespace(solution.labels), solution.labels
         if self.exact is not None:
-            inside[self.exact] = False
-        return namespace(labels).flatnonzero(inside)
+            labels = labels.copy()
+            labels[self.exact] = solution.k
+        order, ends = xp.argsort(labels, kind="stable"), np.cumsum(solution.counts)
+        return [order[ends[c] - solution.counts[c] : ends[c]] for c in chosen]
 
-    def reassign(self, flats: Flats, dims: Sequence[int], price: float) -> Array:
-        """Labels at a price."""
-        xp = namespace(self.problem.X)
-        penalty = xp.asarray([price * j for j in dims])
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)[0]
-
-    def settle(
-        self, solution: Solution, max_iter: int, tol: float, on_step: Callable[[Solution], None] | None = None
-    ) -> Solution:
-        """Alternate from a solution until the objective no longer falls by ``tol`` of itself; the best one met."""
-        best, idle = solution, 0
-        for _ in range(max_iter):
-            labels = self.reassign(solution.flats(self.problem.X.dtype), solution.dims, solution.price)
-            if not bool((labels != solution.labels).any()):
-                break
-            solution = self.solve(labels, solution.k)
-            if on_step is not None:
-                on_step(solution)
-            idle = 0 if solution.objective < (1 - tol) * best.objective else idle + 1
-            if solution.objective < best.objective:
-                best = solution
-            if idle == PATIENCE:
-                break
-        return best
-
-    def _counts(self, labels: Array, k: int) -> tuple[int, ...]:
+    def _counts(self, labels: Array, k: int) -> Array:
         counts = kernels.label_counts(labels, k)
-        if self.exact is not None:
-            counts = counts - kernels.label_counts(labels[self.exact], k)
-        return tuple(to_numpy(counts).tolist())
+        return counts if self.exact is None else counts - kernels.label_counts(labels[self.exact], k)
 
-    def _spectra(self, labels: Array, k: int, dtype: Any) -> Spectra:
-        problem = self.problem
+    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
         if dtype is not None:  # at the end, where nothing kept between steps is of use any more
             self._moments = None
-            return self._one_at_a_time(labels, k, dtype)
-        if self._moments is None or self._moments.k != k:
-            self._moments = RunningMoments(problem, k)
-        if not self._moments.resident:
-            return self._one_at_a_time(labels, k, problem.X.dtype)
-        return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
-
-    def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
-        xp, d = namespace(labels), self.problem.X.shape[1]
-        sizes = to_numpy(kernels.label_counts(labels, k)).tolist()
-        layout = kernels.layout_of(d, tuple(m if 2 * m <= d else d for m in sizes))
-        vectors, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, layout.width)), xp.empty((k, d))
-        for c, rows in enumerate(rows_of_each(labels, k)):
-            spaces, mean = eigenspaces(self.problem, [rows], layout.dims[c], dtype)
-            vectors[layout.rows(c)] = spaces.bases
-            values[c, : layout.dims[c]] = spaces.eigenvalues[0, : layout.dims[c]]
-            means[c] = mean[0]
-        return _without_noise(layout, vectors, values, means if self.problem.affine else None)
+        elif self._moments is None or self._moments.k != k:
+            self._moments = RunningMoments(self.problem, k)
+        if self._moments is None or not self._moments.resident:
+            return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
+        moments, dims = self._moments(labels), [self.problem.X.shape[1]] * k
+        return kernels.top_eigenspaces(moments.scatter, dims, self.problem.X.dtype), moments.means
 
 
-def spectra_of(moments: Moments, affine: bool, dtype: Any) -> Spectra:
-    """All eigenvectors and eigenvalues of second moments."""
-    spaces = kernels.top_eigenspaces(moments.scatter, [moments.first.shape[1]] * len(moments.counts), dtype)
-    return _without_noise(spaces.layout, spaces.bases, spaces.eigenvalues, moments.means if affine else None)
+class FixedPrice(Priced):
+    """Pairs of flats, each for the rows of one cluster, at a price that stays: the trial of a split.
+
+    Parameters
+    ----------
+    part : Problem
+        Rows of one cluster after another; those of cluster c go to flat 2 c or to 2 c + 1.
+    starts : sequence of ints
+        Where the rows of each cluster begin, and the end.
+    price : float
+    shares : (m,) array
+        Rows that each cluster has, for each of those here.
+    """
+
+    def __init__(self, part: Problem, starts: Sequence[int], price: float, shares: np.ndarray) -> None:
+        super().__init__(part)
+        self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
+
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
+        directions = self.price * (self.shares * counts + spectra.layout.d)  # what one of each side costs
+        dims = tuple((self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1).tolist())
+        return Choice(dims, self.price, float(self.costs(spectra, counts, dims).sum()))
+
+    def costs(self, spectra: Spectra, counts: np.ndarray, dims: Sequence[int]) -> np.ndarray:
+        """What each pair costs: what it leaves of its rows, and the price of its parameters; (m,)."""
+        directions = self.price * (self.shares * counts + spectra.layout.d)
+        return (self.shares * spectra.left(dims) + directions * np.array(dims)).reshape(-1, 2).sum(axis=1)
+
+    def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:
+        return assign_within(self.problem, self.starts, flats, self._penalty(flats, state))
 
 
-def _without_noise(layout: Layout, vectors: Array, values: Array, means: Array | None) -> Spectra:
-    """Spectra whose eigenvalues are zero where they are rounding."""
-    floor = NOISE * np.sqrt(layout.d) * float(np.finfo(vectors.dtype).eps)
-    known = to_numpy(values).astype(np.float64)
-    return Spectra(
-        layout, vectors, np.where(known > floor * known.max(axis=1, initial=0, keepdims=True), known, 0), means
-    )
+def assign_within(
+    part: Problem, starts: Sequence[int], flats: Flats, penalty: Array | None = None
+) -> tuple[Array, Array]:
+    """Labels of the best of their own cluster's flats for rows of one cluster after another, and residuals.
+
+    Each cluster has as many flats as the others, one after another.
+    """
+    X, xp, ways = part.X, namespace(part.X), flats.k // (len(starts) - 1)
+    labels, residuals = xp.empty(len(X), np.int32), xp.empty(len(X), X.dtype)
+    for c, (first, end) in enumerate(pairwise(starts)):
+        rows, own = slice(first, end), range(ways * c, ways * c + ways)
+        costs = None if penalty is None else penalty[own.start : own.stop]
+        weights = None if part.weights is None else part.weights[rows]
+        side, residuals[rows] = kernels.assign(X[rows], flats.take(own), costs, weights)
+        labels[rows] = own.start + side
+    return labels, residuals
 
 
 def compact(solution: Solution) -> Solution:
     """The same without clusters that have no rows."""
-    kept = [c for c, m in enumerate(solution.counts) if m > 0]
+    kept = np.flatnonzero(solution.counts).tolist()
     if len(kept) == solution.k:
         return solution
     xp = namespace(solution.labels)
@@ -253,6 +299,6 @@ def compact(solution: Solution) -> Solution:
         solution,
         labels=xp.asarray(number)[solution.labels],
         spectra=solution.spectra.take(kept),
-        counts=tuple(solution.counts[c] for c in kept),
+        counts=solution.counts[kept],
         dims=tuple(solution.dims[c] for c in kept),
     )

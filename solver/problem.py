@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, Streamed
 
 from .arrays import Array, namespace
 
@@ -25,6 +25,11 @@ class Problem:
     @property
     def k(self) -> int:
         return len(self.dims)
+
+    @property
+    def on_card(self) -> bool:
+        """Whether the rows live on a card, not in host memory."""
+        return not isinstance(self.X, (np.ndarray, Streamed))
 
     def objective(self, residuals: Array) -> Array:
         """``sum_i w_i r_i`` in units, a float64 number where the residuals are."""

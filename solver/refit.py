@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,10 @@ class RunningMoments:
 
     def __call__(self, labels: Array) -> Moments:
         p = self.problem
-        if p.X.shape[0] * p.X.shape[1] < UPDATE_SIZE:
-            return kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
-        if self.moments is not None and self.labels is not None and self.updates < UPDATES:
+        if self.moments is not None and labels is self.labels:
+            return self.moments
+        fresh = p.on_card or p.X.shape[0] * p.X.shape[1] < UPDATE_SIZE  # on a card the host would wait for the rows
+        if self.moments is not None and self.labels is not None and self.updates < UPDATES and not fresh:
             moved = kernels.changed_rows(self.labels, labels)
             if len(moved) <= UPDATE_SHARE * len(labels):
                 kernels.update_moments(self.moments, p.X, moved, self.labels[moved], labels[moved], p.weights)
@@ -51,7 +52,8 @@ class RunningMoments:
                     return self.moments
         self.moments = kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
         self.labels, self.updates, self.peak = labels, 0, None
-        self._faded(self.moments)
+        if not fresh:
+            self._faded(self.moments)
         return self.moments
 
     def _faded(self, moments: Moments) -> bool:
@@ -66,73 +68,44 @@ class RunningMoments:
         return bool(((left < FADED * before) | ((left > 0) & (left < FADED * held))).any())
 
 
-class Refit:
-    """Best flats for given labels; between calls it keeps second moments, where those of all clusters fit in memory."""
+def eigenspaces_by_chunks(
+    problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
+) -> tuple[Eigenspaces, Array]:
+    """The leading eigenspace of each cluster, all of it without dims, and the means (k, d).
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        d = problem.X.shape[1]
-        self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
-        self.bases: Array | None = None
-        self.warm = True  # may start from the last bases; what comes of it is in ``exact``
-        self.exact = True
-
-    def __call__(self, labels: Array, exact: bool = False) -> Flats:
-        if not self.moments.resident:
-            return self._one_at_a_time(labels, np.float64 if exact else self.problem.X.dtype)
-        if exact:
-            moments = moments_in(np.float64, self.problem, labels, self.problem.k, self.moments.products)
-        else:
-            moments = self.moments(labels)
-        if moments.raw is None:
-            spaces = _trivial_eigenspaces(self.problem)
-        else:
-            dtype, start = (np.float64, None) if exact else (self.problem.X.dtype, self.bases if self.warm else None)
-            spaces = kernels.top_eigenspaces(moments.scatter, self.problem.dims, dtype, start)
-            self.bases, self.exact = spaces.bases, spaces.exact
-        return spaces.flats(moments.means if self.problem.affine else None)
-
-    def _one_at_a_time(self, labels: Array, dtype: Any) -> Flats:
-        p = self.problem
-        xp, k, d = namespace(p.X), p.k, p.X.shape[1]
-        layout = kernels.layout_of(d, p.dims)
-        bases = xp.empty((layout.total, d), dtype)
-        complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-        offsets = xp.empty((k, d)) if p.affine else None
-        for c, rows in enumerate(rows_of_each(labels, k)):
-            spaces, mean = eigenspaces(p, [rows], p.dims[c], dtype)
-            bases[layout.rows(c)] = spaces.bases
-            if complements is not None and spaces.complements is not None:
-                complements[layout.complements.rows(c)] = spaces.complements
-            if offsets is not None:
-                offsets[c] = mean[0]
-        return Flats(layout, bases, offsets, complements)
-
-
-def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
-    """Row numbers of one cluster after another."""
-    order = namespace(labels).argsort(labels, kind="stable")
+    So many clusters at a time as have second moments that take little memory; from their rows where these are few.
+    """
+    xp, d = namespace(labels), problem.X.shape[1]
+    at_once = max(1, RESIDENT_BYTES // (8 * d * d))
+    if k <= at_once:
+        moments = moments_in(dtype, problem, labels, k)
+        return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), moments.means
     ends = np.cumsum(to_numpy(kernels.label_counts(labels, k)))
-    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
-        yield order[start:stop]
+    groups = xp.split(xp.argsort(labels, kind="stable"), ends[:-1].tolist())
+    spans = [slice(first, first + at_once) for first in range(0, k, at_once)]
+    parts = [eigenspaces(problem, groups[span], None if dims is None else dims[span], dtype) for span in spans]
+    return joined([spaces for spaces, _ in parts]), xp.concatenate([means for _, means in parts])
 
 
 def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
     """The best j-flat for each group of rows of X."""
-    spaces, means = eigenspaces(problem, groups, j, dtype)
+    spaces, means = eigenspaces(problem, groups, [j] * len(groups), dtype)
     return spaces.flats(means if problem.affine else None)
 
 
-def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-    """The j-dimensional eigenspace of each group of rows of X, and their means (k, d); for few rows from themselves,
-    else from their second moments."""
+def eigenspaces(
+    problem: Problem, groups: Sequence[Array], dims: Sequence[int] | None, dtype: Any
+) -> tuple[Eigenspaces, Array]:
+    """The leading eigenspace of each group of rows of X, all of it without dims, and their means (k, d); for few rows
+    from themselves, else from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
     sizes = [len(rows) for rows in groups]
     few = 2 * max(sizes) <= X.shape[1]
     labels = xp.asarray(np.repeat(np.arange(len(groups), dtype=np.int32), sizes))
     moments = moments_in(dtype, problem, labels, len(groups), not few, xp.concatenate(groups))
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, [j] * len(groups), dtype), moments.means
+        dims = [X.shape[1]] * len(groups) if dims is None else dims
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
     blocks = []
     for rows, mean in zip(groups, moments.means, strict=True):
         A = X[rows].astype(dtype)
@@ -141,11 +114,32 @@ def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -
         if weights is not None:
             A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
         blocks.append(A)
-    return kernels.batched_svd(blocks, j), moments.means
+    return kernels.batched_svd(blocks, sizes if dims is None else dims), moments.means
+
+
+def joined(parts: Sequence[Eigenspaces]) -> Eigenspaces:
+    """The eigenspaces of all parts, one after another."""
+    xp, layouts = namespace(parts[0].bases), [part.layout for part in parts]
+    layout = kernels.layout_of(layouts[0].d, sum((part.dims for part in layouts), ()))
+    width = max(part.eigenvalues.shape[1] for part in parts)
+    values = [xp.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in (part.eigenvalues for part in parts)]
+    complements = [part.complements for part in parts if part.complements is not None]
+    return Eigenspaces(
+        layout,
+        xp.concatenate([part.bases for part in parts]),
+        xp.concatenate(values),
+        xp.concatenate(complements) if complements else None,
+    )
+
+
+def flags_of(spaces: Eigenspaces) -> tuple[Array, ...]:
+    """Whether the solver succeeded for each matrix, where it leaves that to be asked."""
+    ok = getattr(spaces, "ok", None)
+    return () if ok is None else (ok,)
 
 
 def moments_in(
-    dtype: Any, problem: Problem, labels: Array, k: int, products: bool, rows: Array | None = None
+    dtype: Any, problem: Problem, labels: Array, k: int, products: bool = True, rows: Array | None = None
 ) -> Moments:
     """Moments of the rows (all, or those of the given numbers), multiplied in a precision that need not be X's."""
     X, weights, affine = problem.X, problem.weights, problem.affine
@@ -167,7 +161,7 @@ def moments_in(
     return kernels.second_moments(X[rows], labels, k, weights, affine, products) if total is None else total
 
 
-def _trivial_eigenspaces(problem: Problem) -> Eigenspaces:
+def trivial_eigenspaces(problem: Problem) -> Eigenspaces:
     """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
     xp, d, dtype = namespace(problem.X), problem.X.shape[1], problem.X.dtype
     layout = kernels.layout_of(d, problem.dims)
