@@ -32,38 +32,26 @@ class State:
     Attributes
     ----------
     labels : (n,) int32 array
+        From which the next step goes on.
     objective : float
         After the last step.
     moved : int
         Rows whose label the last step changed.
-    filled : (n,) int32 array or None
-        The labels with the clusters filled that have too few rows, from which the next step goes on.
-    n_filled : int
-        Clusters that got rows there.
     n_reseeded : int
-        Clusters filled in the steps up to the last one.
+        Clusters that lacked rows and were filled so far.
     history : tuple of float
         Objective after each step.
-    converged : bool
-        No further step gains.
-    stopped : bool
-        A callback asked to stop.
+    converged, stopped : bool
+        No further step gains; a callback asked to stop.
     """
 
     labels: Array
     objective: float = np.inf
     moved: int = 0
-    filled: Array | None = None
-    n_filled: int = 0
     n_reseeded: int = 0
     history: tuple[float, ...] = ()
     converged: bool = False
     stopped: bool = False
-
-    @property
-    def start(self) -> Array:
-        """Labels from which the next step goes on."""
-        return self.labels if self.filled is None else self.filled
 
 
 S = TypeVar("S", bound=State)
@@ -104,18 +92,15 @@ def alternate(
         new = _step(state, rule) or _step(state, rule, exact=True)
         if new is None:
             raise RuntimeError(NOT_CONVERGED)
-        idle = 0 if new.n_filled or new.objective * (1 + tol) < best.objective else idle + 1
-        settled = not new.n_filled and (new.moved == 0 or idle > patience)
-        state = replace(
-            new,
-            n_reseeded=state.n_reseeded + state.n_filled,
-            history=(*state.history, new.objective),
-            converged=settled and rule.confirm(),
-        )
+        filled = new.n_reseeded > state.n_reseeded
+        idle = 0 if filled or new.objective * (1 + tol) < best.objective else idle + 1
+        settled = not filled and (new.moved == 0 or idle > patience)
+        history = (*state.history, new.objective)
+        state = replace(new, history=history, converged=settled and rule.confirm())
         state = replace(state, stopped=bool(on_step and on_step(state)))
         best = state if state.objective <= best.objective else best
-    outcome = {name: getattr(state, name) for name in ("n_reseeded", "history", "converged", "stopped")}
-    return replace(best, **outcome)
+    told = {name: getattr(state, name) for name in ("n_reseeded", "history", "converged", "stopped")}
+    return replace(best, **told)
 
 
 def _step(state: S, rule: Rule[S], exact: bool = False) -> S | None:
@@ -142,7 +127,7 @@ class FixedDims:
         self.flags: tuple[Array, ...] = ()
 
     def refit(self, state: State, exact: bool = False) -> Flats:
-        p, labels = self.problem, state.start
+        p, labels = self.problem, state.labels
         self.exact = True
         if not self.moments.products:
             moments = moments_in(np.float64, p, labels, p.k, products=False) if exact else self.moments(labels)
@@ -163,17 +148,16 @@ class FixedDims:
     def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
         p = self.problem
         left = kernels.measure_objective(self.moments(labels), flats) if self.by_moments else p.objective(residuals)
-        moved = (labels != state.start).sum()
+        moved = (labels != state.labels).sum()
         objective, moved, counts, *ok = fetch(left, moved, p.counts(labels), *self.flags)
         if not all(flags.all() for flags in ok):
             self.bases = None
             return None
-        filled, n_filled = None, 0
-        if lacking(p, counts).any():
-            if self.by_moments:
-                residuals = kernels.residuals(p.X, labels, flats)
-            filled, n_filled = reseed(p, labels, residuals, counts)
-        return State(labels, p.unit * float(objective), int(moved), filled, n_filled)
+        n_filled = 0
+        if (counts < p.least).any():
+            residuals = kernels.residuals(p.X, labels, flats) if self.by_moments else residuals
+            labels, n_filled = reseed(p, labels, residuals, counts)
+        return State(labels, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
 
     def confirm(self) -> bool:
         self.warm = False
@@ -194,34 +178,14 @@ def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
     return flats, labels, problem.total(kernels.residuals(problem.X, labels, flats))
 
 
-def lacking(problem: Problem, counts: np.ndarray) -> np.ndarray:
-    """Rows (k,) that each cluster lacks to have as many as its flat passes through anyway: j, or j + 1 if affine."""
-    return np.maximum(0, np.array(problem.dims) + problem.affine - counts.astype(np.int64))
-
-
 def reseed(problem: Problem, labels: Array, residuals: Array, counts: np.ndarray) -> tuple[Array, int]:
-    """Fill clusters that have fewer rows than their flat passes through anyway with the rows of largest residual.
+    """Fill clusters that lack rows with those of largest residual; new labels, and how many clusters got some.
 
-    Such a cluster, an empty one above all, takes the worst rows of the others for nothing and the objective falls. Rows
-    that are fitted already stay, so with more flats than the rows need, some remain empty.
-
-    Parameters
-    ----------
-    problem : Problem
-    labels : (n,) int32
-    residuals : (n,) array
-    counts : (k,) array, on the host
-        Rows of positive weight in each cluster.
-
-    Returns
-    -------
-    labels : (n,) int32
-    n_filled : int
-        Clusters that got rows.
+    A cluster with fewer rows than its flat passes through anyway, an empty one above all, takes the worst rows of the
+    others for nothing and the objective falls. Rows that are fitted already stay, so with more flats than the rows
+    need, some remain empty. ``counts`` (k,) are of rows of positive weight.
     """
-    room = lacking(problem, counts)
-    if not room.any():
-        return labels, 0
+    room = np.maximum(0, problem.least - counts.astype(np.int64))
     xp, distance = namespace(labels), problem.distance_to_middle()
     noise = NOISE * float(np.finfo(problem.X.dtype).eps) * (distance.max() if problem.affine else distance)
     settled = xp.asarray(room)[labels] == 0  # rows of the clusters in need stay where they are

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats, Layout
-from ksubspaces.kernels.flats import take_rows
+from ksubspaces.kernels import Eigenspaces, Flats
 
 from .allocation import allocate
 from .alternation import NOT_CONVERGED, State
@@ -41,33 +40,25 @@ class Spectra:
 
     Attributes
     ----------
-    layout : Layout
-        Of the eigenvectors: d of each cluster, or as many as it has rows where these are at most d/2.
-    vectors : (sum q_c, d) array
-        Stacked, those of the largest eigenvalues first.
+    vectors : (k, q, d) array
+        Those of the largest eigenvalues first; q = d, or the rows of the largest cluster where these are at most d/2.
     values : (k, q) float64 array
         Eigenvalues, on the host; zeros where a cluster has fewer.
     means : (k, d) array or None
     """
 
-    layout: Layout
     vectors: Array
     values: np.ndarray
     means: Array | None
 
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
-        xp, starts, layout = namespace(self.vectors), self.layout.starts, kernels.layout_of(self.layout.d, tuple(dims))
-        offsets = None if self.means is None else self.means.astype(dtype, copy=False)
-
-        def taken(rows: np.ndarray) -> Array:
-            return self.vectors[xp.asarray(rows)].astype(dtype, copy=False)
-
-        bases = taken(starts[layout.owners] + layout.ranks)
-        if not layout.has_wide:
-            return Flats(layout, bases, offsets, None)
-        left = layout.complements
-        return Flats(layout, bases, offsets, taken((starts[:-1] + layout.dims)[left.owners] + left.ranks))
+        layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
+        bases, complements = layout.leading(self.vectors)
+        offsets, complements = (
+            part if part is None else part.astype(dtype, copy=False) for part in (self.means, complements)
+        )
+        return Flats(layout, bases.astype(dtype, copy=False), offsets, complements)
 
     def left(self, dims: Sequence[int]) -> np.ndarray:
         """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
@@ -75,9 +66,8 @@ class Spectra:
 
     def take(self, chosen: Sequence[int]) -> Spectra:
         """Those of the chosen clusters."""
-        kept = kernels.layout_of(self.layout.d, tuple(self.layout.dims[c] for c in chosen))
-        means = None if self.means is None else self.means[namespace(self.means).asarray(chosen)]
-        return Spectra(kept, take_rows(self.layout, self.vectors, chosen), self.values[list(chosen)], means)
+        rows = namespace(self.vectors).asarray(chosen)
+        return Spectra(self.vectors[rows], self.values[chosen], None if self.means is None else self.means[rows])
 
 
 class Choice(NamedTuple):
@@ -151,9 +141,11 @@ class Priced:
             if dtype == np.float64:
                 raise RuntimeError(NOT_CONVERGED)
             return self.solve(labels, k, np.float64, before)
-        floor = NOISE * np.sqrt(spaces.layout.d) * float(np.finfo(spaces.bases.dtype).eps)
+        d = self.problem.X.shape[1]
+        floor = NOISE * np.sqrt(d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
-        spectra = Spectra(spaces.layout, spaces.bases, values, means if self.problem.affine else None)
+        vectors = spaces.bases.reshape(k, -1, d)
+        spectra = Spectra(vectors, values[:, : vectors.shape[1]], means if self.problem.affine else None)
         dims, price, objective = self.choose(spectra, counts.astype(np.int64))
         return Solution(
             labels, objective, int(moved), spectra=spectra, counts=counts.astype(np.int64), dims=dims, price=price
@@ -196,7 +188,7 @@ class Budget(Priced):
 
     def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
         room = self.n_parameters - self.overhead(len(counts))
-        dims, price = allocate(spectra.values, counts + spectra.layout.d, room)
+        dims, price = allocate(spectra.values, counts + self.problem.X.shape[1], room)
         return Choice(dims, price, float(spectra.left(dims).sum()) if room >= 0 else np.inf)
 
     @property
@@ -256,13 +248,13 @@ class FixedPrice(Priced):
         self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
 
     def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
-        directions = self.price * (self.shares * counts + spectra.layout.d)  # what one of each side costs
+        directions = self.price * (self.shares * counts + self.problem.X.shape[1])  # what one of each side costs
         dims = tuple((self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1).tolist())
         return Choice(dims, self.price, float(self.costs(spectra, counts, dims).sum()))
 
     def costs(self, spectra: Spectra, counts: np.ndarray, dims: Sequence[int]) -> np.ndarray:
         """What each pair costs: what it leaves of its rows, and the price of its parameters; (m,)."""
-        directions = self.price * (self.shares * counts + spectra.layout.d)
+        directions = self.price * (self.shares * counts + self.problem.X.shape[1])
         return (self.shares * spectra.left(dims) + directions * np.array(dims)).reshape(-1, 2).sum(axis=1)
 
     def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:

@@ -27,6 +27,11 @@ class Problem:
         return len(self.dims)
 
     @property
+    def least(self) -> np.ndarray:
+        """Rows that each flat passes through, whatever they are: j, or j + 1 if affine; (k,) int64."""
+        return np.array(self.dims, np.int64) + self.affine
+
+    @property
     def on_card(self) -> bool:
         """Whether the rows live on a card, not in host memory."""
         return not isinstance(self.X, (np.ndarray, Streamed))

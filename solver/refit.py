@@ -71,20 +71,28 @@ class RunningMoments:
 def eigenspaces_by_chunks(
     problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
 ) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspace of each cluster, all of it without dims, and the means (k, d).
+    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span, and the means.
 
-    So many clusters at a time as have second moments that take little memory; from their rows where these are few.
+    So many clusters at a time as have second moments that take little memory.
     """
     xp, d = namespace(labels), problem.X.shape[1]
     at_once = max(1, RESIDENT_BYTES // (8 * d * d))
     if k <= at_once:
         moments = moments_in(dtype, problem, labels, k)
         return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), moments.means
-    ends = np.cumsum(to_numpy(kernels.label_counts(labels, k)))
-    groups = xp.split(xp.argsort(labels, kind="stable"), ends[:-1].tolist())
-    spans = [slice(first, first + at_once) for first in range(0, k, at_once)]
-    parts = [eigenspaces(problem, groups[span], None if dims is None else dims[span], dtype) for span in spans]
-    return joined([spaces for spaces, _ in parts]), xp.concatenate([means for _, means in parts])
+    sizes = to_numpy(kernels.label_counts(labels, k))
+    groups = xp.split(xp.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1].tolist())
+    layout = kernels.layout_of(d, tuple(dims or [d if 2 * sizes.max() > d else int(sizes.max())] * k))
+    bases, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, d)), xp.empty((k, d))
+    complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+    for first in range(0, k, at_once):
+        end = min(first + at_once, k)
+        spaces, means[first:end] = eigenspaces(problem, groups[first:end], layout.dims[first:end], dtype)
+        bases[layout.starts[first] : layout.starts[end]] = spaces.bases
+        values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
+        if complements is not None and spaces.complements is not None:
+            complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements
+    return Eigenspaces(layout, bases, values, complements), means
 
 
 def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
@@ -94,17 +102,16 @@ def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> 
 
 
 def eigenspaces(
-    problem: Problem, groups: Sequence[Array], dims: Sequence[int] | None, dtype: Any
+    problem: Problem, groups: Sequence[Array], dims: Sequence[int], dtype: Any
 ) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspace of each group of rows of X, all of it without dims, and their means (k, d); for few rows
-    from themselves, else from their second moments."""
+    """The leading eigenspace of each group of rows of X, and their means (k, d); for few rows from themselves, else
+    from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
     sizes = [len(rows) for rows in groups]
     few = 2 * max(sizes) <= X.shape[1]
     labels = xp.asarray(np.repeat(np.arange(len(groups), dtype=np.int32), sizes))
     moments = moments_in(dtype, problem, labels, len(groups), not few, xp.concatenate(groups))
     if not few:
-        dims = [X.shape[1]] * len(groups) if dims is None else dims
         return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
     blocks = []
     for rows, mean in zip(groups, moments.means, strict=True):
@@ -114,22 +121,7 @@ def eigenspaces(
         if weights is not None:
             A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
         blocks.append(A)
-    return kernels.batched_svd(blocks, sizes if dims is None else dims), moments.means
-
-
-def joined(parts: Sequence[Eigenspaces]) -> Eigenspaces:
-    """The eigenspaces of all parts, one after another."""
-    xp, layouts = namespace(parts[0].bases), [part.layout for part in parts]
-    layout = kernels.layout_of(layouts[0].d, sum((part.dims for part in layouts), ()))
-    width = max(part.eigenvalues.shape[1] for part in parts)
-    values = [xp.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in (part.eigenvalues for part in parts)]
-    complements = [part.complements for part in parts if part.complements is not None]
-    return Eigenspaces(
-        layout,
-        xp.concatenate([part.bases for part in parts]),
-        xp.concatenate(values),
-        xp.concatenate(complements) if complements else None,
-    )
+    return kernels.batched_svd(blocks, dims), moments.means
 
 
 def flags_of(spaces: Eigenspaces) -> tuple[Array, ...]:
