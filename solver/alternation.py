@@ -19,7 +19,7 @@ from ksubspaces.kernels import Flats
 
 from .arrays import Array, fetch, namespace
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, flags_of, moments_in, trivial_eigenspaces
+from .refit import RunningMoments, eigenspaces_by_chunks, flags_of, moments_of, trivial_eigenspaces
 
 NOT_CONVERGED = "eigenvectors of the second moments were not found, in float64 neither"
 NOISE = 64  # times the rounding of |x|^2: a residual below that is none
@@ -130,7 +130,7 @@ class FixedDims:
         p, labels = self.problem, state.labels
         self.exact = True
         if not self.moments.products:
-            moments = moments_in(np.float64, p, labels, p.k, products=False) if exact else self.moments(labels)
+            moments = moments_of(p, labels, p.k, np.float64, products=False) if exact else self.moments(labels)
             spaces, means = trivial_eigenspaces(p), moments.means
         elif exact or not self.moments.resident:
             spaces, means = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
@@ -155,7 +155,7 @@ class FixedDims:
             return None
         n_filled = 0
         if (counts < p.least).any():
-            residuals = kernels.residuals(p.X, labels, flats) if self.by_moments else residuals
+            residuals = kernels.residuals(p.X, kernels.group_rows(labels, p.k), flats) if self.by_moments else residuals
             labels, n_filled = reseed(p, labels, residuals, counts)
         return State(labels, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
 
@@ -175,7 +175,7 @@ def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
         fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
     )  # just what a prediction from the result will use
     labels, _ = rule.assign(flats)
-    return flats, labels, problem.total(kernels.residuals(problem.X, labels, flats))
+    return flats, labels, problem.total(kernels.residuals(problem.X, kernels.group_rows(labels, problem.k), flats))
 
 
 def reseed(problem: Problem, labels: Array, residuals: Array, counts: np.ndarray) -> tuple[Array, int]:

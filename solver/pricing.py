@@ -28,7 +28,7 @@ from .alternation import NOT_CONVERGED, State
 from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, flags_of
+from .refit import RunningMoments, eigenspaces_by_chunks, flags_of, moments_of
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
@@ -160,7 +160,7 @@ class Priced:
     def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
         """All eigenvectors of each cluster's second moments, and the means."""
         p = self.problem
-        moments = kernels.second_moments(p.X, labels, k, p.weights, p.affine)
+        moments = moments_of(p, labels, k)
         dims = [p.X.shape[1]] * k
         return kernels.top_eigenspaces(moments.scatter, dims, dtype or p.X.dtype), moments.means
 
@@ -207,12 +207,12 @@ class Budget(Priced):
 
     def rows_of(self, solution: Solution, chosen: Sequence[int]) -> list[Array]:
         """Numbers of the rows of each chosen cluster."""
-        xp, labels = namespace(solution.labels), solution.labels
+        labels = solution.labels
         if self.exact is not None:
             labels = labels.copy()
             labels[self.exact] = solution.k
-        order, ends = xp.argsort(labels, kind="stable"), np.cumsum(solution.counts)
-        return [order[ends[c] - solution.counts[c] : ends[c]] for c in chosen]
+        groups = kernels.group_rows(labels, solution.k + 1)
+        return [groups.rows(c) for c in chosen]
 
     def _counts(self, labels: Array, k: int) -> Array:
         counts = kernels.label_counts(labels, k)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats, Moments
-from ksubspaces.kernels.moments import combined, traces
+from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
+from ksubspaces.kernels.moments import traces
 
-from .arrays import BLOCK_BYTES, Array, namespace, row_blocks, to_numpy
+from .arrays import Array, namespace
 from .problem import Problem
 
 RESIDENT_BYTES = 64 << 20  # second moments of all clusters are kept if they take less than this ...
@@ -50,7 +50,7 @@ class RunningMoments:
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
-        self.moments = kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
+        self.moments = moments_of(p, labels, self.k, products=self.products)
         self.labels, self.updates, self.peak = labels, 0, None
         if not fresh:
             self._faded(self.moments)
@@ -68,6 +68,12 @@ class RunningMoments:
         return bool(((left < FADED * before) | ((left > 0) & (left < FADED * held))).any())
 
 
+def moments_of(problem: Problem, labels: Array, k: int, dtype: Any = None, products: bool = True) -> Moments:
+    """Moments of k clusters, multiplied in X's precision or the one given."""
+    groups = kernels.group_rows(labels, k)
+    return kernels.second_moments(problem.X, groups, problem.weights, problem.affine, products, dtype)
+
+
 def eigenspaces_by_chunks(
     problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
 ) -> tuple[Eigenspaces, Array]:
@@ -78,16 +84,16 @@ def eigenspaces_by_chunks(
     xp, d = namespace(labels), problem.X.shape[1]
     at_once = max(1, RESIDENT_BYTES // (8 * d * d))
     if k <= at_once:
-        moments = moments_in(dtype, problem, labels, k)
+        moments = moments_of(problem, labels, k, dtype)
         return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), moments.means
-    sizes = to_numpy(kernels.label_counts(labels, k))
-    groups = xp.split(xp.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1].tolist())
-    layout = kernels.layout_of(d, tuple(dims or [d if 2 * sizes.max() > d else int(sizes.max())] * k))
+    groups = kernels.group_rows(labels, k)
+    most = max(np.diff(groups.bounds).tolist())
+    layout = kernels.layout_of(d, tuple(dims or [d if 2 * most > d else most] * k))
     bases, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, d)), xp.empty((k, d))
     complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
     for first in range(0, k, at_once):
         end = min(first + at_once, k)
-        spaces, means[first:end] = eigenspaces(problem, groups[first:end], layout.dims[first:end], dtype)
+        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype)
         bases[layout.starts[first] : layout.starts[end]] = spaces.bases
         values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
         if complements is not None and spaces.complements is not None:
@@ -95,26 +101,25 @@ def eigenspaces_by_chunks(
     return Eigenspaces(layout, bases, values, complements), means
 
 
-def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
-    """The best j-flat for each group of rows of X."""
-    spaces, means = eigenspaces(problem, groups, [j] * len(groups), dtype)
+def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Flats:
+    """The best j-flat for each list of row numbers."""
+    xp, sizes = namespace(problem.X), [len(own) for own in rows]
+    groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
+    spaces, means = eigenspaces(problem, groups, [j] * len(rows), dtype)
     return spaces.flats(means if problem.affine else None)
 
 
-def eigenspaces(
-    problem: Problem, groups: Sequence[Array], dims: Sequence[int], dtype: Any
-) -> tuple[Eigenspaces, Array]:
+def eigenspaces(problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any) -> tuple[Eigenspaces, Array]:
     """The leading eigenspace of each group of rows of X, and their means (k, d); for few rows from themselves, else
     from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
-    sizes = [len(rows) for rows in groups]
-    few = 2 * max(sizes) <= X.shape[1]
-    labels = xp.asarray(np.repeat(np.arange(len(groups), dtype=np.int32), sizes))
-    moments = moments_in(dtype, problem, labels, len(groups), not few, xp.concatenate(groups))
+    few = 2 * max(np.diff(groups.bounds).tolist()) <= X.shape[1]
+    moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
     if not few:
         return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
     blocks = []
-    for rows, mean in zip(groups, moments.means, strict=True):
+    for c, mean in enumerate(moments.means):
+        rows = groups.rows(c)
         A = X[rows].astype(dtype)
         if problem.affine:
             A -= mean.astype(dtype)
@@ -128,29 +133,6 @@ def flags_of(spaces: Eigenspaces) -> tuple[Array, ...]:
     """Whether the solver succeeded for each matrix, where it leaves that to be asked."""
     ok = getattr(spaces, "ok", None)
     return () if ok is None else (ok,)
-
-
-def moments_in(
-    dtype: Any, problem: Problem, labels: Array, k: int, products: bool = True, rows: Array | None = None
-) -> Moments:
-    """Moments of the rows (all, or those of the given numbers), multiplied in a precision that need not be X's."""
-    X, weights, affine = problem.X, problem.weights, problem.affine
-    if dtype == X.dtype:
-        return kernels.second_moments(X, labels, k, weights, affine, products, rows)
-    if rows is None:
-        blocks = ((slice(start, start + len(block)), block) for start, block in row_blocks(X))
-    else:
-        size = max(1, BLOCK_BYTES // (X.shape[1] * X.dtype.itemsize))
-        spans = (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
-        blocks = ((span, X[rows[span]]) for span in spans)
-        weights = None if weights is None else weights[rows]
-    total = combined(
-        kernels.second_moments(
-            block.astype(dtype), labels[span], k, None if weights is None else weights[span], affine, products
-        )
-        for span, block in blocks
-    )
-    return kernels.second_moments(X[rows], labels, k, weights, affine, products) if total is None else total
 
 
 def trivial_eigenspaces(problem: Problem) -> Eigenspaces:

@@ -11,7 +11,7 @@ from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
-from ksubspaces.kernels import Flats, cuda, reference
+from ksubspaces.kernels import Flats, cuda, group_rows, reference
 from ksubspaces.kernels.cuda import eigen, groups, loader, moments
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
@@ -70,10 +70,10 @@ def exercise_moments():
     """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 700).astype(np.int32)
-    order, starts = groups.group_by_label(labels, 5)
-    np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
-    np.testing.assert_array_equal(starts, np.searchsorted(labels[order], np.arange(6)))
-    assert np.all(np.diff(groups.grouped(labels, 5, 16).slots) == -(-np.diff(starts) // 16))
+    found = groups.group_rows(labels, 5)
+    np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
+    assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "CHUNK", 64)
         patch.setattr(moments, "WORKSPACE", 3 * 4 * 3 * 128 * 128)  # three slots at a time
@@ -81,14 +81,14 @@ def exercise_moments():
             X = (rng.normal(size=(n, d)) + 3).astype(dtype)
             weights = rng.random(n)
             labels = rng.integers(0, 3, n).astype(np.int32)
-            got = moments.second_moments(X, labels, 3, weights, center=True)
-            want = reference.second_moments(X, labels, 3, weights, center=True)
+            got = moments.second_moments(X, group_rows(labels, 3), weights, center=True)
+            want = reference.second_moments(X, group_rows(labels, 3), weights, center=True)
             assert_accurate(got.raw, want.raw, dtype)
             np.testing.assert_allclose(got.means, want.means, rtol=1e-12)
             np.testing.assert_allclose(got.mass, want.mass, rtol=1e-14)
             rows, new = np.arange(40), rng.integers(0, 3, 40).astype(np.int32)
             moments.update_moments(got, X, rows, labels[rows], new, weights)
-            want = reference.second_moments(X, np.concatenate([new, labels[40:]]), 3, weights, center=True)
+            want = reference.second_moments(X, group_rows(np.concatenate([new, labels[40:]]), 3), weights, center=True)
             np.testing.assert_allclose(got.scatter, want.scatter, rtol=0, atol=1e-5 * want.scatter.max())
 
 
