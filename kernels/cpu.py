@@ -64,16 +64,17 @@ def assign(
 
 
 def sqdistances(X: np.ndarray, flats: Flats) -> np.ndarray:
-    distances = np.empty((len(X), flats.k), dtype=X.dtype)
     if _is_small(X, flats):
+        distances = np.empty((len(X), flats.k), dtype=X.dtype)
         loops.distances_directly(*_plain(X, flats), distances)
         return distances
+    distances = np.empty((flats.k, len(X)), dtype=X.dtype)
     for rows, groups in _projections(X, flats):
         for clusters, projected, group, energy in groups:
             out = np.empty((clusters.stop - clusters.start, rows.stop - rows.start), dtype=X.dtype)
             loops.distances(projected, group.starts, group.shifts, group.exact, energy, out)
-            distances[rows, clusters] = out.T
-    return distances
+            distances[clusters, rows] = out
+    return distances.T
 
 
 def _is_small(X: np.ndarray, flats: Flats) -> bool:
@@ -362,8 +363,11 @@ def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.nda
 
 
 def lower_distances(distances: np.ndarray, trials: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    np.minimum(trials, distances[:, None], out=trials)
-    return weights.astype(np.float64) @ trials
+    lowered = np.ascontiguousarray(trials.T)
+    potentials = loops.lower(np.array(distances, lowered.dtype), lowered, np.array(weights, np.float64))
+    if not np.may_share_memory(lowered, trials):
+        trials[...] = lowered.T
+    return potentials
 
 
 def largest(costs: np.ndarray, m: int) -> np.ndarray:

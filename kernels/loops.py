@@ -64,6 +64,20 @@ def residual(projected, start, stop, shifts, exact, energy, total):  # type: ign
 
 
 @_jit
+def lower(distances, trials, weights):  # type: ignore[no-untyped-def]
+    """Lower each row of trials (p, n) to at most the distances (n,), and return their weighted sums (p,)."""
+    potentials = np.zeros(trials.shape[0])
+    for c in range(trials.shape[0]):
+        trial, potential = trials[c], 0.0
+        for i in range(trial.size):
+            lowered = min(trial[i], distances[i])
+            trial[i] = lowered
+            potential += weights[i] * lowered
+        potentials[c] = potential
+    return potentials
+
+
+@_jit
 def group_by_label(labels, k):  # type: ignore[no-untyped-def]
     """Stable counting sort: row numbers ordered by label, and where each label starts (k + 1,)."""
     starts = np.zeros(k + 1, np.int64)
