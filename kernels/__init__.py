@@ -214,8 +214,10 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     return _device(moments.first).measure_objective(moments, flats)
 
 
-def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
-    """Leading eigenspaces of symmetric matrices, or one step towards them.
+def top_eigenspaces(
+    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+) -> Eigenspaces:
+    """Leading eigenspaces of symmetric matrices, or bases on the way to them.
 
     Parameters
     ----------
@@ -226,10 +228,13 @@ def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Arr
     dtype : dtype, optional
         Precision of the computation and the result; default that of S.
     start : (sum j_c, d) array, optional
-        Orthonormal bases to improve on, stacked. Where eigenvectors are dear, what comes back is one block power step
-        from them, which captures at least as much of each S_c, and its ``exact`` is ``False``.
+        Orthonormal bases to improve on, stacked.
+    exact : bool
+        If not, what comes back where eigenvectors are dear is some block power steps from ``start``, or from any bases.
+        They capture at least as much of each S_c as those that they start from. The host does not wait, and what failed
+        is in the result's ``ok``; an exact result has no failures, for they are raised.
     """
-    return _device(S).top_eigenspaces(S, dims, dtype, start)
+    return _device(S).top_eigenspaces(S, dims, dtype, start, exact)
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:

@@ -292,7 +292,7 @@ def _block_rows(row_bytes: int) -> int:
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None
+    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
     dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]

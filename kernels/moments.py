@@ -20,9 +20,8 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     raw, xp = moments.known_raw, namespace(moments.first)
     V = flats.layout.pad(flats.bases).astype(raw.dtype)
     left = traces(raw) - ((V @ raw) * V).sum(axis=(1, 2))
-    if flats.offsets is not None or moments.center:
-        # sum w |R (x - o - s)|^2, s from the origin to the offset
-        shift = (0 if flats.offsets is None else flats.offsets) - moments.origins
+    shift = moments.shifts(flats)
+    if shift is not None:
         along, first = xp.matmul(V, shift[:, :, None])[:, :, 0], xp.matmul(V, moments.first[:, :, None])[:, :, 0]
         left += moments.mass * ((shift * shift).sum(axis=1) - (along * along).sum(axis=1))
         left -= 2 * ((moments.first * shift).sum(axis=1) - (first * along).sum(axis=1))
@@ -95,6 +94,12 @@ class Moments:
         about_means = raw - self.first[:, :, None] * shift[:, None, :]
         # Of rows that are all alike, what is left after the mean is rounding, and no more semidefinite.
         return about_means * (traces(about_means) > ROUNDING * traces(raw))[:, None, None]
+
+    def shifts(self, flats: Flats) -> Array | None:
+        """From the origins to the offsets of the flats, (k, d) float64; ``None`` where both are zero."""
+        if flats.offsets is None and not self.center:
+            return None
+        return (0 if flats.offsets is None else flats.offsets) - self.origins
 
     def add(self, other: Moments) -> None:
         """Add the moments of further rows, in place, about the origins held here.

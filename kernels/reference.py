@@ -106,12 +106,19 @@ def measure_objective(moments: Moments, flats: Flats) -> np.ndarray:
     for c in range(flats.k):
         V, first = np.asarray(flats.basis(c), dtype=np.float64), moments.first[c]
         shift = (0 if flats.offsets is None else flats.offsets[c]) - moments.origins[c]
-        S = moments.raw[c] - np.outer(first, shift) - np.outer(shift, first) + moments.mass[c] * np.outer(shift, shift)
+        S = (
+            moments.known_raw[c]
+            - np.outer(first, shift)
+            - np.outer(shift, first)
+            + moments.mass[c] * np.outer(shift, shift)
+        )
         objective += max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
     return objective
 
 
-def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
+def top_eigenspaces(
+    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+) -> Eigenspaces:
     """Top dims[c] eigenvectors of each S_c, eigenvalues descending, and the eigenvectors left."""
     spaces = []
     for matrix in S:

@@ -19,9 +19,8 @@ from ksubspaces.kernels import Flats
 
 from .arrays import Array, fetch, namespace
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, flags_of, moments_of, trivial_eigenspaces
+from .refit import RunningMoments, eigenspaces_by_chunks, moments_of, trivial_eigenspaces
 
-NOT_CONVERGED = "eigenvectors of the second moments were not found, in float64 neither"
 NOISE = 64  # times the rounding of |x|^2: a residual below that is none
 
 
@@ -61,13 +60,13 @@ class Rule(Protocol[S]):
     """Which flats a refit may choose, and what a row pays for each."""
 
     def refit(self, state: S, exact: bool = False) -> Flats:
-        """The best flats for a state's labels: ``exact`` in float64, else with nothing that the host waits for."""
+        """The best flats for a state's labels; not ``exact``, they may be no good, but the host does not wait."""
 
     def assign(self, flats: Flats, state: S) -> tuple[Array, Array]:
         """Labels of the best flats, and residuals; not waited for either."""
 
     def measure(self, state: S, flats: Flats, labels: Array, residuals: Array) -> S | None:
-        """The state after these labels, with one wait; ``None`` if the flats were no good, for the solver failed."""
+        """The state after these labels, with one wait; ``None`` if the flats were no good."""
 
     def confirm(self) -> bool:
         """Whether steps that gain nothing are final; where they are not, refits are exact from now on."""
@@ -90,8 +89,7 @@ def alternate(
     best, idle = state, 0
     while not (state.converged or state.stopped) and len(state.history) < max_iter:
         new = _step(state, rule) or _step(state, rule, exact=True)
-        if new is None:
-            raise RuntimeError(NOT_CONVERGED)
+        assert new is not None  # what is exact has not failed, or says so itself
         filled = new.n_reseeded > state.n_reseeded
         idle = 0 if filled or new.objective * (1 + tol) < best.objective else idle + 1
         settled = not filled and (new.moved == 0 or idle > patience)
@@ -123,12 +121,12 @@ class FixedDims:
         # On a card the moments that the next refit takes cost less than residuals; elsewhere residuals come for nothing
         self.by_moments = problem.on_card and self.moments.resident and self.moments.products
         self.bases: Array | None = None
-        self.warm, self.exact = True, True  # refits may start from the last bases; whether the last one was exact
-        self.flags: tuple[Array, ...] = ()
+        self.warm, self.exact = True, True  # refits need not be exact; whether the last one was
+        self.ok: Array | None = None  # whether it succeeded, (k,)
 
     def refit(self, state: State, exact: bool = False) -> Flats:
         p, labels = self.problem, state.labels
-        self.exact = True
+        self.exact, self.ok = True, None
         if not self.moments.products:
             moments = moments_of(p, labels, p.k, np.float64, products=False) if exact else self.moments(labels)
             spaces, means = trivial_eigenspaces(p), moments.means
@@ -136,10 +134,8 @@ class FixedDims:
             spaces, means = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
         else:
             moments = self.moments(labels)
-            start = self.bases if self.warm else None
-            spaces, means = kernels.top_eigenspaces(moments.scatter, p.dims, p.X.dtype, start), moments.means
-            self.bases, self.exact = spaces.bases, spaces.exact
-        self.flags = flags_of(spaces)
+            spaces = kernels.top_eigenspaces(moments.scatter, p.dims, p.X.dtype, self.bases, not self.warm)
+            means, self.bases, self.exact, self.ok = moments.means, spaces.bases, spaces.exact, spaces.ok
         return spaces.flats(means if p.affine else None)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
@@ -149,9 +145,8 @@ class FixedDims:
         p = self.problem
         left = kernels.measure_objective(self.moments(labels), flats) if self.by_moments else p.objective(residuals)
         moved = (labels != state.labels).sum()
-        objective, moved, counts, *ok = fetch(left, moved, p.counts(labels), *self.flags)
+        objective, moved, counts, *ok = fetch(left, moved, p.counts(labels), *([] if self.ok is None else [self.ok]))
         if not all(flags.all() for flags in ok):
-            self.bases = None
             return None
         n_filled = 0
         if (counts < p.least).any():
@@ -168,8 +163,6 @@ def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
     """An exact refit, all of it in float64, the labels it gives, and the objective of the two together."""
     rule = FixedDims(problem)
     fitted = rule.refit(State(labels), exact=True)
-    if not all(flags.all() for flags in fetch(*rule.flags)):
-        raise RuntimeError(NOT_CONVERGED)
     offsets = None if fitted.offsets is None else fitted.offsets.astype(problem.X.dtype)
     flats = Flats.spanned_by(
         fitted.layout, fitted.bases.astype(problem.X.dtype), offsets

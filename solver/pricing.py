@@ -24,11 +24,11 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Eigenspaces, Flats
 
 from .allocation import allocate
-from .alternation import NOT_CONVERGED, State
+from .alternation import State
 from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, flags_of, moments_of
+from .refit import RunningMoments, eigenspaces_by_chunks, moments_of
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
@@ -136,11 +136,7 @@ class Priced:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
         spaces, means = self._eigenspaces(labels, k, dtype)
         moved = (labels != (labels if before is None else before)).sum()
-        values, counts, moved, *ok = fetch(spaces.eigenvalues, self._counts(labels, k), moved, *flags_of(spaces))
-        if not all(flags.all() for flags in ok):
-            if dtype == np.float64:
-                raise RuntimeError(NOT_CONVERGED)
-            return self.solve(labels, k, np.float64, before)
+        values, counts, moved = fetch(spaces.eigenvalues, self._counts(labels, k), moved)
         d = self.problem.X.shape[1]
         floor = NOISE * np.sqrt(d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding

@@ -129,12 +129,6 @@ def eigenspaces(problem: Problem, groups: Groups, dims: Sequence[int], dtype: An
     return kernels.batched_svd(blocks, dims), moments.means
 
 
-def flags_of(spaces: Eigenspaces) -> tuple[Array, ...]:
-    """Whether the solver succeeded for each matrix, where it leaves that to be asked."""
-    ok = getattr(spaces, "ok", None)
-    return () if ok is None else (ok,)
-
-
 def trivial_eigenspaces(problem: Problem) -> Eigenspaces:
     """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
     xp, d, dtype = namespace(problem.X), problem.X.shape[1], problem.X.dtype

@@ -63,7 +63,9 @@ def run_on(xp, n, d, dims, dtype, affine):
     moved = kernels.changed_rows(labels, new)
     kernels.update_moments(moments, X, moved, labels[moved], new[moved], weights)
     kernels.measure_objective(moments, flats)
-    kernels.top_eigenspaces(moments.scatter, dims, dtype, flats.bases)
+    kernels.top_eigenspaces(moments.scatter, dims, dtype)
+    for start in (None, flats.bases):
+        kernels.top_eigenspaces(moments.scatter, dims, dtype, start, exact=False)
     kernels.batched_svd([X[: d // 2 + 1], X[: 2 * d]], min(d, 5))
 
     decode(xp, rng, n, dims, labels, bases, offsets)

@@ -108,11 +108,12 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
     exactly = kernels.top_eigenspaces
     kinds = []
 
-    def dear(S, dims, dtype=None, start=None):
-        kinds.append(start is None)
-        if start is None:
+    def dear(S, dims, dtype=None, start=None, exact=True):
+        kinds.append(exact)
+        if exact:
             return exactly(S, dims, dtype)
         layout = kernels.layout_of(S.shape[1], dims)
+        start = np.concatenate([np.eye(24)[:j] for j in dims]) if start is None else start
         bases = [np.linalg.qr(matrix @ V.T)[0].T for matrix, V in zip(S, layout.split(start), strict=True)]
         return kernels.Eigenspaces(layout, np.concatenate(bases), None, None, exact=False)
 
@@ -120,7 +121,6 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
     monkeypatch.setattr(kernels, "top_eigenspaces", dear)
     got = alternate(start, FixedDims(problem), max_iter=300, tol=1e-6)
     assert got.converged
-    assert kinds[0]  # nothing to start from
     assert kinds[-1]
     assert not all(kinds)
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(got.history))

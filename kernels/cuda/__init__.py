@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..flats import Array
-from ..moments import measure_objective
 from .assign import assign, sqdistances
 from .eigen import batched_svd, top_eigenspaces
 from .grouped import coefficients, residuals
 from .groups import group_rows, label_counts
 from .lookup import lookup
 from .moments import second_moments, update_moments
+from .power import measure_objective
 
 __all__ = [
     "assign",
