@@ -143,9 +143,15 @@ class FixedDims:
 
     def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
         p = self.problem
-        left = kernels.measure_objective(self.moments(labels), flats) if self.by_moments else p.objective(residuals)
+        if self.by_moments:
+            moments = self.moments(labels)
+            left, counts = kernels.measure_objective(moments, flats), moments.counts
+        else:
+            left = p.objective(residuals)
+        if not self.by_moments or p.weights is not None:
+            counts = p.counts(labels)
         moved = (labels != state.labels).sum()
-        objective, moved, counts, *ok = fetch(left, moved, p.counts(labels), *([] if self.ok is None else [self.ok]))
+        objective, moved, counts, *ok = fetch(left, moved, counts, *([] if self.ok is None else [self.ok]))
         if not all(flags.all() for flags in ok):
             return None
         n_filled = 0

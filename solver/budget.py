@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from numbers import Real
 from typing import Any
@@ -160,31 +161,19 @@ def compress(
             raise ValueError("dims='equal' does not find k; give it, for instance k=5")
         bar = Bar(energy(problem.X, problem.weights)) if progress else None
         if most is not None and dims == "equal":
-            fit = _fit_equal(budget, most, "k-means++" if init is None else start, n_init, max_iter, tol, seed, bar)
+            first = "k-means++" if init is None else start
+            labels, flats, steps, converged = _fit_equal(budget, most, first, n_init, max_iter, tol, seed, bar)
         else:
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
             with shown(bar):
-                fit = _descend(budget, start, most, runs, max_iter, tol, seed, bar)
-        flats = fit.flats
+                labels, flats, steps, converged = _descend(budget, start, most, runs, max_iter, tol, seed, bar)
         if flats.offsets is not None:
             flats = replace(flats, offsets=scaled(flats.offsets, exponent))
-        if exact is None:
-            factors = factorize(array, fit.labels, flats, home)
-        else:
-            factors = _with_exact(array, fit.labels, flats, exact, home)
+        args = array, labels, flats
+        factors = factorize(*args, home) if exact is None else _with_exact(*args, exact, home)
     with np.errstate(over="ignore"):
-        history = np.ldexp(np.array(fit.history) * problem.unit, 2 * exponent).tolist()
-    return record_fit(factors, A, sample_weight, history, fit.converged, time.perf_counter() - begun)
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """Labels and flats within a budget; the objective after each step of their descent, and whether that converged."""
-
-    labels: Array
-    flats: Flats
-    history: list[float]
-    converged: bool
+        history = np.ldexp(np.array(steps) * problem.unit, 2 * exponent).tolist()
+    return record_fit(factors, A, sample_weight, history, converged, time.perf_counter() - begun)
 
 
 def parameters_within(
@@ -271,16 +260,8 @@ def _start(init: Any, n: int, exact: Array | None, device: str) -> Array:
 
 def _descend(
     budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Any, bar: Bar | None
-) -> _Fit:
-    """The best of the runs; the truncated SVD if none is better."""
-    problem = budget.problem
-
-    def show(solution: Solution) -> None:
-        if bar is not None:
-            bar.update(
-                f"{solution.k} clusters", solution.objective, f"{min(solution.dims)} to {max(solution.dims)} dims"
-            )
-
+) -> tuple[Array, Flats, Sequence[float], bool]:
+    """The best of the runs, the truncated SVD if none is better: labels, flats, objectives, whether it converged."""
     first = compact(budget.solve(start, int(start.max()) + 1))
     best: Solution | None = None
     history, converged = [first.objective], True
@@ -290,7 +271,9 @@ def _descend(
         def step(solution: Solution, steps: list[float] = steps) -> None:
             if solution.moved:
                 steps.append(solution.objective)
-            show(solution)
+            if bar is not None:
+                dims = f"{min(solution.dims)} to {max(solution.dims)} dims"
+                bar.update(f"{solution.k} clusters", solution.objective, dims)
 
         solution = replace(clusters(budget, first, most, rng, step), history=(), converged=False)
         solution = alternate(solution, budget, max_iter=max_iter, tol=tol, patience=PATIENCE, on_step=step)
@@ -310,19 +293,19 @@ def _descend(
         )
     if bar is not None:
         bar.finish()
-    return _Fit(best.labels, best.flats(problem.X.dtype), history, converged)
+    return best.labels, best.flats(budget.problem.X.dtype), history, converged
 
 
 def _fit_equal(
     budget: Budget, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Any, bar: Bar | None
-) -> _Fit:
+) -> tuple[Array, Flats, Sequence[float], bool]:
     """Flats of the largest dimension that fits in every cluster alike."""
     dims = equal_dims(budget, k)
     if dims[0] < 1:
         raise ValueError(f"k={k} clusters of equal dimension do not fit in {budget.n_parameters} parameters; lower k")
     problem = replace(budget.problem, dims=dims, unit=1.0)  # as with a budget, histories are in units
     state, flats, labels, _ = fit_problem(problem, init, n_init, max_iter, tol, seed, bar)
-    return _Fit(labels, flats, list(state.history), state.converged)
+    return labels, flats, state.history, state.converged
 
 
 def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home) -> Factorization:

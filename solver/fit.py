@@ -240,15 +240,16 @@ def fit_problem(
 
         return alternate(state, FixedDims(problem), max_iter=most, tol=tol, on_step=report)
 
-    best, winner = State(problem.X), 0
+    best: State | None = None
     with shown(bar):
         for number, (start, rng) in enumerate(zip(starts, generators(seed), strict=False)):
             state = run(number, State(start(problem, rng)), steps)
-            if number == 0 or state.objective < best.objective:
+            if best is None or state.objective < best.objective:
                 best, winner = state, number
             if state.stopped:
                 best = replace(best, stopped=True)
                 break
+        assert best is not None
         best = run(winner, best, max_iter)
         if bar is not None:
             bar.finish()

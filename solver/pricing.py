@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from .alternation import State
 from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, moments_of
+from .refit import RunningMoments, eigenspaces_by_chunks
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
@@ -70,14 +70,6 @@ class Spectra:
         return Spectra(self.vectors[rows], self.values[chosen], None if self.means is None else self.means[rows])
 
 
-class Choice(NamedTuple):
-    """Dimensions of the flats, the price of a parameter (lambda), and the objective that they lead to."""
-
-    dims: tuple[int, ...]
-    price: float
-    objective: float
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Solution(State):
     """Labels, the best flats that are worth their price with them, and what is left of the rows then.
@@ -108,13 +100,23 @@ class Solution(State):
 
 
 class Priced:
-    """What rules have in common under which directions are chosen by their price."""
+    """What rules have in common that choose directions by their price.
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    Parameters
+    ----------
+    problem : Problem
+        Its ``dims`` are of no account.
+    exact : (m,) array of row numbers, optional
+        Rows that are kept as they are, in a cluster of their own. Their weight in the problem is zero; whatever their
+        labels, they count for nothing in the other clusters.
+    """
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
-        """The dimensions that clusters with these spectra and numbers of rows are worth."""
+    def __init__(self, problem: Problem, exact: Array | None = None) -> None:
+        self.problem, self.exact, self.d = problem, exact, problem.X.shape[1]
+        self._moments: RunningMoments | None = None
+
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
+        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, the objective then."""
         raise NotImplementedError
 
     def refit(self, state: Solution, exact: bool = False) -> Flats:
@@ -122,7 +124,11 @@ class Priced:
 
     def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:
         """Labels at the state's price, and residuals."""
-        return kernels.assign(self.problem.X, flats, self._penalty(flats, state), self.problem.weights)
+        penalty = namespace(self.problem.X).asarray(state.price * np.array(flats.layout.dims))
+        return self._assign(flats, penalty)
+
+    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)
 
     def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
@@ -135,57 +141,41 @@ class Priced:
     def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
         spaces, means = self._eigenspaces(labels, k, dtype)
-        moved = (labels != (labels if before is None else before)).sum()
-        values, counts, moved = fetch(spaces.eigenvalues, self._counts(labels, k), moved)
-        d = self.problem.X.shape[1]
-        floor = NOISE * np.sqrt(d) * float(np.finfo(spaces.bases.dtype).eps)
+        rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
+        if self.exact is not None:
+            rows = rows - kernels.label_counts(labels[self.exact], k)
+        values, counts, moved = fetch(spaces.eigenvalues, rows, moved)
+        floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
-        vectors = spaces.bases.reshape(k, -1, d)
+        vectors, counts = spaces.bases.reshape(k, -1, self.d), counts.astype(np.int64)
         spectra = Spectra(vectors, values[:, : vectors.shape[1]], means if self.problem.affine else None)
-        dims, price, objective = self.choose(spectra, counts.astype(np.int64))
-        return Solution(
-            labels, objective, int(moved), spectra=spectra, counts=counts.astype(np.int64), dims=dims, price=price
-        )
-
-    def _penalty(self, flats: Flats, state: Solution) -> Array:
-        return namespace(self.problem.X).asarray(state.price * np.array(flats.layout.dims))
-
-    def _counts(self, labels: Array, k: int) -> Array:
-        return kernels.label_counts(labels, k)
+        dims, price, objective = self.choose(spectra, counts)
+        return Solution(labels, objective, int(moved), spectra=spectra, counts=counts, dims=tuple(dims), price=price)
 
     def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
         """All eigenvectors of each cluster's second moments, and the means."""
-        p = self.problem
-        moments = moments_of(p, labels, k)
-        dims = [p.X.shape[1]] * k
-        return kernels.top_eigenspaces(moments.scatter, dims, dtype or p.X.dtype), moments.means
+        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
+            self._moments = None
+        elif self._moments is None or self._moments.k != k:
+            self._moments = RunningMoments(self.problem, k)
+        if self._moments is None or not self._moments.resident:
+            return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
+        moments = self._moments(labels)
+        return kernels.top_eigenspaces(moments.scatter, [self.d] * k, self.problem.X.dtype), moments.means
 
 
 class Budget(Priced):
-    """The price is such that the directions kept fill a number of parameters.
-
-    Parameters
-    ----------
-    problem : Problem
-        Its ``dims`` are of no account.
-    n_parameters : int
-        Most that there may be, all told.
-    exact : (m,) array of row numbers, optional
-        Rows that are kept as they are, in a cluster of their own. Their weight in the problem is zero; whatever their
-        labels, they count for nothing in the other clusters.
-    """
+    """The price is such that the directions kept fill a number of parameters, all told."""
 
     def __init__(self, problem: Problem, n_parameters: int, exact: Array | None = None) -> None:
-        super().__init__(problem)
-        self.n_parameters, self.exact = n_parameters, exact
-        self.n_exact = 0 if exact is None else len(exact)
+        super().__init__(problem, exact)
+        self.n_parameters, self.n_exact = n_parameters, 0 if exact is None else len(exact)
         self.n_rows = len(problem.X) - self.n_exact
-        self._moments: RunningMoments | None = None
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
         room = self.n_parameters - self.overhead(len(counts))
-        dims, price = allocate(spectra.values, counts + self.problem.X.shape[1], room)
-        return Choice(dims, price, float(spectra.left(dims).sum()) if room >= 0 else np.inf)
+        dims, price = allocate(spectra.values, counts + self.d, room)
+        return dims, price, float(spectra.left(dims).sum()) if room >= 0 else np.inf
 
     @property
     def linear(self) -> Budget:
@@ -194,12 +184,11 @@ class Budget(Priced):
 
     def overhead(self, k: int) -> int:
         """Parameters of k clusters before their first direction: labels, offsets, and the rows kept as they are."""
-        d = self.problem.X.shape[1]
         counts, dims = [self.n_rows] + [0] * (k - 1), [0] * k
         if self.n_exact:
             counts.append(self.n_exact)
-            dims.append(min(self.n_exact, d))
-        return count_parameters(counts, dims, d, self.problem.affine)
+            dims.append(min(self.n_exact, self.d))
+        return count_parameters(counts, dims, self.d, self.problem.affine)
 
     def rows_of(self, solution: Solution, chosen: Sequence[int]) -> list[Array]:
         """Numbers of the rows of each chosen cluster."""
@@ -209,20 +198,6 @@ class Budget(Priced):
             labels[self.exact] = solution.k
         groups = kernels.group_rows(labels, solution.k + 1)
         return [groups.rows(c) for c in chosen]
-
-    def _counts(self, labels: Array, k: int) -> Array:
-        counts = kernels.label_counts(labels, k)
-        return counts if self.exact is None else counts - kernels.label_counts(labels[self.exact], k)
-
-    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
-            self._moments = None
-        elif self._moments is None or self._moments.k != k:
-            self._moments = RunningMoments(self.problem, k)
-        if self._moments is None or not self._moments.resident:
-            return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
-        moments, dims = self._moments(labels), [self.problem.X.shape[1]] * k
-        return kernels.top_eigenspaces(moments.scatter, dims, self.problem.X.dtype), moments.means
 
 
 class FixedPrice(Priced):
@@ -243,18 +218,18 @@ class FixedPrice(Priced):
         super().__init__(part)
         self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> Choice:
-        directions = self.price * (self.shares * counts + self.problem.X.shape[1])  # what one of each side costs
-        dims = tuple((self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1).tolist())
-        return Choice(dims, self.price, float(self.costs(spectra, counts, dims).sum()))
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
+        directions = self.price * (self.shares * counts + self.d)  # what one of each side costs
+        dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1).tolist()
+        return dims, self.price, float(self.costs(spectra, counts, dims).sum())
 
     def costs(self, spectra: Spectra, counts: np.ndarray, dims: Sequence[int]) -> np.ndarray:
         """What each pair costs: what it leaves of its rows, and the price of its parameters; (m,)."""
-        directions = self.price * (self.shares * counts + self.problem.X.shape[1])
+        directions = self.price * (self.shares * counts + self.d)
         return (self.shares * spectra.left(dims) + directions * np.array(dims)).reshape(-1, 2).sum(axis=1)
 
-    def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:
-        return assign_within(self.problem, self.starts, flats, self._penalty(flats, state))
+    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
+        return assign_within(self.problem, self.starts, flats, penalty)
 
 
 def assign_within(

@@ -93,7 +93,7 @@ def eigenspaces_by_chunks(
     complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
     for first in range(0, k, at_once):
         end = min(first + at_once, k)
-        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype)
+        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
         bases[layout.starts[first] : layout.starts[end]] = spaces.bases
         values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
         if complements is not None and spaces.complements is not None:
@@ -105,15 +105,17 @@ def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Fl
     """The best j-flat for each list of row numbers."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]
     groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
-    spaces, means = eigenspaces(problem, groups, [j] * len(rows), dtype)
+    spaces, means = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes))
     return spaces.flats(means if problem.affine else None)
 
 
-def eigenspaces(problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspace of each group of rows of X, and their means (k, d); for few rows from themselves, else
-    from their second moments."""
+def eigenspaces(
+    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int
+) -> tuple[Eigenspaces, Array]:
+    """The leading eigenspace of each group of at most ``most`` rows of X, and their means (k, d); from the rows
+    themselves where these are few, else from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
-    few = 2 * max(np.diff(groups.bounds).tolist()) <= X.shape[1]
+    few = 2 * most <= X.shape[1]
     moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
     if not few:
         return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
