@@ -10,8 +10,8 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
+from .alternation import FixedDims, State, alternate
 from .arrays import Array, namespace, row_blocks, squared_lengths
-from .descent import Descent, descend
 from .problem import Problem
 from .refit import fit_flats
 
@@ -89,8 +89,8 @@ def kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     if not problem.affine:
         return _spherical_kmeans(problem, rng)
     points = replace(problem, dims=(0,) * problem.k)
-    start = Descent(kmeans_plusplus(points, rng))
-    return descend(points, start, max_iter=KMEANS_STEPS, tol=1e-3).labels
+    start = State(kmeans_plusplus(points, rng))
+    return alternate(start, FixedDims(points), max_iter=KMEANS_STEPS, tol=1e-3).labels
 
 
 def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
