@@ -14,6 +14,7 @@ from .groups import label_counts
 from .lookup import lookup
 from .moments import second_moments, update_moments
 from .residuals import residuals
+from .seeding import seed
 
 __all__ = [
     "assign",
@@ -26,6 +27,7 @@ __all__ = [
     "residuals",
     "sample_rows",
     "second_moments",
+    "seed",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
