@@ -180,6 +180,83 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the scale stays in the eigenvalues", "eigen.cu", "value * power_of_two(unit)", "value"),
         Mutant("eigenvectors keep their lengths", "eigen.cu", "v[r] * inverse[first + slot]", "v[r]"),
     ],
+    "exercise_power": [
+        Mutant("S is not scaled", "power.cu", "(REAL)(scale * S[i])", "(REAL)S[i]"),
+        Mutant("nothing keeps the rank", "power.cu", "== 0 ? SHIFT : 0", "== 0 ? 0 : 0"),
+        Mutant(
+            "a basis is used before it is there", "power.cu", "definite = true;\n  __syncthreads();", "definite = true;"
+        ),
+        Mutant(
+            "products are used before they are there",
+            "power.cu",
+            "= sums;\n    }\n    __syncthreads();",
+            "= sums;\n    }",
+        ),
+        Mutant(
+            "a Gram matrix is used before it is there",
+            "power.cu",
+            "= product;\n    }\n    __syncthreads();",
+            "= product;\n    }",
+        ),
+        Mutant(
+            "a factor is used before it is there",
+            "power.cu",
+            "definite = is;\n    }\n    __syncthreads();",
+            "definite = is;\n    }",
+        ),
+        Mutant(
+            "a step begins before the last has ended",
+            "power.cu",
+            "+ r];\n        }\n    __syncthreads();",
+            "+ r];\n        }",
+        ),
+        Mutant(
+            "a pivot is written before it was read",
+            "power.cu",
+            "// of infinity it is zero\n    __syncwarp();",
+            "// of infinity it is zero",
+        ),
+        Mutant("a column of L is used before it is there", "power.cu", "* inverse;\n    __syncwarp();", "* inverse;"),
+        Mutant(
+            "a column of L is scaled before it is complete",
+            "power.cu",
+            "* gram[c * pitch + i];\n    __syncwarp();",
+            "* gram[c * pitch + i];",
+        ),
+        Mutant("the diagonal stays", "power.cu", "c <= r;", "c < r;"),
+        Mutant("a pivot is divided by its root", "power.cu", "r == i ? inverse :", "false ? inverse :"),
+        Mutant("everything is definite", "power.cu", "definite &= pivot > 0 && inverse > 0", "definite &= true"),
+        Mutant("what no one gave is taken for a basis", "power.cu", "definite || start ?", "true ?"),
+        Mutant("what the first factor cost is not made good", "power.cu", "step <= steps &&", "step < steps &&"),
+        Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
+        Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
+        Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
+        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
+        Mutant(
+            "panels are read before they are there",
+            "power.cu",
+            "rows[4 * warp + r][lane] = v[r];\n      __syncthreads();",
+            "rows[4 * warp + r][lane] = v[r];",
+        ),
+        Mutant(
+            "panels are written while others read",
+            "power.cu",
+            "own[r] -= four.x[r] * x;\n      }\n      __syncthreads();",
+            "own[r] -= four.x[r] * x;\n      }",
+        ),
+        Mutant(
+            "a triangle is read before it is there",
+            "power.cu",
+            "rows[4 * warp + r][lane] = own[r];\n    __syncthreads();",
+            "rows[4 * warp + r][lane] = own[r];",
+        ),
+        Mutant(
+            "a panel is read before it is solved", "power.cu", "= x[i];\n    }\n    __syncthreads();", "= x[i];\n    }"
+        ),
+        Mutant("the same panel again", "power.cu", "read(before + PANEL);", "read(before);"),
+        Mutant("the diagonal of L is taken for one", "power.cu", "x[i] /= factor[i][i];", ";"),
+    ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
         Mutant(
@@ -189,6 +266,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             "",
         ),
         Mutant("labels lose their highest bit", "groups.cu", "bit < bits", "bit + 1 < bits"),
+        Mutant("rows are added up before all are counted", "groups.cu", "1u);\n  __syncthreads();", "1u);"),
+        Mutant("runs begin before all are counted", "groups.cu", "1u);\n    __syncthreads();", "1u);"),
+        Mutant("earlier runs are forgotten", "groups.cu", "*counter = sum;", "*counter = counts[c];"),
+        Mutant("earlier segments are forgotten", "groups.cu", "i < part; i++", "i < 0; i++"),
+        Mutant("labels of other blocks are forgotten", "groups.cu", "start += before[i]", "start += 0"),
+        Mutant("the last label has no end", "groups.cu", "starts[k] = start + totals[c]", "starts[k] = start"),
         Mutant("a group's last rows are in no slot", "groups.cu", " + chunk - 1) / chunk", ") / chunk"),
         Mutant("slots are counted up to and with a group", "groups.cu", "before[t] - own", "before[t]"),
         Mutant("a slot runs into the next group", "slots.cuh", "left < chunk ? (int)left : chunk", "chunk"),
@@ -243,6 +326,174 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the last rows of a tile are left out", "tile.cuh", "row() + 16 * m >= rows", "row() + 16 * m + 15 >= rows"
         ),
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
+    ],
+    "exercise_seeding": [
+        Mutant(
+            "lengths as float16 has them",
+            "seeding.cu",
+            "energy[row] = square,",
+            "energy[row] = square * scale * scale,",
+        ),
+        Mutant(
+            "weights do not count in the first costs",
+            "seeding.cu",
+            "    costs[row] = cost, labels[row] = 0;\n    sum += (double)weight_of(weights, row) * cost;",
+            "    costs[row] = cost, labels[row] = 0;\n    sum += cost;",
+        ),
+        Mutant(
+            "histograms are not cleared", "seeding.cu", "i += 1024) histogram[i] = 0;", "i += 1024) histogram[i] += 0;"
+        ),
+        Mutant(
+            "running sums forget the warps before",
+            "seeding.cu",
+            "for (int w = 0; w < thread / 32; w++) end += warps[w];",
+            "",
+        ),
+        Mutant(
+            "a block of rows is not looked for", "seeding.cu", "chosen[i] = b, targets[i]", "chosen[i] = 0, targets[i]"
+        ),
+        Mutant(
+            "the last row of a thread's share is drawn",
+            "seeding.cu",
+            "if (i == r && before + cost[r] <= target)",
+            "if (i == r)",
+        ),
+        Mutant(
+            "weights do not count in a draw",
+            "seeding.cu",
+            "row < n ? (double)weight_of(weights, row) * costs[row] : 0;",
+            "row < n ? (double)costs[row] : 0;",
+        ),
+        Mutant(
+            "columns of cosines change places",
+            "seeding.cu",
+            "product[2 * h + e]) * length * inverse[e]",
+            "product[2 * h + 1 - e]) * length * inverse[e]",
+        ),
+        Mutant(
+            "rows of weight zero are near",
+            "seeding.cu",
+            "const bool counted = weight_of(weights, row) > 0;",
+            "const bool counted = true;",
+        ),
+        Mutant(
+            "a block counts from what the last one left",
+            "seeding.cu",
+            "i += THREADS) counts[i] = 0;",
+            "i += THREADS) counts[i] += 0;",
+        ),
+        Mutant(
+            "the bin below is near as well",
+            "seeding.cu",
+            "if (above >= m) break;\n      }",
+            "if (above > m + 8) break;\n      }",
+        ),
+        Mutant(
+            "the share of a candidate is another's",
+            "seeding.cu",
+            "bins[row * CANDIDATES + c] >= from",
+            "bins[row * CANDIDATES] >= from",
+        ),
+        Mutant("the list of a warp is begun anew", "seeding.cu", "count += __popc(taken);", "count = __popc(taken);"),
+        Mutant(
+            "rows are read before all are listed",
+            "seeding.cu",
+            "if (lane == 0) counts[warp] = count;\n    __syncthreads();",
+            "if (lane == 0) counts[warp] = count;",
+        ),
+        Mutant(
+            "lists are overwritten while they are read",
+            "seeding.cu",
+            "      }\n    }\n    __syncthreads();\n  }\n  if (!working) return;",
+            "      }\n    }\n  }\n  if (!working) return;",
+        ),
+        Mutant(
+            "later runs of rows are left out",
+            "seeding.cu",
+            "first += (long long)gridDim.x * LISTED) {\n    int count",
+            "first += n) {\n    int count",
+        ),
+        Mutant(
+            "weights do not count in moments", "seeding.cu", "ratio * ratio * weight_of(weights, row)", "ratio * ratio"
+        ),
+        Mutant(
+            "a partial is left out",
+            "seeding.cu",
+            "for (int p = 0; p < count; p++) sum += partials",
+            "for (int p = 0; p + 1 < count; p++) sum += partials",
+        ),
+        Mutant(
+            "a row's operands change places",
+            "rows.cuh",
+            "a[2 * s + r / 2][h + 2 * (r % 2)]",
+            "a[2 * s + r % 2][h + 2 * (r / 2)]",
+        ),
+        Mutant("lanes add the wrong sums", "rows.cuh", "return (odd ? uneven : even)", "return (odd ? even : uneven)"),
+        Mutant(
+            "a flat of eight directions",
+            "seeding.cu",
+            "for (int f = 0; f < fragments; f++) {",
+            "for (int f = 0; f < 1; f++) {",
+        ),
+        Mutant("distances stay scaled", "seeding.cu", "energy[row] - square * length * length", "energy[row] - square"),
+        Mutant("the potential has no costs", "seeding.cu", "min(costs[row], residual);\n    }", "residual;\n    }"),
+        Mutant("the worst candidate is taken", "seeding.cu", "total < lowest", "total > lowest"),
+        Mutant("costs rise", "seeding.cu", "if (residual < cost) costs[row] = residual", "costs[row] = residual"),
+        Mutant(
+            "steps by S alone, from rows not orthonormal",
+            "candidates.cu",
+            "y[r * PITCH + t] -= factor * y[i * PITCH + t];",
+            ";",
+        ),
+        Mutant(
+            "two rows of a product are one",
+            "candidates.cu",
+            "left[(r + 1) * pitch + i] * entry",
+            "left[r * pitch + i] * entry",
+        ),
+        Mutant(
+            "rows are taken away before they are finished",
+            "candidates.cu",
+            "-= factor * y[i * PITCH + t];\n    }\n    __syncthreads();",
+            "-= factor * y[i * PITCH + t];\n    }",
+        ),
+        Mutant("directions beyond the last", "candidates.cu", "i / WIDTH < j ? scrambled(i) : 0.f", "scrambled(i)"),
+    ],
+    "exercise_grouped": [
+        Mutant("lanes are added by halves", "grouped.cu", "int step = 16", "int step = 8"),
+        Mutant(
+            "the offset of another group",
+            "grouped.cu",
+            "offsets[(long long)slot.group * d + column]",
+            "offsets[column]",
+        ),
+        Mutant("the basis of another group", "grouped.cu", "firsts[slot.group] * d;", "0 * d;"),
+        Mutant(
+            "the last column is left out", "grouped.cu", "lane + 32 * i < d ? __ldg", "lane + 32 * i + 1 < d ? __ldg"
+        ),
+        Mutant("what flats capture is added", "grouped.cu", "fma(-product", "fma(product"),
+        Mutant("later parts of a slot are left out", "grouped.cu", "(int)(blockIdx.x % PARTS + 1) * PART", "PART"),
+        Mutant(
+            "a part ends where the slot does",
+            "grouped.cu",
+            "min(slot.size, (int)(blockIdx.x % PARTS + 1) * PART)",
+            "slot.size - 1",
+        ),
+        Mutant(
+            "residuals stay in the order of groups",
+            "grouped.cu",
+            "residuals[order[slot.begin + first + r]] = square",
+            "residuals[slot.begin + first + r] = square",
+        ),
+        Mutant("coefficients of all groups start alike", "grouped.cu", "places[slot.group] + place", "place"),
+        Mutant("coefficients of a row change places", "grouped.cu", "place * dim + t]", "place * dim + dim - 1 - t]"),
+        Mutant("offsets stay in rows for the library", "grouped.cu", "(mu ? mu[i] : 0)", "0"),
+        Mutant(
+            "squares stay in the order of groups",
+            "grouped.cu",
+            "residuals[rows[row]] = square",
+            "residuals[row] = square",
+        ),
     ],
     "exercise_lookup": [
         Mutant("a stage is not waited for", "lookup.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),

@@ -77,6 +77,6 @@ power(const float* __restrict__ S, int j, int rows, int fast, int slow, unsigned
   orthonormalise(v, y, j);
   for (int i = threadIdx.x; i < rows * (WIDTH / 2); i += THREADS) {
     const int r = i / (WIDTH / 2), t = i % (WIDTH / 2) * 2;
-    flats[(long long)blockIdx.x * rows * (WIDTH / 2) + i] = r < j ? floats_to_half2(y[r * PITCH + t], y[r * PITCH + t + 1]) : 0;
+    flats[(long long)blockIdx.x * rows * (WIDTH / 2) + i] = floats_to_half2(y[r * PITCH + t], y[r * PITCH + t + 1]);
   }
 }

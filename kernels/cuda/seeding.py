@@ -26,14 +26,16 @@ CANDIDATES, BINS, ROWS, THREADS, WARPS = 4, 2048, 2048, 256, 8
 PADDING = 64  # bytes after each direction
 
 GATHERERS = 132  # blocks that look for neighbours, each of a share of the rows
-MULTIPLIERS = 1056  # blocks that multiply all rows
+MULTIPLIERS = 528  # blocks that multiply all rows
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     (source, {"STEPS": steps}) for source in ("seeding", "candidates") for steps in (1, 2, 4, 8)
 ]
 
 
-def seed(X: Array, dims: Sequence[int], weights: Array | None, rng: np.random.Generator) -> Array | None:
+def seed(
+    X: Array, dims: Sequence[int], weights: Array | None, rng: np.random.Generator, kept: dict[Any, Any] | None = None
+) -> Array | None:
     """Labels of a greedy start, or ``None`` for rows and flats that the kernels do not hold.
 
     See :func:`ksubspaces.kernels.seed`. With weights the host waits once, to learn how many are positive.
