@@ -7,6 +7,7 @@ import pytest
 from contract.backends import decoding
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
+from draws import check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -142,6 +143,16 @@ def exercise_grouped():
             np.testing.assert_allclose(residuals, want, rtol=1e-10, atol=1e-13 * scale(X))
             want = reference.coefficients(X, found, flats)[0]
             np.testing.assert_allclose(coefficients, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
+
+
+def exercise_seeding():
+    """What the planted faults must not pass: several blocks of rows, fragments and tiles; rows of weight zero."""
+    for gatherers in (1, 99):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.import_module("ksubspaces.kernels.cuda.seeding"), "GATHERERS", gatherers)
+            check_start(2 * 2048 + 77, 64, [9], True, 60)
+    check_start(300, 70, [3], False, 40, least=200)
+    check_start(500, 20, [2] * 8, True, 20)
 
 
 def exercise_lookup():
