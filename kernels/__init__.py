@@ -73,7 +73,9 @@ def _device_of(kind: Any) -> ModuleType:
     raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
 
 
-def assign(X: Array, flats: Flats, penalty: Array | None = None, weights: Array | None = None) -> tuple[Array, Array]:
+def assign(
+    X: Array, flats: Flats, penalty: Array | None = None, weights: Array | None = None, *, residuals: bool = True
+) -> tuple[Array, Any]:
     """Assign each row to its nearest flat.
 
     Parameters
@@ -84,15 +86,17 @@ def assign(X: Array, flats: Flats, penalty: Array | None = None, weights: Array 
         Added to the cost of each flat (``lambda * j_c`` in a budget).
     weights : (n,) array, optional
         Multiplies each row's residual in the cost; matters only beside a penalty.
+    residuals : bool
+        ``False`` if labels are enough: they alone are cheaper on a card.
 
     Returns
     -------
     labels : (n,) int32
         ``argmin_c weights_i * r_c(x_i) + penalty_c``; the lowest c on a tie.
     residuals : (n,) array of X's dtype
-        Squared distance r to the flat of the label, never negative.
+        Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-    return _device(X).assign(X, flats, penalty, weights)
+    return _device(X).assign(X, flats, penalty, weights, residuals=residuals)
 
 
 def sqdistances(X: Array, flats: Flats) -> Array:

@@ -26,7 +26,12 @@ FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
 
 
 def assign(
-    X: np.ndarray, flats: Flats, penalty: np.ndarray | None = None, weights: np.ndarray | None = None
+    X: np.ndarray,
+    flats: Flats,
+    penalty: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    *,
+    residuals: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     n = len(X)
     labels = np.zeros(n, dtype=np.int32)

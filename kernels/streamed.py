@@ -16,14 +16,16 @@ from .rows import Streamed
 
 
 def assign(
-    X: Streamed, flats: Flats, penalty: Array | None = None, weights: Array | None = None
-) -> tuple[Array, Array]:
+    X: Streamed, flats: Flats, penalty: Array | None = None, weights: Array | None = None, *, residuals: bool = True
+) -> tuple[Array, Array | None]:
     labels = X.xp.empty(len(X), dtype=np.int32)
-    residuals = X.xp.empty(len(X), dtype=X.dtype)
+    nearest = X.xp.empty(len(X), dtype=X.dtype) if residuals else None
     for span, block in X.blocks():
         part = None if weights is None else weights[span]
-        labels[span], residuals[span] = kernels.assign(block, flats, penalty, part)
-    return labels, residuals
+        labels[span], found = kernels.assign(block, flats, penalty, part, residuals=residuals)
+        if nearest is not None:
+            nearest[span] = found
+    return labels, nearest
 
 
 def sqdistances(X: Streamed, flats: Flats) -> Array:
