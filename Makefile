@@ -28,12 +28,12 @@ smoke: .venv/dev.stamp
 
 # An hour on two quiet cores, and it goes on where it was stopped; ARGS=--quick takes three minutes.
 downstream: .venv/dev.stamp
-	$(BIN)/python -m bench.downstream $(ARGS)
+	$(BIN)/python -m bench downstream $(ARGS)
 
 # On a machine with a card, with that machine's own Python and nothing fetched: tests, figures, sanitizers, in at most
 # six minutes; ARGS=--rest goes on with what these did not reach.
 gpu:
-	$(PYTHON) -m bench.rented $(ARGS)
+	$(PYTHON) -m bench rented $(ARGS)
 
 .venv/python.stamp:
 	$(PYTHON) -m venv .venv

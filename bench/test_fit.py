@@ -10,9 +10,9 @@ import pytest
 
 from ksubspaces import fit_subspaces
 
-from .compare import honest, not_above
-from .data import digits, planted, random_partition
-from .peers import authors, kmeans, kspaces, projections, truncated_svd
+from .lib.compare import honest, not_above
+from .lib.data import digits, planted, random_partition
+from .lib.peers import authors, kmeans, kspaces, projections, truncated_svd
 
 STEPS = 3
 

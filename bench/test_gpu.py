@@ -1,4 +1,4 @@
-"""On a card: every comparison of `suite_gpu` must hold, whatever the targets say."""
+"""On a card: every comparison of `suites/gpu.py` must hold, whatever the targets say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_devices() == 0, reason="CUDA 
 
 
 def test_comparisons_hold() -> None:
-    from .suite_gpu import ROWS, measured
+    from .suites.gpu import ROWS, measured
 
     failed = {name: row.failed for name, row in measured([*ROWS], quick=True) if row.failed}
     assert not failed

@@ -106,6 +106,44 @@ class Layout:
         """The rows of each flat, as views."""
         return [stack[self.rows(c)] for c in range(self.k)]
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Dimension of each flat, (k,)."""
+        return np.array(self.dims, np.int64)
+
+    @cached_property
+    def left_ranks(self) -> np.ndarray:
+        """Number of each row of the complements within its flat, those of the basis counted."""
+        return self.complements.ranks + self.sizes[self.complements.owners]
+
+    @cached_property
+    def _sent(self) -> dict[Any, Array]:
+        return {}
+
+    def sent(self, like: Array, name: str) -> Array:
+        """One of the arrays of this layout, by name, on the device of another array, where it is sent once."""
+        if isinstance(like, np.ndarray):
+            return getattr(self, name)
+        key = name, like.device.id
+        if key not in self._sent:
+            self._sent[key] = namespace(like).asarray(getattr(self, name))
+        return self._sent[key]
+
+    def pad(self, stack: Array) -> Array:
+        """The stack as an array (k, width, d), each flat filled up with rows of zeros; a view if all are alike."""
+        if self.uniform:
+            return stack.reshape(self.k, self.width, self.d)
+        xp = namespace(stack)
+        padded = xp.zeros((self.k, self.width, self.d), stack.dtype)
+        padded[self.sent(stack, "owners"), self.sent(stack, "ranks")] = stack
+        return padded
+
+    def pack(self, rows: Array) -> Array:
+        """The stack of the first rows of each of ``rows`` (k, width or more, d)."""
+        if self.uniform:
+            return namespace(rows).ascontiguousarray(rows[:, : self.width]).reshape(-1, self.d)
+        return rows[self.sent(rows, "owners"), self.sent(rows, "ranks")]
+
     def leading(self, vectors: Array) -> tuple[Array, Array | None]:
         """Bases from the first rows of each of ``vectors`` (k, d, d), and complements from the others if any is wide.
 
@@ -118,12 +156,9 @@ class Layout:
                 return xp.ascontiguousarray(vectors).reshape(-1, self.d), vectors[:0, 0]
             bases = xp.array(vectors[:, :j], order="C").reshape(-1, self.d)
             return bases, xp.array(vectors[:, j:], order="C").reshape(-1, self.d) if self.has_wide else None
-        bases = vectors[xp.asarray(self.owners), xp.asarray(self.ranks)]
-        if not self.has_wide:
-            return bases, None
-        left = self.complements
-        ranks = left.ranks + np.array(self.dims)[left.owners]
-        return bases, vectors[xp.asarray(left.owners), xp.asarray(ranks)]
+        bases = self.pack(vectors)
+        left = self.complements.sent(vectors, "owners"), self.sent(vectors, "left_ranks")
+        return bases, vectors[left] if self.has_wide else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -166,9 +201,13 @@ class Flats:
 
     @classmethod
     def spanned_by(cls, layout: Layout, bases: Array, offsets: Array | None = None) -> Flats:
-        """Flats from stacked bases alone; the complements come from a complete QR."""
+        """Flats from stacked bases alone; the complements come from a complete QR, or on a card by products."""
         complements = None
-        if layout.has_wide:
+        if layout.has_wide and not isinstance(bases, np.ndarray):
+            from .cuda.power import complements as complements_of
+
+            complements = complements_of(layout, bases)
+        elif layout.has_wide:
             parts = [complement(bases[layout.rows(c)]) for c in np.flatnonzero(layout.wide).tolist()]
             complements = namespace(bases).concatenate(parts)
         return cls(layout, bases, offsets, complements)
@@ -258,7 +297,10 @@ class Eigenspaces(NamedTuple):
         Orthonormal rows spanning what the bases of more than d/2 rows leave, stacked; ``None`` where there are no such
         bases, or it would have cost extra.
     exact : bool
-        ``False`` if the bases are one step of an iteration closer to the leading eigenspaces, not those themselves.
+        ``False`` if the bases are some steps of an iteration closer to the leading eigenspaces, not those themselves.
+    ok : (k,) bool array or None
+        Where it is false the iteration failed and the basis is the one it started from, or any: solve exactly, which
+        says why. ``None`` if nothing can have failed.
     """
 
     layout: Layout
@@ -266,6 +308,7 @@ class Eigenspaces(NamedTuple):
     eigenvalues: Array
     complements: Array | None
     exact: bool = True
+    ok: Array | None = None
 
     def flats(self, offsets: Array | None = None) -> Flats:
         """Flats that these span."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .flats import Array
+from .flats import Array, Flats, namespace
 
 ROUNDING = 1e-4  # share of its terms below which a difference of moments is taken for zero
 
@@ -13,6 +13,19 @@ ROUNDING = 1e-4  # share of its terms below which a difference of moments is tak
 def traces(S: Array) -> Array:
     """Trace of each matrix of S (k, d, d)."""
     return S.diagonal(axis1=1, axis2=2).sum(axis=1)
+
+
+def measure_objective(moments: Moments, flats: Flats) -> Array:
+    """Weighted sum of squared distances of all rows to their flats, by products of all bases at a time."""
+    raw, xp = moments.known_raw, namespace(moments.first)
+    V = flats.layout.pad(flats.bases).astype(raw.dtype)
+    left = traces(raw) - ((V @ raw) * V).sum(axis=(1, 2))
+    shift = moments.shifts(flats)
+    if shift is not None:
+        along, first = xp.matmul(V, shift[:, :, None])[:, :, 0], xp.matmul(V, moments.first[:, :, None])[:, :, 0]
+        left += moments.mass * ((shift * shift).sum(axis=1) - (along * along).sum(axis=1))
+        left -= 2 * ((moments.first * shift).sum(axis=1) - (first * along).sum(axis=1))
+    return xp.maximum(left, 0).sum()
 
 
 def combined(parts: Iterable[Moments]) -> Moments | None:
@@ -65,16 +78,28 @@ class Moments:
         return self.first + self.mass[:, None] * self.origins
 
     @property
-    def scatter(self) -> Array:
-        """S_c (k, d, d): ``sum w_i (x_i - mu_c)(x_i - mu_c)^T``, with mu_c the mean if ``center``, else zero."""
+    def known_raw(self) -> Array:
+        """``raw``, or an error if it was not asked for."""
         if self.raw is None:
             raise ValueError("these moments hold the means only; ask second_moments for products=True")
+        return self.raw
+
+    @property
+    def scatter(self) -> Array:
+        """S_c (k, d, d): ``sum w_i (x_i - mu_c)(x_i - mu_c)^T``, with mu_c the mean if ``center``, else zero."""
+        raw = self.known_raw
         if not self.center:
-            return self.raw
+            return raw
         shift = self.first / self._safe_mass[:, None]
-        about_means = self.raw - self.first[:, :, None] * shift[:, None, :]
+        about_means = raw - self.first[:, :, None] * shift[:, None, :]
         # Of rows that are all alike, what is left after the mean is rounding, and no more semidefinite.
-        return about_means * (traces(about_means) > ROUNDING * traces(self.raw))[:, None, None]
+        return about_means * (traces(about_means) > ROUNDING * traces(raw))[:, None, None]
+
+    def shifts(self, flats: Flats) -> Array | None:
+        """From the origins to the offsets of the flats, (k, d) float64; ``None`` where both are zero."""
+        if flats.offsets is None and not self.center:
+            return None
+        return (0 if flats.offsets is None else flats.offsets) - self.origins
 
     def add(self, other: Moments) -> None:
         """Add the moments of further rows, in place, about the origins held here.

@@ -22,8 +22,16 @@ from .progress import Bar, shown
 from .seeding import STARTS
 from .subspaces import Subspaces
 
-RACE = {"k-means++": ("k-means", "k-means", "k-means++", "k-means++")}
-RACERS = 4
+RACE = (
+    (64, ("k-means", "k-means", "k-means++", "k-means++")),
+    (128, ("k-means", "k-means++")),
+    (np.inf, ("k-means++",)),
+)
+"""Kinds of the starts that are raced for up to so many flats.
+
+With many flats one start is as good as another: what they end at no longer follows from what they have after a few
+steps. And there a start by direction wins no race any more, which it does among few flats of embeddings.
+"""
 RACE_STEPS = 3
 
 Start = Callable[[Problem, np.random.Generator], Array]
@@ -77,9 +85,9 @@ def fit_subspaces(
         subspaces through the origin (of any dimensions: they only give the first labels), or a :class:`Subspaces` to
         go on from.
     n_init : "auto" or int, default "auto"
-        "auto" races 4 starts for 3 steps each and finishes the best: for ``init="k-means++"`` two "k-means" and two
-        "k-means++" starts, else 4 of the kind named. An int runs that many starts of the kind named to the end and
-        keeps the best. With k=1, or a given start, there is one.
+        "auto" races a few starts for 3 steps each and finishes the best: 4 up to k=64, 2 up to k=128, beyond there is
+        one. For ``init="k-means++"`` half of the racers are "k-means" starts. An int runs that many starts of the kind
+        named to the end and keeps the best. With k=1, or a given start, there is one.
     max_iter : int, default 100
         Most steps of any one start.
     tol : float, default 1e-4
@@ -213,7 +221,8 @@ def _starts(
         if problem.k == 1:
             return [STARTS[init]], None
         if n_init == "auto":
-            return [STARTS[name] for name in RACE.get(init, (init,) * RACERS)], RACE_STEPS
+            kinds = next(kinds for most, kinds in RACE if problem.k <= most)
+            return [STARTS[kind if init == "k-means++" else init] for kind in kinds], RACE_STEPS
         return repeat(STARTS[init], int(n_init)), None
     labels = _given_labels(init, problem, device, exponent)
     return [lambda problem, rng: labels], None

@@ -44,9 +44,9 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
             break  # every row lies on a flat already
         j = problem.dims[c]
         m = min(n_positive, max(n_positive // (2 * k), j + 1))
-        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, weights, m), j, X.dtype)
+        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, m), j, X.dtype)
         lowered = _best_trial(distance, kernels.sqdistances(X, flats), weights)[1]
-        labels = xp.where(lowered < distance, np.int32(c), labels)
+        labels[lowered < distance] = c
         distance = odds = lowered
     return labels
 
@@ -54,27 +54,30 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
 def _best_trial(distance: Array, trials: Array, weights: Array) -> tuple[Array, Array]:
     """Which column of trials lowers the distances most, and the distances then; the host need not know which."""
     best = kernels.lower_distances(distance, trials, weights).argmin()
-    return best, trials.take(best, axis=1)
+    return best, trials.T.take(best, axis=0)
 
 
-def _closest_rows(problem: Problem, drawn: Array, lengths: Array, weights: Array, m: int) -> list[Array]:
+def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> list[Array]:
     """For each drawn row the m rows of positive weight closest to it: by |cos|, or by distance if affine."""
-    X, xp = problem.X, namespace(problem.X)
+    X, n = problem.X, len(problem.X)
     if problem.affine:
-        closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype))
+        closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype)).T
     else:
-        closeness = xp.abs(_cosines(X, lengths, drawn))
-    closeness = xp.where((weights > 0)[:, None], closeness, -np.inf)
-    return list(xp.argpartition(-closeness.T, m - 1, axis=1)[:, :m])
+        closeness = abs(_cosines(X, lengths, drawn))
+    if problem.weights is not None:
+        closeness[:, problem.weights <= 0] = -np.inf
+    return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
 
 
 def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
-    """Cosines (n, p) between rows and those drawn, zero where either is zero."""
+    """Cosines (p, n) between rows drawn and all rows, zero where either is zero."""
     xp = namespace(X)
-    lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))[:, None]
-    units = X[drawn] / lengths[drawn]
-    parts = [block @ units.T / lengths[start : start + len(block)] for start, block in row_blocks(X)]
-    return parts[0] if len(parts) == 1 else xp.concatenate(parts)
+    lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))
+    units, cosines = X[drawn] / lengths[drawn, None], xp.empty((len(drawn), len(X)), X.dtype)
+    for start, block in row_blocks(X):
+        cosines[:, start : start + len(block)] = units @ block.T
+    cosines /= lengths
+    return cosines
 
 
 def _lengths(X: Array) -> Array:
@@ -109,7 +112,8 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         if labels is not None and not bool((assigned != labels).any()):
             break
         labels = assigned
-        sums = kernels.second_moments(X, labels, len(centres), per_length, products=False).first
+        groups = kernels.group_rows(labels, len(centres))
+        sums = kernels.second_moments(X, groups, per_length, products=False).first
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
@@ -125,7 +129,7 @@ def _spherical_centres(X: Array, lengths: Array, weights: Array, k: int, rng: np
         drawn = kernels.sample_rows(weights * odds, CANDIDATES if turn else 1, rng)
         if len(drawn) == 0:
             break
-        trials = 1 - _cosines(X, lengths, drawn)
+        trials = 1 - _cosines(X, lengths, drawn).T
         trials = xp.where(trials < 8 * np.finfo(X.dtype).eps, 0, trials)  # the same direction, up to rounding
         best, distance = _best_trial(distance, trials, weights)
         odds = distance

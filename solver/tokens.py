@@ -43,7 +43,7 @@ def token_weights(
         without counts) a Zipf prior over the order of the vocabulary stands in for the counts: :func:`zipf_counts`.
     power : float
         How far weights follow the counts: 0 is all rows alike, 1 the plain count. A half keeps rows that these texts
-        happen to lack; see ``bench/study_weights.py`` for what was tried.
+        happen to lack; see ``bench/suites/token_weights.py`` for what was tried.
     floor : float
         Added to each count, so that no row is worth nothing.
     n_rows : int, optional

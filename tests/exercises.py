@@ -12,8 +12,8 @@ from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
-from ksubspaces.kernels import Flats, cuda, reference
-from ksubspaces.kernels.cuda import eigen, groups, loader, moments, screen
+from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
+from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power, screen
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
 PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
@@ -96,18 +96,56 @@ def exercise_eigenspaces():
         A = rng.normal(size=(2 * d, d))
         S = np.stack([A.T @ A, np.eye(d) + (np.arange(d) % 2)[:, None] * np.eye(d)])
         values, vectors = eigen.eigh(S, np.dtype(dtype))
-        eigen.check()
         assert_decomposed(S, values, vectors, dtype)
+
+
+def exercise_power():
+    """What the planted faults must not pass: ragged flats, S of rank one, tiny, not finite, offsets, several panels."""
+    rng = np.random.default_rng(0)
+    d, dims = 37, (5, 1, 13, 0, 16, 4)
+    layout = layout_of(d, dims)
+    for dtype in (np.float32, np.float64):
+        tol = 1e-4 if dtype == np.float32 else 1e-9
+        S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
+        Q = np.linalg.qr(S[4])[0]
+        S[0], S[2], S[4], S[5, 3, 3] = np.outer(S[0, 0], S[0, 0]), 1e-60 * S[2], Q * 0.4 ** np.arange(d) @ Q.T, np.nan
+        start = np.concatenate(random_bases(rng, d, dims, dtype))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(power, "CHEAP_STEPS", 2)  # after which a factor still costs digits
+            found = power.power_steps(S, layout, np.dtype(dtype), start)
+        np.testing.assert_array_equal(found.ok, [True] * 5 + [False])
+        for c, (V, before) in enumerate(zip(layout.split(found.bases), layout.split(start), strict=True)):
+            np.testing.assert_allclose(V @ V.T, np.eye(dims[c]), atol=10 * np.finfo(dtype).eps)
+            Q = before.T if c in (3, 5) else np.linalg.qr(S[c] @ S[c] @ before.T)[0]
+            if c not in (0, 4):
+                np.testing.assert_allclose(V.T @ V, Q @ Q.T, atol=1e-4)  # for the shift
+        found = power.power_steps(S, layout, np.dtype(dtype))
+        assert found.ok[:5].all()
+        np.testing.assert_array_equal(layout.split(found.bases)[5], np.eye(4, d))
+
+        X, flats, rng = problem(90, d, list(dims), dtype, True)
+        labels, weights = rng.integers(0, 5, 90), rng.random(90)
+        held = reference.second_moments(X, group_rows(labels, 6), weights)
+        want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
+        np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+
+        L = np.tril(rng.normal(size=(2, 70, 70)) / 70 + np.eye(70)).astype(dtype)
+        Y = rng.normal(size=(2, 70, 40)).astype(dtype)
+        V = Y.copy()
+        power._substitute(L, V)
+        np.testing.assert_allclose(L @ V, Y, atol=tol)
 
 
 def exercise_moments():
     """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 700).astype(np.int32)
-    order, starts = groups.group_by_label(labels, 5)
-    np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
-    np.testing.assert_array_equal(starts, np.searchsorted(labels[order], np.arange(6)))
-    assert np.all(np.diff(groups.grouped(labels, 5, 16).slots) == -(-np.diff(starts) // 16))
+    found = groups.group_rows(labels, 5)
+    np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
+    assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))
+    labels = rng.integers(0, 70, 700).astype(np.int32)
+    np.testing.assert_array_equal(groups.group_rows(labels, 70).order, np.argsort(labels, kind="stable"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "CHUNK", 64)
         patch.setattr(moments, "WORKSPACE", 3 * 4 * 3 * 128 * 128)  # three slots at a time
@@ -115,15 +153,30 @@ def exercise_moments():
             X = (rng.normal(size=(n, d)) + 3).astype(dtype)
             weights = rng.random(n)
             labels = rng.integers(0, 3, n).astype(np.int32)
-            got = moments.second_moments(X, labels, 3, weights, center=True)
-            want = reference.second_moments(X, labels, 3, weights, center=True)
+            got = moments.second_moments(X, group_rows(labels, 3), weights, center=True)
+            want = reference.second_moments(X, group_rows(labels, 3), weights, center=True)
             assert_accurate(got.raw, want.raw, dtype)
             np.testing.assert_allclose(got.means, want.means, rtol=1e-12)
             np.testing.assert_allclose(got.mass, want.mass, rtol=1e-14)
             rows, new = np.arange(40), rng.integers(0, 3, 40).astype(np.int32)
             moments.update_moments(got, X, rows, labels[rows], new, weights)
-            want = reference.second_moments(X, np.concatenate([new, labels[40:]]), 3, weights, center=True)
+            want = reference.second_moments(X, group_rows(np.concatenate([new, labels[40:]]), 3), weights, center=True)
             np.testing.assert_allclose(got.scatter, want.scatter, rtol=0, atol=1e-5 * want.scatter.max())
+
+
+def exercise_grouped():
+    """What the planted faults must not pass: groups of several parts of a slot, flats of all sizes, both ways."""
+    for d, dtype in ((70, np.float32), (33, np.float64)):
+        X, flats, rng = problem(400, d, [3, 0, 17, d], dtype, True)
+        found = group_rows(rng.integers(0, 4, 400).astype(np.int32), 4)
+        for by_products in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(grouped, "_by_products", lambda flats, way=by_products: way)
+                residuals, coefficients = grouped.residuals(X, found, flats), grouped.coefficients(X, found, flats)
+            want = reference.residuals(X, found, flats)
+            np.testing.assert_allclose(residuals, want, rtol=1e-10, atol=1e-13 * scale(X))
+            want = reference.coefficients(X, found, flats)
+            np.testing.assert_allclose(coefficients, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
 
 
 def exercise_lookup():

@@ -324,6 +324,83 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the scale stays in the eigenvalues", "eigen.cu", "value * power_of_two(unit)", "value"),
         Mutant("eigenvectors keep their lengths", "eigen.cu", "v[r] * inverse[first + slot]", "v[r]"),
     ],
+    "exercise_power": [
+        Mutant("S is not scaled", "power.cu", "(REAL)(scale * S[i])", "(REAL)S[i]"),
+        Mutant("nothing keeps the rank", "power.cu", "== 0 ? SHIFT : 0", "== 0 ? 0 : 0"),
+        Mutant(
+            "a basis is used before it is there", "power.cu", "definite = true;\n  __syncthreads();", "definite = true;"
+        ),
+        Mutant(
+            "products are used before they are there",
+            "power.cu",
+            "= sums;\n    }\n    __syncthreads();",
+            "= sums;\n    }",
+        ),
+        Mutant(
+            "a Gram matrix is used before it is there",
+            "power.cu",
+            "= product;\n    }\n    __syncthreads();",
+            "= product;\n    }",
+        ),
+        Mutant(
+            "a factor is used before it is there",
+            "power.cu",
+            "definite = is;\n    }\n    __syncthreads();",
+            "definite = is;\n    }",
+        ),
+        Mutant(
+            "a step begins before the last has ended",
+            "power.cu",
+            "+ r];\n        }\n    __syncthreads();",
+            "+ r];\n        }",
+        ),
+        Mutant(
+            "a pivot is written before it was read",
+            "power.cu",
+            "// of infinity it is zero\n    __syncwarp();",
+            "// of infinity it is zero",
+        ),
+        Mutant("a column of L is used before it is there", "power.cu", "* inverse;\n    __syncwarp();", "* inverse;"),
+        Mutant(
+            "a column of L is scaled before it is complete",
+            "power.cu",
+            "* gram[c * pitch + i];\n    __syncwarp();",
+            "* gram[c * pitch + i];",
+        ),
+        Mutant("the diagonal stays", "power.cu", "c <= r;", "c < r;"),
+        Mutant("a pivot is divided by its root", "power.cu", "r == i ? inverse :", "false ? inverse :"),
+        Mutant("everything is definite", "power.cu", "definite &= pivot > 0 && inverse > 0", "definite &= true"),
+        Mutant("what no one gave is taken for a basis", "power.cu", "definite || start ?", "true ?"),
+        Mutant("what the first factor cost is not made good", "power.cu", "step <= steps &&", "step < steps &&"),
+        Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
+        Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
+        Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
+        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
+        Mutant(
+            "panels are read before they are there",
+            "power.cu",
+            "rows[4 * warp + r][lane] = v[r];\n      __syncthreads();",
+            "rows[4 * warp + r][lane] = v[r];",
+        ),
+        Mutant(
+            "panels are written while others read",
+            "power.cu",
+            "own[r] -= four.x[r] * x;\n      }\n      __syncthreads();",
+            "own[r] -= four.x[r] * x;\n      }",
+        ),
+        Mutant(
+            "a triangle is read before it is there",
+            "power.cu",
+            "rows[4 * warp + r][lane] = own[r];\n    __syncthreads();",
+            "rows[4 * warp + r][lane] = own[r];",
+        ),
+        Mutant(
+            "a panel is read before it is solved", "power.cu", "= x[i];\n    }\n    __syncthreads();", "= x[i];\n    }"
+        ),
+        Mutant("the same panel again", "power.cu", "read(before + PANEL);", "read(before);"),
+        Mutant("the diagonal of L is taken for one", "power.cu", "x[i] /= factor[i][i];", ";"),
+    ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
         Mutant(
@@ -333,6 +410,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             "",
         ),
         Mutant("labels lose their highest bit", "groups.cu", "bit < bits", "bit + 1 < bits"),
+        Mutant("rows are added up before all are counted", "groups.cu", "1u);\n  __syncthreads();", "1u);"),
+        Mutant("runs begin before all are counted", "groups.cu", "1u);\n    __syncthreads();", "1u);"),
+        Mutant("earlier runs are forgotten", "groups.cu", "*counter = sum;", "*counter = counts[c];"),
+        Mutant("earlier segments are forgotten", "groups.cu", "i < part; i++", "i < 0; i++"),
+        Mutant("labels of other blocks are forgotten", "groups.cu", "start += before[i]", "start += 0"),
+        Mutant("the last label has no end", "groups.cu", "starts[k] = start + totals[c]", "starts[k] = start"),
         Mutant("a group's last rows are in no slot", "groups.cu", " + chunk - 1) / chunk", ") / chunk"),
         Mutant("slots are counted up to and with a group", "groups.cu", "before[t] - own", "before[t]"),
         Mutant("a slot runs into the next group", "slots.cuh", "left < chunk ? (int)left : chunk", "chunk"),
@@ -387,6 +470,42 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the last rows of a tile are left out", "tile.cuh", "row() + 16 * m >= rows", "row() + 16 * m + 15 >= rows"
         ),
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
+    ],
+    "exercise_grouped": [
+        Mutant("lanes are added by halves", "grouped.cu", "int step = 16", "int step = 8"),
+        Mutant(
+            "the offset of another group",
+            "grouped.cu",
+            "offsets[(long long)slot.group * d + column]",
+            "offsets[column]",
+        ),
+        Mutant("the basis of another group", "grouped.cu", "firsts[slot.group] * d;", "0 * d;"),
+        Mutant(
+            "the last column is left out", "grouped.cu", "lane + 32 * i < d ? __ldg", "lane + 32 * i + 1 < d ? __ldg"
+        ),
+        Mutant("what flats capture is added", "grouped.cu", "fma(-product", "fma(product"),
+        Mutant("later parts of a slot are left out", "grouped.cu", "(int)(blockIdx.x % PARTS + 1) * PART", "PART"),
+        Mutant(
+            "a part ends where the slot does",
+            "grouped.cu",
+            "min(slot.size, (int)(blockIdx.x % PARTS + 1) * PART)",
+            "slot.size - 1",
+        ),
+        Mutant(
+            "residuals stay in the order of groups",
+            "grouped.cu",
+            "residuals[order[slot.begin + first + r]] = square",
+            "residuals[slot.begin + first + r] = square",
+        ),
+        Mutant("coefficients of all groups start alike", "grouped.cu", "places[slot.group] + place", "place"),
+        Mutant("coefficients of a row change places", "grouped.cu", "place * dim + t]", "place * dim + dim - 1 - t]"),
+        Mutant("offsets stay in rows for the library", "grouped.cu", "(mu ? mu[i] : 0)", "0"),
+        Mutant(
+            "squares stay in the order of groups",
+            "grouped.cu",
+            "residuals[rows[row]] = square",
+            "residuals[row] = square",
+        ),
     ],
     "exercise_lookup": [
         Mutant("a stage is not waited for", "lookup.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),

@@ -85,6 +85,19 @@ def _turn_on() -> None:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 
+def launch(function: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any]) -> list[Any]:
+    """The arguments of a kernel after a launch."""
+    return _process().submit(_launch, function, grid, block, args).result()
+
+
+def _launch(function: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any]) -> list[Any]:
+    with simulated():
+        from ksubspaces.kernels.cuda import irregular
+
+        _simulated(getattr(irregular, function))(grid, block, args)
+        return args
+
+
 def _run(operation: str, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     with simulated():
         from ksubspaces.kernels.cuda import irregular

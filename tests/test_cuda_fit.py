@@ -39,7 +39,7 @@ def test_descent_agrees_with_the_cpu(request, mode, dims, affine, weighted):
     with emulated(mode):
         got = descend(problem, start, max_iter=3, tol=0)
         _, got_labels, got_objective = finish(problem, got.labels)
-    np.testing.assert_allclose(got.history, expected.history, rtol=1e-4)
+    np.testing.assert_allclose(got.history, expected.history, rtol=1e-3)  # refits are power steps there
     assert got_objective == pytest.approx(objective, rel=1e-4)
     assert (got_labels == labels).mean() > 0.98
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,15 @@ from helpers import import_or_skip
 
 for module in ("torch", "transformers", "tokenizers", "rich", "psutil", "matplotlib"):
     import_or_skip(module)
-sys.path.append(str(Path(__file__).parent.parent))  # bench is no part of the installed package
 
 import torch
 
-from bench import downstream_figures as figures
-from bench import downstream_models as models
-from bench import encoder, texts, units
-from bench.downstream_plan import FULL, QUICK
-from bench.downstream_report import checks, collect, tables
-from bench.downstream_work import Original, Unit
-from bench.downstream_work import units as units_of
+from bench.downstream import figures, models
+from bench.downstream.plan import FULL, QUICK
+from bench.downstream.report import checks, collect, tables
+from bench.downstream.work import Original, Unit
+from bench.downstream.work import units as units_of
+from bench.lib import encoder, texts, units
 from ksubspaces import fit_subspaces
 from ksubspaces.integrations.torch import SubspaceEmbedding
 

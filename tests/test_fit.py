@@ -206,6 +206,13 @@ def test_more_starts_are_no_worse():
     assert starts == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("k", "n_starts"), [(64, 4), (65, 2), (128, 2), (129, 1)])
+def test_fewer_starts_are_raced_the_more_flats_there_are(k, n_starts):
+    starts, X = set(), np.random.default_rng(0).normal(size=(140, 3))
+    fit_subspaces(X, k, 1, seed=0, callback=lambda step: starts.add(step.start))
+    assert len(starts) == n_starts
+
+
 def test_callback_sees_every_step_and_can_stop():
     X = np.random.default_rng(0).normal(size=(500, 12)).astype("f4")
     steps = []

@@ -9,6 +9,8 @@ import pytest
 from helpers import import_or_skip
 
 import ksubspaces
+from bench import COMPARISONS
+from bench.__main__ import COMMANDS
 from ksubspaces.cli import _parser
 from ksubspaces.demo import minilm_folder
 
@@ -86,14 +88,14 @@ def test_commands_of_ours_are_known_to_the_command_line(page):
 @pages
 def test_targets_of_make_modules_and_extras_are_there(page):
     makefile, project = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
-    sources = "".join(path.read_text() for path in (ROOT / "bench").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "bench").rglob("*.py"))
     for line in commands(page):
         words = shlex.split(line, comments=True) if re.match(r"make |python -m |\S*pip install", line) else []
         if words[:1] == ["make"]:
             assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), line
         elif words[1:2] == ["-m"] and words[2].startswith("bench"):
-            module = ROOT / words[2].replace(".", "/")
-            assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), line
+            named = [word for word in words[3:] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)]
+            assert words[2] == "bench" and {*named} <= {*COMPARISONS, *COMMANDS}, line
             for option in re.findall(r"--\w[\w-]*", line):
                 assert f'"{option}"' in sources, line
         for extra in re.findall(r"\.\[([\w,]+)\]", line):
@@ -194,7 +196,10 @@ def test_kernels_import_nothing_of_the_solver():
 def test_kernels_add_nothing_up_in_an_order_of_chance():
     for path in (ROOT / "kernels").rglob("*"):
         if path.suffix in (".py", ".cu", ".cuh"):
-            assert not re.search(r"atomic(Add|\.add)", path.read_text()), path
+            text = path.read_text()
+            assert not re.search(r"atomic\.add", text), path
+            for counter in re.findall(r"atomicAdd\(\W*(\w+)", text):  # whole numbers are the same in any order
+                assert re.search(rf"\b(int|unsigned)\* {counter}\b", text), f"{path}: {counter}"
 
 
 def test_no_file_is_long():

@@ -17,11 +17,16 @@ for module in ("rich", "psutil", "threadpoolctl"):
     pytest.importorskip(module, reason=f"{module} is not installed")
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-sys.path.append(str(ROOT))  # bench is no part of the installed package
 
-from bench import cases_gpu, peers_gpu, rented, rented_plan, suite_gpu
-from bench.rented_plan import DYING, NOT_REACHED, PASSED, SECONDS, SHORTEST, STOPPED, Piece
-from bench.rented_record import MARK, Record, reported
+from bench import COMPARISONS
+from bench.__main__ import COMMANDS
+from bench.lib import cases_gpu, peers_gpu
+from bench.lib.results import MARK, reported
+from bench.rented import command as rented
+from bench.rented import plan as rented_plan
+from bench.rented.plan import DYING, NOT_REACHED, PASSED, SECONDS, SHORTEST, STOPPED, Piece
+from bench.rented.record import Record
+from bench.suites import gpu as suite_gpu
 
 PLAN = [*rented_plan.preparation(), *rented_plan.plan()]
 FIGURES = [piece for piece in PLAN if piece.rows]
@@ -173,7 +178,7 @@ def program(text, *rows, limit=20.0):
 
 REPORT = """
 import sys, time, os, signal, subprocess
-from bench.rented_record import emit
+from bench.lib.results import emit
 emit({"row": "a", "case": "", "what": "", "result": "1", "failed": ""})
 """
 
@@ -218,7 +223,7 @@ def test_whoever_stops_the_run_stops_the_piece(tmp_path):
     begun, alive = tmp_path / "begun", tmp_path / "alive"
     child = f"import time; open({str(begun)!r}, 'w'); time.sleep(3); open({str(alive)!r}, 'w')"
     run = f"""
-from bench import rented
+from bench.rented import command as rented
 rented.preparation = lambda: [rented.Piece("sleep", 30, "", ("-c", {child!r}))]
 rented.main([])
 """
@@ -320,12 +325,12 @@ def command(*arguments, cards="1", timeout=240):
 
 def test_command(tmp_path):
     out = tmp_path / "card.json"
-    arguments = ["bench.rented", "--figures", "--quick", "--out", str(out), "--only", "tables"]
+    arguments = ["bench", "rented", "--figures", "--quick", "--out", str(out), "--only", "tables"]
     done = command(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(out.read_text())
     assert results["card"] == "No card: NumPy"
-    assert results["command"].startswith("python -m bench.rented --figures")
+    assert results["command"].startswith("python -m bench rented --figures")
     assert [piece["ended"] for piece in results["pieces"]] == [PASSED]
     assert all(row["measured"] for row in results["rows"])
     assert "assign against cuBLAS" in done.stdout
@@ -333,7 +338,7 @@ def test_command(tmp_path):
     assert "nothing failed" in done.stdout
     results["rows"][0]["measured"] = False
     out.write_text(json.dumps(results))
-    rest = command("bench", "--gpu", *arguments[2:], "--rest", "--plan")
+    rest = command("bench", "--gpu", *arguments[3:], "--rest", "--plan")
     assert [line.strip() for line in rest.stdout.splitlines()[2:]] == [
         "after  25 s, at most 105 s   tables: few wide flats: assignment, a step, moments, residuals",
         results["rows"][0]["name"],
@@ -348,7 +353,7 @@ def test_command(tmp_path):
 def test_plan_is_shown():
     """Before anything is installed: -S leaves out all packages."""
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "bench.rented", "--plan"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-m", "bench", "rented", "--plan"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     shown = [line.split(": ")[0].split()[-1] for line in done.stdout.splitlines()[1:] if "at most" in line]
     assert shown == [piece.name for piece in PLAN]
@@ -356,15 +361,19 @@ def test_plan_is_shown():
 
 
 def test_without_a_card():
-    done = command("bench.rented", "--figures", "--quick", cards="0")
+    done = command("bench", "rented", "--figures", "--quick", cards="0")
     assert done.returncode == 2
     assert "cudaErrorNoDevice" in done.stdout
     assert "no card answers" in done.stdout
 
 
 def test_arguments_that_cannot_be_used(tmp_path):
-    assert "there is no piece 'table'" in command("bench.rented", "--only", "table").stderr
-    assert "there is no row 'assign'" in command("bench.suite_gpu", "assign").stderr
-    assert "name it with --out" in command("bench.rented", "--rest", "--plan").stderr
-    missing = command("bench.rented", "--rest", "--plan", "--out", str(tmp_path / "none.json"))
+    assert "there is no piece 'table'" in command("bench", "rented", "--only", "table").stderr
+    assert "there is no row 'assign'" in command("bench", "gpu", "assign").stderr
+    assert "name it with --out" in command("bench", "rented", "--rest", "--plan").stderr
+    missing = command("bench", "rented", "--rest", "--plan", "--out", str(tmp_path / "none.json"))
     assert "run without --rest first" in missing.stderr
+    assert "there is no suite 'layer'" in command("bench", "layer", "--quick").stderr
+    assert "there is no suite 'gpu' to run with others" in command("bench", "layers", "gpu").stderr
+    shown = command("bench", "--help").stdout
+    assert all(name in shown for name in (*COMPARISONS, *COMMANDS))

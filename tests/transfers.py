@@ -9,10 +9,12 @@ from typing import Any
 
 
 def converted(value: Any, convert: Callable[[Any], Any]) -> Any:
-    """The value with ``convert`` applied to all that is no list, tuple, namespace or dataclass within it."""
+    """The value with ``convert`` applied to all that is no list, tuple, dict, namespace or dataclass within it."""
     if isinstance(value, (list, tuple)):
         parts = [converted(part, convert) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {name: converted(part, convert) for name, part in value.items()}
     if isinstance(value, SimpleNamespace):
         return SimpleNamespace(**{name: converted(part, convert) for name, part in vars(value).items()})
     if dataclasses.is_dataclass(value):

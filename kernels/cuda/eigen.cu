@@ -13,6 +13,7 @@
 // ..., so that within d such rounds each column meets every other, be d odd or even.
 //
 // REAL: float or double. ROWS: rows of each lane, d <= 32 ROWS. COLUMNS: columns of each warp, a power of two.
+#include "spectrum.cuh"
 
 constexpr int HEIGHT = 32 * ROWS;
 constexpr int WARPS = HEIGHT / COLUMNS;
@@ -20,7 +21,6 @@ constexpr int PAIRS = COLUMNS / 2;
 constexpr int LANES = 32 / PAIRS;  // of each pair
 constexpr int LOADS = 8 / ROWS;    // columns read at a time: more would take more registers than the turns do
 constexpr int MAX_SWEEPS = 60;     // 8 to 18 are usual
-constexpr unsigned ALL = 0xffffffffu;
 // Of a trace near 1. Covers negative eigenvalues from rounding in S; an eigenvalue loses no more than eps times this.
 constexpr REAL SHIFT = REAL(1) / 65536;
 
@@ -29,18 +29,6 @@ constexpr REAL SHIFT = REAL(1) / 65536;
 struct Turn { REAL sine, half; };
 struct alignas(16) Turns { Turn turn[16 / sizeof(Turn)]; };
 constexpr int PER_LOAD = sizeof(Turns) / sizeof(Turn);
-
-// 1 / sqrt(x), the card's estimate made good to the last digit.
-__device__ __forceinline__ float estimate(float x) { return rsqrtf(x); }
-__device__ __forceinline__ double estimate(double x) { return rsqrt(x); }
-__device__ __forceinline__ REAL inverse_root(REAL x) {
-  const REAL y = estimate(x);
-  return fma(fma(-x * y, y, REAL(1)), y / 2, y);
-}
-
-__device__ __forceinline__ double power_of_two(int exponent) {
-  return __longlong_as_double((long long)(1023 + exponent) << 52);
-}
 
 // Sums each of N numbers over the lanes of the warp; lane l gets the sum of number l / (32 / N). Lanes halve the
 // numbers among themselves as they add, so that this takes about as many shuffles as there are numbers.
@@ -204,11 +192,7 @@ eigen(const double* __restrict__ S, int d, REAL tolerance, REAL settled, double*
   S += (size_t)blockIdx.x * d * d;
 
   // Scaled by a power of two, so that the trace is near 1 and float32 can hold the eigenvalues.
-  double trace = 0;
-  for (int i = lane; i < d; i += 32) trace += S[i * d + i];
-#pragma unroll
-  for (int bit = 16; bit > 0; bit /= 2) trace += __shfl_xor_sync(ALL, trace, bit);
-  const int exponent = min((int)(__double_as_longlong(trace) >> 52 & 0x7ff) - 1022, 1022);
+  const int exponent = exponent_of_trace(S, d);
   if (threadIdx.x == 0) unit = exponent;
   const double scale = power_of_two(-exponent);
 

@@ -1,15 +1,16 @@
-"""Eigenspaces on a GPU: one-sided Jacobi for batches of small matrices, cuSOLVER above, block power steps between."""
+"""Eigenspaces on a GPU: one-sided Jacobi for batches of small matrices, cuSOLVER above."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..flats import Array, Eigenspaces, layout_of, wants_complement
+from ..moments import traces
 from . import cusolver, loader
+from .power import power_steps
 
 
 class Layout(NamedTuple):
@@ -52,6 +53,13 @@ UNSOUND = 16
 """In units of rounding and sqrt(d): how far from orthonormal or from eigenvectors a solver's vectors may be. cuSOLVER's
 come within 1 where they are right; syevjBatched has been off by 130 for an identity of d = 384."""
 
+REFINEMENTS = 2
+"""From float32 to float64: each doubles the digits."""
+
+REFINED = 1e-10
+"""How far from eigenvectors refined ones may be, in units of the largest eigenvalue: pairs of eigenvalues that float32
+cannot tell apart keep some of it. Else float64 is solved as such."""
+
 
 def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
     real = "float" if dtype == np.float32 else "double"
@@ -63,20 +71,22 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def top_eigenspaces(S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None) -> Eigenspaces:
-    """Leading eigenspaces of positive semidefinite matrices S (k, d, d); a block power step where they are dear.
-
-    Whether the Jacobi kernel converged is looked at here for float64, and for float32 in a later call or in
-    :func:`check`, so that the host need not wait in every step.
-    """
-    dtype, (k, d) = np.dtype(S.dtype if dtype is None else dtype), S.shape[:2]
-    if start is not None and _solver(d, k) != "jacobi":
-        return block_power_step(S, dims, start.astype(dtype, copy=False))
-    values, vectors = eigh(S, dtype)
-    check(wait=dtype == np.float64)
-    layout = layout_of(d, tuple(dims))
+def top_eigenspaces(
+    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+) -> Eigenspaces:
+    dtype, layout = np.dtype(S.dtype if dtype is None else dtype), layout_of(S.shape[1], tuple(dims))
+    ok = None
+    if exact:
+        values, vectors = eigh(S, dtype)
+    elif not layout.has_wide or _solver(*S.shape[1::-1]) != "jacobi":
+        return power_steps(S, layout, dtype, start)
+    else:  # steps lag behind for wide flats, and complements are worth having
+        xp = loader.namespace(S)
+        values, vectors, sweeps = _jacobi(S, dtype)
+        ok = sweeps > 0
+        vectors = xp.where(ok[:, None, None], vectors, xp.eye(layout.d, dtype=dtype))
     bases, complements = layout.leading(vectors)
-    return Eigenspaces(layout, bases, values, complements)
+    return Eigenspaces(layout, bases, values, complements, ok=ok)
 
 
 def _solver(d: int, k: int) -> str:
@@ -90,13 +100,17 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     solver = _solver(d, k)
     if solver == "jacobi":
-        return _jacobi(S, dtype)
+        values, vectors, sweeps = _jacobi(S, dtype)
+        failed = [c for c, count in enumerate(sweeps.tolist()) if count == 0]  # the host waits
+        if failed:
+            raise _not_converged(failed, k)
+        return values, vectors
     solve = cusolver.eigh_batched if solver == "batched" else cusolver.eigh_each
     at_once = max(1, BATCH_BYTES // (d * d * dtype.itemsize))
     values, vectors, sound = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, bool)
     for start in range(0, k, at_once):
         part = slice(start, start + at_once)
-        values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve)
+        values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve, refine=dtype == np.float64)
     failed = []
     for c in xp.flatnonzero(~sound).tolist():  # the host waits
         one = slice(c, c + 1)
@@ -107,26 +121,55 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array, Array]:
+def _solved(
+    S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Array]], refine: bool = False
+) -> tuple[Array, Array, Array]:
     """Eigenvalues, descending, and eigenvectors by a solver in some dtype, and which matrices (k,) they are sound for.
 
     Sound vectors are orthonormal and S turns them by their eigenvalues, for solvers give wrong vectors now and then and
-    say nothing of it (as in cupy#4847); two products cost little beside them.
+    say nothing of it (as in cupy#4847); two products cost little beside them. To ``refine`` is to solve in float32 and
+    to get to the dtype from there: products take a small part of the time that a solver takes in float64.
     """
     xp, d = loader.namespace(S), S.shape[-1]
     # Scaled, for second moments of tame float32 rows can leave float32's range.
-    scale = xp.trace(S, axis1=1, axis2=2)[:, None]
+    scale = traces(S)[:, None]
     scale = xp.where(scale > 0, scale, 1)
     scaled = (S / scale[:, :, None]).astype(dtype)
-    w, V = solve(scaled)
+    w, V = solve(scaled.astype(np.float32) if refine else scaled)
+    if refine:
+        V = _refined(xp, scaled, V.astype(dtype))
+        w = xp.sort(((V @ scaled) * V).sum(axis=2), axis=1)  # rounding may have had equal ones change places
     tolerance = UNSOUND * np.sqrt(d) * float(np.finfo(dtype).eps)
-    largest = xp.abs(w).max(axis=1)[:, None, None]
-    off, rest = xp.abs(_gram(xp, V) - xp.eye(d, dtype=dtype)), xp.abs(V @ scaled - w[:, :, None] * V)
+    largest = xp.abs(w).max(axis=1)[:, None, None] * (REFINED / tolerance if refine else 1)
+    off, rest = xp.abs(V @ xp.swapaxes(V, 1, 2) - xp.eye(d, dtype=dtype)), xp.abs(V @ scaled - w[:, :, None] * V)
     sound = (off <= tolerance).all(axis=(1, 2)) & (rest <= tolerance * largest).all(axis=(1, 2))  # NaN is not
     return xp.maximum(w[:, ::-1] * scale, 0), V[:, ::-1], sound
 
 
-def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
+def _refined(xp: Any, S: Array, V: Array) -> Array:
+    """Eigenvectors, as rows, to the precision of S, from some to half of its digits (after Ogita and Aishima, 2018).
+
+    In the basis V the matrix S is nearly diagonal, and what stands beside the diagonal says how to turn each pair of
+    vectors. Pairs whose eigenvalues are as good as equal stay as they are: any turn of them will do.
+    """
+    for _ in range(REFINEMENTS):
+        V = _nearest_orthonormal(xp, V)
+        T = V @ S @ xp.swapaxes(V, 1, 2)
+        w = T.diagonal(axis1=1, axis2=2)
+        gap = w[:, :, None] - w[:, None, :]
+        least = 8 * np.finfo(S.dtype).eps * xp.abs(w).max(axis=1)[:, None, None]
+        apart = (xp.abs(gap) > 100 * xp.abs(T)) & (xp.abs(T) > least)
+        V = V + xp.where(apart, T / xp.where(apart, gap, 1), 0) @ V
+    return _nearest_orthonormal(xp, V)
+
+
+def _nearest_orthonormal(xp: Any, V: Array) -> Array:
+    """Rows next to those of V (k, j, d), which are orthonormal up to half of their digits, that are so to the last."""
+    return 1.5 * V - (V @ xp.swapaxes(V, 1, 2)) @ (0.5 * V)
+
+
+def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
+    """Eigenvalues, eigenvectors, and how many sweeps it took, 0 for a matrix that did not converge."""
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     layout = next(layout for layout in LAYOUTS[dtype] if d <= 32 * layout.rows)
     values, vectors, sweeps = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, np.int32)
@@ -146,47 +189,10 @@ def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
             sweeps,
         ),
     )
-    if k > 0:
-        _unchecked.append(_Report(sweeps))
-    return values, vectors
+    return values, vectors, sweeps
 
 
-class _Report:
-    """Sweeps of a launch on their way to the host, which need not wait for them."""
-
-    def __init__(self, sweeps: Array) -> None:
-        self.sweeps, self.event = sweeps, None
-        if not isinstance(sweeps, np.ndarray):
-            import cupy
-            import cupyx
-
-            self.sweeps = cupyx.empty_pinned(sweeps.shape, sweeps.dtype)
-            sweeps.get(out=self.sweeps, blocking=False)
-            self.event = cupy.cuda.Event(disable_timing=True)
-            self.event.record()
-
-    def arrived(self, wait: bool) -> bool:
-        if self.event is not None and wait:
-            self.event.synchronize()
-        return self.event is None or self.event.done
-
-
-_unchecked: deque[_Report] = deque()
-
-
-def check(wait: bool = True) -> None:
-    """Raise if the Jacobi kernel failed on a matrix of an earlier call; without ``wait``, of those that are done."""
-    while _unchecked:
-        report = _unchecked.popleft()
-        if not report.arrived(wait):
-            _unchecked.appendleft(report)
-            return
-        failed = np.flatnonzero(report.sweeps == 0)
-        if len(failed):
-            raise _not_converged(failed, len(report.sweeps))
-
-
-def _not_converged(failed: Sequence[int] | np.ndarray, k: int) -> RuntimeError:
+def _not_converged(failed: Sequence[int], k: int) -> RuntimeError:
     return RuntimeError(
         f"the eigenvectors of {len(failed)} of {k} matrices did not converge, the first being number {failed[0]}: its "
         "second moments are not finite, or not positive semidefinite; check X and the weights for NaN, infinity and "
@@ -209,7 +215,6 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
     for gram, A, side in zip(grams, exact, sides, strict=True):
         gram[:side, :side] = A @ A.T if side < d else A.T @ A
     values, vectors = eigh(grams, np.dtype(np.float64))
-    check()  # the host waits
     if min(sides) < values.shape[1]:
         values *= xp.asarray(np.arange(values.shape[1]) < np.asarray(sides)[:, None])
 
@@ -235,64 +240,3 @@ def _completed(xp: Any, rows: Array, j: int) -> Array:
     if count < j:
         rows = xp.concatenate([rows, xp.zeros((j - count, d))])
     return xp.linalg.qr(rows.T)[0].T
-
-
-def block_power_step(S: Array, dims: Sequence[int], start: Array) -> Eigenspaces:
-    """One block power step from each basis: V' = orth(V S), in the dtype of the bases.
-
-    For positive semidefinite S, tr(V' S V'^T) >= tr(V S V^T), so that this is a valid refit while labels still move. It
-    takes matrix products and a Cholesky factor where an eigendecomposition takes many passes. Neither eigenvalues nor
-    complements come with it. The host waits for one thing, whether Cholesky did for all.
-
-    Parameters
-    ----------
-    S : (k, d, d) array
-    dims : sequence of k ints
-    start : (sum j_c, d) array
-        Orthonormal rows of each basis, stacked.
-    """
-    xp, dtype, (k, d) = loader.namespace(S), start.dtype, S.shape[:2]
-    layout = layout_of(d, tuple(dims))
-    if layout.total == 0:
-        return Eigenspaces(layout, start, None, None, exact=False)
-    scale = xp.trace(S, axis1=1, axis2=2)[:, None, None]
-    M = (S / xp.where(scale > 0, scale, 1)).astype(dtype)
-    if layout.uniform:
-        rows = _orthonormal(xp, start.reshape(k, layout.width, d) @ M, layout.dims)
-        return Eigenspaces(layout, rows.reshape(-1, d), None, None, exact=False)
-    # Bases of fewer rows are filled up with zeros, which stay zeros.
-    places = xp.asarray(layout.owners), xp.asarray(layout.ranks)
-    padded = xp.zeros((k, layout.width, d), dtype)
-    padded[places] = start
-    return Eigenspaces(layout, _orthonormal(xp, padded @ M, layout.dims)[places], None, None, exact=False)
-
-
-def _orthonormal(xp: Any, Y: Array, dims: Sequence[int]) -> Array:
-    """Orthonormal rows with the spans of the first j_c rows of each of Y (k, j, d), the others being zero and staying
-    so: Cholesky-QR, or Householder's in float64 where that fails."""
-    if isinstance(Y, np.ndarray):
-        from scipy.linalg import solve_triangular
-    else:
-        from cupyx.scipy.linalg import solve_triangular
-    # A row of zeros that is none of the matrix's gets a one on the diagonal of the factor.
-    unused = xp.asarray(np.arange(Y.shape[1]) >= np.asarray(dims)[:, None]).astype(Y.dtype)
-    diagonal = unused[:, :, None] * xp.eye(Y.shape[1], dtype=Y.dtype)
-    # Rows of a warm start are nearly orthogonal and of very different lengths: this is most of their condition.
-    norms = xp.sqrt((Y * Y).sum(axis=2, keepdims=True))
-    V = Y / xp.where(norms > 0, norms, 1)
-    for _ in range(2):  # the second time for the digits that the condition of Y cost the first
-        try:
-            factors = xp.linalg.cholesky(_gram(xp, V) + diagonal)
-        except np.linalg.LinAlgError:  # CuPy leaves NaN instead
-            factors = xp.full((len(Y), Y.shape[1], Y.shape[1]), np.nan, Y.dtype)
-        V = xp.stack([solve_triangular(L, v, lower=True, check_finite=False) for L, v in zip(factors, V, strict=True)])
-    off = xp.abs(_gram(xp, V) + diagonal - xp.eye(V.shape[1], dtype=V.dtype)).max(axis=(1, 2))
-    for c in xp.flatnonzero(~(off < 1000 * np.finfo(V.dtype).eps)).tolist():
-        V[c] = 0
-        if dims[c] > 0:
-            V[c, : dims[c]] = xp.linalg.qr(Y[c, : dims[c]].astype(np.float64).T)[0].T
-    return V
-
-
-def _gram(xp: Any, V: Array) -> Array:
-    return V @ xp.swapaxes(V, 1, 2)

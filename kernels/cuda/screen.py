@@ -6,24 +6,23 @@ around them stands in ``halves.cu``.
 Notes
 -----
 **The bound.** A row x, scaled to a length of about 1, becomes x' in float16, and the directions V of a flat become V'.
-With ``e_x = |x - x'|``, which is measured, with ``e_V >= |V - V'|`` (spectral norm), and with g, what tensor cores lose,
+With e_x = |x - x'|, with e_V, at least the spectral norm of V - V', both measured, and with g, what tensor cores lose,
 
     |V x - V' x'|  <=  |V (x - x')| + |(V - V') x'| + g  <=  e  =  e_x + (e_V + g) |x|
 
 so that ``|V' x'|^2`` is off by at most ``e (2 |V x| + e)``. A flat is the nearest for certain if it is nearer than any
 other by more than the sum of what both may be off by.
 
-- e_V: directions go in pieces of 64, ``|E|^2 <= sum of |E_p|^2`` over pieces p, and ``|E_p|^2 = |E_p E_p^T|`` is at most the
-  norm of Frobenius of ``E_p E_p^T`` and its largest sum of absolute values in a row.
-- g: tensor cores add eight products at a time to a sum that they round toward zero. Adding up directions as a vector,
-  each addition loses at most 2^-22 of the length of the row's part so far, for columns of V have at most length 1:
-  ``g = (d / 8) 2^-22``.
-- An offset m counts by its part across the flat: ``|x|^2 - |V x|^2 - 2 m x + |m|^2``. In two halves m loses nothing that
-  matters, and ``2 m x`` is off by ``2 |m| e_x``.
+- e_V: directions go in pieces of 64; the square of the norm of E = V - V' is at most the sum of those of its pieces, and
+  that of a piece is the norm of ``E E^T``, at most its norm of Frobenius and its largest sum of absolute values in a row.
+- g: tensor cores add eight products at a time to a sum that they round toward zero. With the sums of all directions as
+  a vector, each addition loses at most 2^-22 of its length, and that is at most |x|: ``g = (d / 8) 2^-22``.
+- An offset m counts by its part across the flat: ``|x|^2 - |V x|^2 - 2 m x + |m|^2``. In two halves m loses nothing
+  that matters, and ``2 m x`` is off by ``2 |m| e_x``.
 - screen.cu keeps a flat's number in the last bits of its key, which lose ``(number + 1) 2^-23`` of it.
 
-Rows for which two flats alone are within the bound are decided between these; rows with more, among all flats. All lists
-have room for every row, so a bound that proves nothing costs time and no label.
+Rows for which two flats alone are within the bound are decided between these; rows with more, among all flats. All
+lists have room for every row, so a bound that proves nothing costs time and no label.
 """
 
 from __future__ import annotations
@@ -127,7 +126,8 @@ class _Plan:
     def __init__(
         self, xp: Any, layout: Layout, along_complements: bool, affine: bool, narrow: bool, splits: int
     ) -> None:
-        from .assign import COLUMNS, _Plan as Plan  # noqa: PLC0415
+        from .assign import COLUMNS
+        from .assign import _Plan as Plan
 
         directions = layout.shorter if along_complements else layout
         d, k, dims = layout.d, layout.k, np.array(directions.dims)

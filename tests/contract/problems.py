@@ -69,6 +69,37 @@ def matrices(d: int) -> tuple[Any, list[int]]:
     return np.stack([A.T @ A for A in rows]), [d // 2, d // 3, d, 0]
 
 
+def spectra(d: int, rng: Any) -> dict[str, Any]:
+    """Matrices (d, d) with names: usual ones, and those that break eigensolvers."""
+    Q = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    X = rng.normal(size=(3 * d, -(-d // 4))) @ Q[: -(-d // 4)] + 0.1 * rng.normal(size=(3 * d, d))
+
+    def gram(*shape: int) -> Any:
+        A = rng.normal(size=shape)
+        return A.T @ A
+
+    def turned(eigenvalues: Any) -> Any:
+        S = (Q * eigenvalues) @ Q.T
+        return (S + S.T) / 2
+
+    steps = np.arange(d)
+    return {
+        "full rank": gram(2 * d, d),
+        "a subspace and noise": X.T @ X,
+        "half rank": gram(max(1, d // 2), d),
+        "rank one": gram(1, d),
+        "zero": np.zeros((d, d)),
+        "identity": np.eye(d),
+        "ones": np.ones((d, d)),
+        "diagonal, out of order": np.diag(np.roll(1.0 + steps, d // 2)),
+        "three eigenvalues, repeated": turned(1.0 + steps % 3),
+        "geometric": turned(0.5**steps),
+        "tiny": 1e-200 * gram(2 * d, d),
+        "huge": 1e200 * gram(2 * d, d),
+        "float32 has rounded it": gram(max(1, d // 3), d).astype(np.float32).astype(np.float64),
+    }
+
+
 def factors(n: int, d: int, dims: list[int], dtype: Any, affine: bool) -> tuple[SimpleNamespace, Any]:
     """A factorization of random numbers, and the generator they came from."""
     rng = np.random.default_rng([n, d])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from planted import random_bases
 
 from contract.checks import assert_eigenspaces, basis, captured
 from contract.problems import matrices
@@ -27,6 +28,24 @@ def test_top_eigenspaces(backend, d, dtype):
 @pytest.mark.parametrize("d", [100, 128, 384])
 def test_top_eigenspaces_of_large_matrices(backend, d, dtype):
     check_top_eigenspaces(backend, d, dtype)
+
+
+@pytest.mark.operation("top_eigenspaces")
+@pytest.mark.parametrize("d", [1, 2, 7, 64, 129])
+def test_steps_towards_eigenspaces(backend, d, dtype):
+    """From bases or from nothing: orthonormal, and they capture no less than what they start from."""
+    S, dims = matrices(d)
+    dims = [min(j, 30) for j in dims]
+    tol, most = 1e-4 if dtype == np.float32 else 1e-9, reference.top_eigenspaces(S, dims)
+    before = random_bases(np.random.default_rng(d), d, dims, dtype)
+    for start in (None, np.concatenate(before)):
+        got = backend.top_eigenspaces(S, dims, dtype, start, exact=False)
+        assert got.bases.dtype == dtype
+        bases = got.layout.split(got.bases)
+        for V, j in zip(bases, dims, strict=True):
+            np.testing.assert_allclose(V.astype(np.float64) @ V.T, np.eye(j), atol=tol)
+        least = 0.9 * np.array(captured(S, most.layout.split(most.bases))) if start is None else captured(S, before)
+        assert np.all(np.array(captured(S, bases)) >= least - tol * np.trace(S, axis1=1, axis2=2))
 
 
 @pytest.mark.operation("top_eigenspaces", reference=True)

@@ -11,9 +11,9 @@ import numpy as np
 
 from ksubspaces import compress
 
-from .compare import Row
-from .suite_compress import exact_error, within
-from .whole_model import RATIO, measure
+from ..lib.compare import Row
+from ..lib.whole_model import RATIO, measure
+from .compress import exact_error, within
 
 COSINE, SPEARMAN, PRIOR_COSINE = 0.996, 0.994, 0.991
 SECONDS, MEMORY = 180, 3.0
@@ -24,7 +24,7 @@ def rows(X: np.ndarray, *, quick: bool) -> Iterator[Row]:
     if quick:
         return
     try:
-        from . import encoder
+        from ..lib import encoder
 
         probe = encoder.Probe()
     except (ImportError, RuntimeError) as error:
@@ -39,7 +39,7 @@ def whole(X: np.ndarray, probe: Any, svd: Any, *, texts: bool, target: tuple[flo
     """`compress_model` and `save_compressed` in one process, `load_compressed` and sentence vectors in this one."""
     from ksubspaces.integrations.transformers import load_compressed
 
-    from .encoder import fidelity, sentence_vectors
+    from ..lib.encoder import fidelity, sentence_vectors
 
     with tempfile.TemporaryDirectory(prefix="ksubspaces-") as scratch:
         cold = measure(Path(scratch) / "cold", texts=texts, cold=True)

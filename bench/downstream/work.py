@@ -14,12 +14,12 @@ import numpy as np
 from ksubspaces import Factorization
 from ksubspaces.integrations.torch import SubspaceEmbedding
 
-from . import downstream_models as models
-from . import encoder
-from .data import minilm
-from .downstream_methods import METHODS
-from .downstream_plan import Plan, data_of
-from .units import once
+from ..lib import encoder
+from ..lib.data import minilm
+from ..lib.units import once
+from . import models
+from .methods import METHODS
+from .plan import Plan, data_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`python -m bench.rented`: tests, figures and sanitizers on a card that is rented for minutes.
+"""`python -m bench rented`: tests, figures and sanitizers on a card that is rented for minutes.
 
 The plan is a list of pieces, the most wanted first. Each runs in a process of its own and is killed at its limit, for a
 call to CUDA that hangs cannot be interrupted. What was measured is in the results file as soon as it is there; of all
@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from .rented_plan import (
+from ..lib.results import RESULTS, ROOT, reported
+from .plan import (
     DYING,
     FAILED,
     NOT_REACHED,
@@ -39,20 +40,18 @@ from .rented_plan import (
     preparation,
     rest_of,
 )
-from .rented_record import Record, reported
+from .record import Record
 
 BEGUN = time.monotonic()
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
 SHOWING = 15
 """Seconds for the table in the end."""
 
 Take = Callable[[dict[str, Any]], None]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Walk through the plan; 1 when something failed, 2 when it cannot be begun."""
-    parser = argparse.ArgumentParser(prog="python -m bench.rented", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench rented", description=__doc__)
     parser.add_argument("--plan", action="store_true", help="show what would run when, with which limit")
     parser.add_argument("--rest", action="store_true", help="go on with what is missing in the results file")
     parser.add_argument("--figures", action="store_true", help="rows only; the package is installed already")
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not machine:
         say("no card answers, so nothing can be measured; what the pieces above print says why")
         return 2
-    about = {**machine[0]["about"], "command": " ".join(["python -m bench.rented", *(arguments or sys.argv[1:])])}
+    about = {**machine[0]["about"], "command": " ".join(["python -m bench rented", *arguments])}
     path = options.out or (None if options.quick else RESULTS / f"{machine[0]['slug']}.json")
     former = None
     if options.rest:
@@ -205,7 +204,7 @@ def _former(parser: argparse.ArgumentParser, path: Path | None, about: dict[str,
 
 def _show(path: Path) -> None:
     """The table, by a process of its own, which may use what has been installed since this one began."""
-    command = [sys.executable, "-m", "bench.show", str(path.resolve())]
+    command = [sys.executable, "-m", "bench", "show", str(path.resolve())]
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=SHOWING, check=False)
     say(f"written: {path}")
@@ -214,7 +213,3 @@ def _show(path: Path) -> None:
 def say(text: str) -> None:
     """Print a line of the run's own."""
     print(f"[{time.monotonic() - BEGUN:5.1f} s] {text}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

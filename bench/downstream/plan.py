@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import encoder, texts
-from .downstream_methods import METHODS
-from .downstream_models import Vocabulary
-from .units import cache_folder
+from ..lib import encoder, texts
+from ..lib.units import cache_folder
+from .methods import METHODS
+from .models import Vocabulary
 
 
 @dataclass(frozen=True)

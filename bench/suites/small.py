@@ -10,10 +10,10 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from ksubspaces import fit_subspaces
 
-from .compare import Row, honest, not_above, ratio_row, spread, timed
-from .data import digits, planted, random_partition
-from .memory import measure
-from .peers import authors, kmeans, kspaces
+from ..lib.compare import Row, honest, not_above, ratio_row, spread, timed
+from ..lib.data import digits, planted, random_partition
+from ..lib.memory import measure
+from ..lib.peers import authors, kmeans, kspaces
 
 SHAPES = ((4000, 64, 8, 16), (5000, 100, 20, 5))
 NOISE = 0.1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ksubspaces.integrations.torch import SubspaceEmbedding
 
-from .compare import Row, spread, timed
+from ..lib.compare import Row, spread, timed
 
 RATIO = 0.4
 """Share of the table's parameters that the layer saves."""

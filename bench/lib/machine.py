@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 from threadpoolctl import threadpool_info
 
+from .results import ROOT
+
 PACKAGES = ("ksubspaces", "numpy", "scipy", "numba", "scikit-learn", "kspaces")
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "torch")
-ROOT = Path(__file__).parent.parent
 SHORT_SECONDS = 0.1
 """The kernel counts in hundredths of a second, so a share over less than this says nothing."""
 

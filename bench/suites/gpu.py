@@ -1,8 +1,8 @@
 """Rows measured on a card, each by name: the operations, a step, seeding and whole fits beside that card's libraries.
 
-`python -m bench.suite_gpu ROW ...` measures some of them and reports each as it is there, see `rented.py`, which says
-in which order and within which time. Times are between CUDA events on the current stream, so launches count and waiting
-for the host does too.
+`python -m bench gpu ROW ...` measures some of them and reports each as it is there; `rented/plan.py` says in which
+order and within which time. Times are between CUDA events on the current stream, so launches count and waiting for the
+host does too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ksubspaces.problem import Problem
 from ksubspaces.refit import Refit
 from ksubspaces.seeding import kmeans_plusplus
 
-from . import machine
-from .cases_gpu import Case, card, case_of, timed_on_card
-from .compare import TOLERANCE, Row, not_above, ratio_row, time_row
-from .peers import exact_objective, projections
-from .peers_gpu import (
+from ..lib import machine
+from ..lib.cases_gpu import Case, card, case_of, timed_on_card
+from ..lib.compare import TOLERANCE, Row, not_above, ratio_row, time_row
+from ..lib.peers import exact_objective, projections
+from ..lib.peers_gpu import (
     CACHED,
     EIGENSOLVERS,
     WHOLE,
@@ -38,7 +38,7 @@ from .peers_gpu import (
     torch_alternation,
     torch_there,
 )
-from .rented_record import emit
+from ..lib.results import emit
 
 RESIDUAL_TOLERANCE = 3e-6
 """Of |x|^2: what a float32 residual may differ by from its float64 value."""
@@ -61,9 +61,9 @@ def assign_against_float32(case: Case, by: Callable[[Any, Flats], tuple[Any, Any
 
     X, (_, flats) = case.X, case.fitted
     labels, found = kernels.assign(X, flats)
-    exact = kernels.residuals(X, labels, flats)
+    exact = _residuals(X, labels, flats)
     error = float((cupy.abs(found - exact) / case.lengths).max())
-    gap = float(((exact - kernels.residuals(X, by(X, flats)[0], flats)) / case.lengths).max())
+    gap = float(((exact - _residuals(X, by(X, flats)[0], flats)) / case.lengths).max())
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     before = pool.total_bytes()
@@ -90,9 +90,9 @@ def assign_against_float16(case: Case) -> Row:
 
     X, (_, flats) = case.X, case.fitted
     halves = SplitHalves(X, flats)
-    exact = kernels.residuals(X, kernels.assign(X, flats)[0], flats)
+    exact = _residuals(X, kernels.assign(X, flats)[0], flats)
     labels, found = (cupy.from_dlpack(part) for part in halves(WHOLE))
-    theirs = kernels.residuals(X, labels.astype(np.int32), flats)
+    theirs = _residuals(X, labels.astype(np.int32), flats)
     error = float((cupy.abs(found - theirs) / case.lengths).max())
     gap = float(((exact - theirs) / case.lengths).max())
     ours, *peers = timed_on_card(lambda: kernels.assign(X, flats), *(partial(halves, size) for size in (WHOLE, CACHED)))
@@ -113,14 +113,18 @@ def _too_far(error: float, gap: float, allowed: float) -> str:
     return "" if max(error, gap) <= allowed else f"residuals are off by {error:.1e}, labels by {gap:.1e} of |x|^2"
 
 
+def _residuals(X: Any, labels: Any, flats: Flats) -> Any:
+    return kernels.residuals(X, kernels.group_rows(labels, flats.k), flats)
+
+
 def residuals(case: Case, goal: float | None = None) -> Row:
     import cupy
 
     labels, flats = case.fitted
     few = slice(0, 50_000)
-    found = float(kernels.residuals(case.X, labels, flats)[few].sum())
+    found = float(_residuals(case.X, labels, flats)[few].sum())
     wanted = exact_objective(case.rows[few], flats.layout.split(cupy.asnumpy(flats.bases)), cupy.asnumpy(labels[few]))
-    (seconds,) = timed_on_card(lambda: kernels.residuals(case.X, labels, flats))
+    (seconds,) = timed_on_card(lambda: _residuals(case.X, labels, flats))
     same = np.isclose(found, wanted, rtol=1e-9)
     failed = "" if same else f"the first rows' add up to {found:.12g}, on the host to {wanted:.12g}"
     return time_row(case.text, "float64 residuals of all rows", seconds, within=goal, failed=failed)
@@ -128,7 +132,7 @@ def residuals(case: Case, goal: float | None = None) -> Row:
 
 def moments(case: Case) -> Row:
     labels, _ = case.fitted
-    (seconds,) = timed_on_card(lambda: kernels.second_moments(case.X, labels, case.k))
+    (seconds,) = timed_on_card(lambda: kernels.second_moments(case.X, kernels.group_rows(labels, case.k)))
     return time_row(case.text, "second moments of all rows, from scratch", seconds)
 
 
@@ -311,20 +315,16 @@ def measured(names: Sequence[str], *, quick: bool = False) -> Iterator[tuple[str
         yield name, row
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Report the machine, or rows, to whoever started this process."""
-    parser = argparse.ArgumentParser(prog="python -m bench.suite_gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"any of {', '.join(ROWS)}")
     parser.add_argument("--quick", action="store_true", help="small shapes")
     parser.add_argument("--about", action="store_true", help="report the machine and its card")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if unknown := [name for name in options.rows if name not in ROWS]:
         parser.error(f"there is no row {unknown[0]!r}; there are {', '.join(ROWS)}")
     if options.about:
         emit({"about": {**machine.describe(), "card": card()}, "slug": machine.slug(card())})
     for name, row in measured(options.rows, quick=options.quick):
         emit({"row": name, **row.as_json()})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m bench.downstream`: what compressed word embeddings cost a sentence encoder on a real task.
+"""`python -m bench downstream`: what compressed word embeddings cost a sentence encoder on a real task.
 
 MiniLM is fine-tuned to tell positive from negative sentences (movie reviews and editorials, scored by people), with two
 seeds. Each table is compressed by every method at every ratio and measured on held-out movie reviews: swapped in
@@ -17,6 +17,7 @@ import datetime
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,25 @@ from rich.console import Console
 from ksubspaces.demo import minilm_folder
 from ksubspaces.storage import write_whole
 
-from . import machine, texts
-from .downstream_plan import FULL, QUICK, data_of
-from .downstream_plot import draw
-from .downstream_report import checks, collect, tables
-from .downstream_work import Original, Unit, measure, measure_original, units
-from .units import in_parallel
+from ..lib import machine, texts
+from ..lib.results import RESULTS
+from ..lib.units import in_parallel
+from .plan import FULL, QUICK, data_of
+from .plot import draw
+from .report import checks, collect, tables
+from .work import Original, Unit, measure, measure_original, units
 
-OUT = Path(__file__).parent / "results" / "downstream.json"
+OUT = RESULTS / "downstream.json"
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Measure everything that is not yet measured, print the tables, write the results and their plot."""
-    parser = argparse.ArgumentParser(prog="python -m bench.downstream", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench downstream", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sentences, methods and ratios; writes no results")
     parser.add_argument("--out", type=Path, help=f"results, with the plot beside them (default: {OUT.name})")
     parser.add_argument("--processes", type=int, default=machine.cores(), help="of one thread each (default: cores)")
     parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     plan = QUICK if options.quick else FULL
     console = Console(width=170)
     if options.fresh:
@@ -69,8 +71,7 @@ def main() -> None:
         minutes = done(unit.name, len(measured), len(wanted))
 
     rows = collect(originals, measured, data_of(plan).test.scores)
-    about = machine.describe() | {"command": f"python -m bench.downstream{' --quick' if options.quick else ''}"}
-    results = {**about, "date": _today(), "minutes": minutes, **rows}
+    results = {**machine.describe(), "date": _today(), "minutes": minutes, **rows}
     for table in tables(results):
         console.print(table)
     for line in checks(results):
@@ -84,7 +85,3 @@ def main() -> None:
 
 def _today() -> str:
     return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-
-
-if __name__ == "__main__":
-    main()

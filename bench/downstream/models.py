@@ -14,7 +14,7 @@ from transformers import BertModel
 from ksubspaces import Factorization
 from ksubspaces.storage import write_whole
 
-from .encoder import Ids, batches, dense, load_encoder, padded, pooled, with_embedding
+from ..lib.encoder import Ids, batches, dense, load_encoder, padded, pooled, with_embedding
 
 BATCH = 32
 ENCODER_RATE, HEAD_RATE = 5e-5, 1e-3

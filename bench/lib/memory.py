@@ -1,4 +1,4 @@
-"""Peak memory of one fit beyond its input, in a process of its own: `python -m bench.memory --n 200000 ...`.
+"""Peak memory of one fit beyond its input, in a process of its own: `python -m bench memory --n 200000 ...`.
 
 Prints one JSON object. Imports, the JIT compilation (one small fit first) and X itself are in place before the count
 begins, so what is counted is what the fit itself asks for at its worst moment.
@@ -12,12 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
-from .machine import ROOT
+from .results import ROOT
 
 WARM_UP_ROWS = 4096
 SAMPLE_SECONDS = 0.001
@@ -25,15 +25,15 @@ SAMPLE_SECONDS = 0.001
 
 def measure(n: int, d: int, k: int, j: int) -> dict:
     """Run the probe in a fresh process and return what it printed."""
-    return in_a_process("bench.memory", f"--n={n}", f"--d={d}", f"--k={k}", f"--j={j}")
+    return in_a_process("memory", f"--n={n}", f"--d={d}", f"--k={k}", f"--j={j}")
 
 
-def in_a_process(module: str, *arguments: str) -> dict:
-    """Run a module in a fresh process and return the JSON object that it prints."""
-    command = [sys.executable, "-m", module, *arguments]
+def in_a_process(name: str, *arguments: str) -> dict:
+    """Run one of the commands of `python -m bench` in a fresh process and return the JSON object that it prints."""
+    command = [sys.executable, "-m", "bench", name, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{module} failed:\n{done.stderr}")
+        raise RuntimeError(f"{name} failed:\n{done.stderr}")
     return json.loads(done.stdout)
 
 
@@ -73,16 +73,16 @@ def _high_water() -> int:
     raise OSError("no VmHWM in /proc/self/status")
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Fit planted subspaces of the given size with default arguments."""
     from ksubspaces import fit_subspaces
 
     from .data import planted
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
     for name in ("n", "d", "k", "j"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    size = vars(parser.parse_args())
+    size = vars(parser.parse_args(arguments))
     X = planted(**size, noise=0.1).X
     fit_subspaces(X[:WARM_UP_ROWS], size["k"], size["j"], seed=0)
     begin = time.perf_counter()
@@ -92,7 +92,3 @@ def main() -> None:
             {**size, "x_bytes": X.nbytes, "extra_bytes": extra, "how": how, "seconds": time.perf_counter() - begin}
         )
     )
-
-
-if __name__ == "__main__":
-    main()

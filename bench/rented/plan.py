@@ -34,7 +34,7 @@ class Piece:
     command : tuple of str
         Arguments of Python; the names of the rows follow them.
     rows : tuple of str
-        Rows that it measures, see `suite_gpu.py`.
+        Rows that it measures, see `suites/gpu.py`.
     env : dict
         Variables of its environment.
     """
@@ -52,7 +52,7 @@ def preparation() -> list[Piece]:
     install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
     return [
         Piece("install", 30, "this package, for this Python; nothing is fetched", install),
-        Piece("machine", 20, "which card this is, and which packages", ("-m", "bench.suite_gpu", "--about")),
+        Piece("machine", 20, "which card this is, and which packages", ("-m", "bench", "gpu", "--about")),
     ]
 
 
@@ -92,7 +92,7 @@ _FITS = ("fit-tables", "five-steps-torch", "fit-small")
 
 
 def _figures(name: str, limit: float, what: str, quick: bool, *rows: str) -> Piece:
-    return Piece(name, limit, what, ("-m", "bench.suite_gpu", *(["--quick"] if quick else [])), rows)
+    return Piece(name, limit, what, ("-m", "bench", "gpu", *(["--quick"] if quick else [])), rows)
 
 
 def rest_of(pieces: Iterable[Piece], former: dict[str, Any]) -> list[Piece]:

@@ -10,7 +10,7 @@ import numpy as np
 from ksubspaces import Factorization, compress
 from ksubspaces.tokens import token_weights
 
-from .encoder import load_tokenizer, training_counts
+from ..lib.encoder import load_tokenizer, training_counts
 
 FREQUENT = 167
 """Rows kept exactly by "SVD + exact rows"; they hold more than half of all tokens of the training texts."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from ksubspaces import Factorization, compress
 
-from .compare import Row, not_above, timed
-from .peers import svd_error
+from ..lib.compare import Row, not_above, timed
+from ..lib.peers import svd_error
 
 TARGETS = {0.4: 0.1020, 0.6: 0.222, 0.8: 0.422}
 """Relative error to reach for each share of the parameters saved."""
@@ -79,8 +79,8 @@ def word_counts() -> np.ndarray | None:
     try:
         from ksubspaces.tokens import count_tokens
 
-        from .encoder import load_tokenizer
-        from .texts import load, training
+        from ..lib.encoder import load_tokenizer
+        from ..lib.texts import load, training
 
         texts = [sentence.text for source in ("movies", "editorials") for sentence in training(load(source))]
         return count_tokens(load_tokenizer(), texts)

@@ -1,4 +1,4 @@
-"""`python -m bench.study_weights`: which token weights keep an encoder's sentence vectors best.
+"""`python -m bench token-weights`: which token weights keep an encoder's sentence vectors best.
 
 The word embeddings of the pretrained MiniLM encoder are compressed with weights (count + floor) ** power, counted in
 the training half of the movie reviews and editorials, or with a Zipf prior in place of the counts. What is measured
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -23,12 +23,13 @@ from ksubspaces import compress
 from ksubspaces.storage import write_whole
 from ksubspaces.tokens import token_weights, zipf_counts
 
-from . import encoder, machine, texts
-from .data import minilm
-from .units import cache_folder, in_parallel, once
+from ..lib import encoder, machine, texts
+from ..lib.data import minilm
+from ..lib.results import RESULTS
+from ..lib.units import cache_folder, in_parallel, once
 
 RATIOS = (0.4, 0.6, 0.8)
-OUT = Path(__file__).parent / "results" / "token-weights.json"
+OUT = RESULTS / "token-weights.json"
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ def _unit(trial: Trial) -> dict:
     return once(cache_folder("study-weights") / trial.file, lambda: measure(trial))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Measure everything that is not yet measured, print the table, write the results."""
-    parser = argparse.ArgumentParser(prog="python -m bench.study_weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench token-weights", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="partitions for each weighting and ratio (default: 1)")
     parser.add_argument("--processes", type=int, default=machine.cores())
     parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     console = Console(width=120)
     texts.load_all()  # fetched once, not by each process
     trials = [Trial(w, ratio, seed) for seed in range(options.seeds) for w in weightings() for ratio in RATIOS]
@@ -123,7 +124,7 @@ def main() -> None:
         shown = f"{trial.weighting.name}, ratio {trial.ratio}, seed {trial.seed}: cosine {result['cosine']:.4f}"
         console.print(f"{len(results)}/{len(trials)} {shown}", markup=False, highlight=False)
     console.print(table(results))
-    about = machine.describe() | {"command": "python -m bench.study_weights", "sentences": encoder.SENTENCES}
+    about = machine.describe() | {"sentences": encoder.SENTENCES}
     rows = [{**asdict(trial), **result} for trial, result in sorted(results.items(), key=lambda item: item[0].file)]
     write_whole(options.out, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
     console.print(f"written: {options.out}")
@@ -149,7 +150,3 @@ def table(results: dict[Trial, dict]) -> Table:
             cells.append(f"{over_seeds(same, 'cosine')} / {over_seeds(same, 'spearman')}")
         grid.add_row(weighting.name, *cells)
     return grid
-
-
-if __name__ == "__main__":
-    main()

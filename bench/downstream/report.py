@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from .downstream_figures import Difference, Runs, accuracy, agreement, correlation, difference, mean_value
-from .downstream_methods import METHODS
-from .downstream_work import Unit
+from .figures import Difference, Runs, accuracy, agreement, correlation, difference, mean_value
+from .methods import METHODS
+from .work import Unit
 
 OURS = "ours-counts"
 FIGURES = {"correlation": correlation, "accuracy": accuracy}

@@ -1,7 +1,8 @@
-"""`python -m bench.show FILE`: the table of a results file."""
+"""`python -m bench show FILE`: the table of a results file."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ def show(about: dict[str, Any], rows: Sequence[Row]) -> None:
     console.print(f"{len(rows)} rows, {len(missed)} targets missed, {len(failed)} checks failed")
 
 
-if __name__ == "__main__":
-    results = json.loads(Path(sys.argv[1]).read_text())
-    show(results, [Row.of_json(row) for row in results["rows"]])
+def main(arguments: Sequence[str]) -> None:
+    """Show each of the files."""
+    parser = argparse.ArgumentParser(prog="python -m bench show", description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    for file in parser.parse_args(arguments).files:
+        results = json.loads(file.read_text())
+        show(results, [Row.of_json(row) for row in results["rows"]])

@@ -1,4 +1,4 @@
-"""Time and peak memory of compressing the MiniLM folder, in a process of its own: `python -m bench.whole_model ...`.
+"""Time and peak memory of compressing the MiniLM folder, in a process of its own: `python -m bench whole-model ...`.
 
 Prints one JSON object. Imports are in place before the count begins and, unless --cold, compiled kernels as well (a
 small matrix is compressed first). The model is not: it is loaded, compressed, and what it takes is in the peak.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ WARM_UP = (2000, 64)
 def measure(out: Path, *, texts: bool, cold: bool) -> dict[str, Any]:
     """Compress in a fresh process, save the model to a folder, and return what the process printed."""
     flags = [f"--{name}" for name, wanted in (("texts", texts), ("cold", cold)) if wanted]
-    return in_a_process("bench.whole_model", str(out), *flags)
+    return in_a_process("whole-model", str(out), *flags)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Load, compress and save the model."""
     from transformers import AutoModel, AutoTokenizer
 
@@ -35,11 +36,11 @@ def main() -> None:
 
     from . import texts
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench whole-model", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--texts", action="store_true", help="count tokens in the training texts")
     parser.add_argument("--cold", action="store_true", help="kernels are compiled within what is measured")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sentences = [sentence.text for sentence in texts.training(texts.load_all())] if options.texts else None
     if not options.cold:
         A = np.random.default_rng(0).normal(size=WARM_UP).astype(np.float32)
@@ -69,7 +70,3 @@ def main() -> None:
             }
         )
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -10,9 +10,9 @@ import numpy as np
 
 from ksubspaces import Step, Subspaces, fit_subspaces
 
-from .compare import Row, honest, not_above, ratio_row, timed
-from .data import random_partition
-from .peers import PeerFit, authors, parameter_count, projections, svd_error
+from ..lib.compare import Row, honest, not_above, ratio_row, timed
+from ..lib.data import random_partition
+from ..lib.peers import PeerFit, authors, parameter_count, projections, svd_error
 
 EARLY = 3
 """Steps taken as early, from the second on: the first includes the checks of the input and has a row of its own."""

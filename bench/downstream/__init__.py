@@ -1,0 +1,1 @@
+"""What compressed word embeddings cost a sentence encoder on a real task; see `command.py`."""

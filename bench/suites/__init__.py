@@ -1,0 +1,1 @@
+"""What is measured against named peers, one module for each suite."""

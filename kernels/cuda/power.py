@@ -1,0 +1,193 @@
+"""Refits that do not wait: block power steps ``V <- orth(V S)``, and what flats leave of second moments.
+
+For positive semidefinite S a step captures at least what the basis before it did, ``tr(V' S V'^T) >= tr(V S V^T)``, so
+that it is a valid refit while labels still move. Up to d = 128 a kernel takes all steps of all matrices in one launch;
+above, products of the library do, and a Cholesky factor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import moments as of_all
+from ..flats import Array, Eigenspaces, Flats, Layout
+from ..moments import Moments, traces
+from . import loader
+from .memory import or_null
+
+STEPS, CHEAP_STEPS = 2, 4
+"""Of a refit, by products and by the kernel: one lags behind exact refits, and more than two bring little."""
+
+FIRST_STEPS = 8
+"""Where there is no basis to start from."""
+
+REACH = 128
+"""Largest d of the kernels. Above it, few blocks would have much to do."""
+
+THREADS, PANEL = 256, 32  # as in power.cu
+SHIFT = 2.0**-20  # of the trace, added to S: bases stay of full rank where S is not
+SOUND = 3  # times the root of rounding: how far from orthonormal a basis may be for one correction to make it good
+
+
+def _defines(dtype: Any) -> dict[str, Any]:
+    return {"REAL": "float" if dtype == np.float32 else "double"}
+
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [("power", _defines(dtype)) for dtype in (np.float32, np.float64)]
+
+
+def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None = None) -> Eigenspaces:
+    """Power steps for S (k, d, d) from the stacked bases ``start``, or from any. The host does not wait.
+
+    Neither eigenvalues nor complements come with it. Where ``ok`` is false S is not finite, or a Cholesky factor has
+    failed; the basis is then what it started from.
+    """
+    if layout.total == 0:
+        return Eigenspaces(layout, loader.namespace(S).empty((0, layout.d), dtype), None, None, exact=False)
+    if start is not None:
+        start = start.astype(dtype, copy=False)
+    by = _by_kernel if _shared_memory(layout, dtype) <= _room(layout) else _by_products
+    bases, ok = by(S, layout, dtype, start)
+    return Eigenspaces(layout, bases, None, None, exact=False, ok=ok)
+
+
+def _room(layout: Layout) -> int:
+    return loader.limits().shared_memory if layout.d <= REACH else 0
+
+
+def _pitch(layout: Layout) -> int:
+    """From one column of a basis to the next, in numbers: an odd multiple of four, lest lanes meet in a bank."""
+    return 4 * (-(-layout.width // 4) | 1)
+
+
+def _shared_memory(layout: Layout, dtype: np.dtype) -> int:
+    pitch, d = _pitch(layout), layout.d
+    return 8 * pitch * (pitch + 1) + dtype.itemsize * d * (d + 2 * pitch)
+
+
+def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
+    xp = loader.namespace(S)
+    bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
+    loader.kernel("power", "power", _defines(dtype))(
+        (layout.k,),
+        (THREADS,),
+        (
+            xp.ascontiguousarray(S, dtype=np.float64),
+            np.int32(layout.d),
+            layout.sent(S, "starts"),
+            np.int32(_pitch(layout)),
+            np.int32(FIRST_STEPS if start is None else CHEAP_STEPS),
+            or_null(start),
+            bases,
+            ok,
+        ),
+        shared_mem=_shared_memory(layout, dtype),
+    )
+    return bases, ok
+
+
+def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
+    xp, (k, d) = loader.namespace(S), S.shape[:2]
+    scale = traces(S)[:, None]
+    M = (S.reshape(k, -1) / xp.where(scale > 0, scale, 1)).astype(dtype)
+    M[:, :: d + 1] += SHIFT
+    M = M.reshape(k, d, d)
+    ones = _ones(xp, layout, S, dtype)
+    if start is None:
+        V, before = _random(xp, layout, dtype), _repeat(xp, layout, xp.eye(layout.width, d, dtype=dtype))
+    else:
+        V = before = layout.pad(start)
+    for left in reversed(range(FIRST_STEPS if start is None else STEPS)):
+        V = V @ M
+        if start is None or left == 0:  # from a good basis two steps leave the rows well apart
+            V = _orthonormal(xp, V, ones)
+    off = _gram(xp, V, ones)
+    off.reshape(k, -1)[:, :: layout.width + 1] -= 1
+    ok = xp.abs(off).max(axis=(1, 2)) <= SOUND * np.sqrt(np.finfo(dtype).eps)  # not a number is not
+    V = xp.where(ok[:, None, None], V - (off @ V) / 2, before)  # towards the nearest orthonormal basis
+    return layout.pack(V), ok
+
+
+def _ones(xp: Any, layout: Layout, like: Array, dtype: np.dtype) -> Array | None:
+    """What stands on the diagonals of Gram matrices (k, width, width) for the rows of zeros that fill bases up."""
+    if layout.uniform:
+        return None
+    filled = xp.arange(layout.width) >= layout.sent(like, "sizes")[:, None]
+    return filled[:, :, None] * xp.eye(layout.width, dtype=dtype)
+
+
+def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
+    """The first of the rows (width, d) as bases, filled up."""
+    return layout.pad(layout.pack(xp.broadcast_to(rows, (layout.k, *rows.shape))))
+
+
+def _random(xp: Any, layout: Layout, dtype: np.dtype) -> Array:
+    """Bases that span anything, not orthonormal, the same for all flats."""
+    entries = np.random.default_rng(0).random((layout.width, layout.d), np.float32) - np.float32(0.5)
+    return _repeat(xp, layout, xp.asarray(entries.astype(dtype)))
+
+
+def _gram(xp: Any, V: Array, ones: Array | None) -> Array:
+    products = V @ xp.swapaxes(V, 1, 2)
+    return products if ones is None else products + ones
+
+
+def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
+    """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything if Y is too ill-conditioned for it.
+
+    Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
+    """
+    gram = _gram(xp, Y, ones)
+    try:
+        L = xp.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:  # CuPy does not look
+        L = xp.full_like(gram, np.nan)
+    _substitute(L, Y)
+    return Y
+
+
+def complements(layout: Layout, bases: Array) -> Array:
+    """Orthonormal rows spanning what the wide flats leave, stacked, by products alone."""
+    xp, left = loader.namespace(bases), layout.complements
+    V, exact = layout.pad(bases).astype(np.float64), np.dtype(np.float64)
+    W, ones = _random(xp, left, exact), _ones(xp, left, bases, exact)
+    for _ in range(2):
+        W = _orthonormal(xp, W - (W @ xp.swapaxes(V, 1, 2)) @ V, ones)
+    return left.pack(W).astype(bases.dtype)
+
+
+def _substitute(L: Array, V: Array) -> None:
+    """V = L^-1 V, in place, for lower triangular L (k, m, m) and V (k, m, n)."""
+    k, m, n = V.shape
+    loader.kernel("power", "substitute", _defines(V.dtype))(
+        (k * -(-n // PANEL),), (THREADS,), (L, np.int32(m), V, np.int32(n), V)
+    )
+
+
+def measure_objective(moments: Moments, flats: Flats) -> Array:
+    layout, d = flats.layout, flats.layout.d
+    shared = 8 * d * _pitch(layout)
+    if not 0 < shared <= _room(layout) or moments.raw is None:
+        return of_all.measure_objective(moments, flats)
+    xp = loader.namespace(moments.first)
+    shifts = moments.shifts(flats)
+    left = xp.empty(layout.k)
+    loader.kernel("power", "leave", _defines(flats.bases.dtype))(
+        (layout.k,),
+        (THREADS,),
+        (
+            moments.raw,
+            moments.first,
+            moments.mass,
+            np.int32(d),
+            or_null(shifts),
+            layout.sent(left, "starts"),
+            np.int32(_pitch(layout)),
+            flats.bases,
+            left,
+        ),
+        shared_mem=shared,
+    )
+    return left.sum()
