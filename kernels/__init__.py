@@ -100,8 +100,13 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
 
 
 def assign(
-    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None
-) -> tuple[Array, Array]:
+    X: Array | Rows,
+    flats: Flats,
+    penalty: Array | None = None,
+    weights: Array | None = None,
+    *,
+    residuals: bool = True,
+) -> tuple[Array, Any]:
     """Assign each row to its nearest flat.
 
     Parameters
@@ -112,20 +117,21 @@ def assign(
         Added to the cost of each flat (``lambda * j_c`` in a budget).
     weights : (n,) array, optional
         Multiplies each row's residual in the cost; matters only beside a penalty.
+    residuals : bool
+        ``False`` if labels are enough: they alone are cheaper on a card.
 
     Returns
     -------
     labels : (n,) int32
         ``argmin_c weights_i * r_c(x_i) + penalty_c``; the lowest c on a tie.
     residuals : (n,) array of X's dtype
-        Squared distance r to the flat of the label, never negative.
+        Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-
     rows = as_rows(X)
 
-    def work(block: Array, span: slice) -> tuple[Array, Array]:
+    def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
-        return _device(block).assign(block, flats, penalty, part, kept=rows.kept)
+        return _device(block).assign(block, flats, penalty, part, residuals=residuals, kept=rows.kept)
 
     return _in_blocks(rows, work)
 

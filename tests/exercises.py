@@ -2,9 +2,10 @@
 
 import importlib
 
+import near_ties as near
 import numpy as np
 import pytest
-from contract.backends import decoding
+from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
 from draws import check_start
@@ -13,7 +14,7 @@ from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
 from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
-from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power
+from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power, screen
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
 PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
@@ -54,6 +55,39 @@ def exercise_assign():
             check_assign(on_flat, Flats.from_bases([basis]), precision)
             labels, _ = cuda_assign.assign(on_flat, Flats.from_bases([basis] * 80), **options(precision))
             assert not labels.any()
+
+
+def check_screened(X, flats, penalty=None, weights=None):
+    """Labels are the reference's but for float32's rounding, and so are residuals."""
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=screen.is_narrow(flats), kept={})
+    distances = reference.sqdistances(X, flats)
+    cost = distances if weights is None else weights[:, None] * distances
+    unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
+    assert labels.dtype == np.int32
+    least = cost if penalty is None else cost + penalty
+    assert np.all((least[np.arange(len(X)), labels] - least.min(axis=1)) <= tolerance(X.dtype) * unit)
+    if residuals is not None:
+        chosen = distances[np.arange(len(X)), labels]
+        np.testing.assert_allclose(residuals, chosen, rtol=1e-6, atol=tolerance(X.dtype) * scale(X))
+
+
+def exercise_screen():
+    """Shapes that use every line of both ways to screen, and near-ties."""
+    for narrow in (True, False):
+        with screening(narrow):
+            for n, d, dims, affine in (
+                (150, 64, [8] * 37, False),
+                (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
+                (70, 100, [3, 9, 0, 64, 1, 40], True),
+                (40, 200, [8, 5, 3, 8, 8], False),
+            ):
+                X, flats, rng = problem(n, d, dims, np.float32, affine)
+                check_screened(X, flats)
+                check_screened(X, flats, rng.random(len(dims)), rng.random(n))
+            for near_ties in near.ALL.values():
+                check_screened(*near_ties())
+    with screening(False):
+        check_screened(*near.rounded_flats(before=69))
 
 
 def exercise_eigenspaces():

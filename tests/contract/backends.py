@@ -160,6 +160,16 @@ def decoding(direct: bool) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def screening(narrow: bool = True) -> Iterator[None]:
+    """Small problems are screened as well, and flats of few dimensions as the others if not ``narrow``."""
+    screen = importlib.import_module("ksubspaces.kernels.cuda.screen")
+    with pytest.MonkeyPatch.context() as patch:
+        for limit, least in (("PRODUCTS", 0), ("FEWEST", 2 if narrow else 1 << 30), ("FEWEST_DIRECTIONS", 0)):
+            patch.setattr(screen, limit, least)
+        yield
+
+
 needs_simulator = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is missing: pip install 'ksubspaces[cuda13]'"
 )
@@ -179,6 +189,15 @@ BACKENDS = [
         limits=SLOW,
         many=False,
         options={"precision": "fp16x3"},
+    ),
+    Emulated(
+        "emulated, screened",
+        {"assign"},
+        screening,
+        [needs_compiler],
+        dtypes=[np.float32],
+        limits=SLOW,
+        many=False,
     ),
     Emulated("emulated, grouped", {"lookup"}, functools.partial(decoding, False), [needs_compiler], many=False),
     Simulated(
