@@ -90,20 +90,20 @@ def test_moments(side: str, moved: float, case: Case, measure) -> None:
     old = case.labels[rows]
     labels = case.labels.copy()
     labels[rows] = new = ((old + 1) % case.k).astype(np.int32)
-    before = kernels.second_moments(case.X, case.labels, case.k)
+    before = kernels.second_moments(case.X, kernels.group_rows(case.labels, case.k))
 
     def update(moments: kernels.Moments) -> kernels.Moments:
         kernels.update_moments(moments, case.X, rows, old, new)
         return moments
 
-    full = kernels.second_moments(case.X, labels, case.k).scatter
+    full = kernels.second_moments(case.X, kernels.group_rows(labels, case.k)).scatter
     scale = float(np.abs(full).max())
     assert np.allclose(update(copy.deepcopy(before)).scatter, full, rtol=0, atol=1e-5 * scale)
     assert np.allclose(scatter_loop(case.X, labels, case.k), full, rtol=0, atol=1e-5 * scale)
     if side == "update":
         measure(update, setup=lambda: ((copy.deepcopy(before),), {}))
     elif side == "full":
-        measure(lambda: kernels.second_moments(case.X, labels, case.k))
+        measure(lambda: kernels.second_moments(case.X, kernels.group_rows(labels, case.k)))
     else:
         measure(lambda: scatter_loop(case.X, labels, case.k))
 
@@ -137,7 +137,7 @@ def block_power_with_complement(S: np.ndarray, bases: list[np.ndarray]) -> list[
 
 @pytest.mark.parametrize("side", ["ours", "numpy eigh", "block power", "block power + complement"])
 def test_eigenspaces(side: str, case: Case, measure) -> None:
-    S = kernels.second_moments(case.X, case.labels, case.k).scatter
+    S = kernels.second_moments(case.X, kernels.group_rows(case.labels, case.k)).scatter
     single = S.astype(np.float32)
     dims = [case.j] * case.k
     best = captured(S, [np.linalg.eigh(A)[1][:, ::-1][:, : case.j].T for A in S])

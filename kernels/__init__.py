@@ -3,8 +3,10 @@
 =================== ==========================================================================
 ``assign``          nearest flat of each row, and the squared distance to it
 ``sqdistances``     squared distance of each row to every flat
-``residuals``       float64 squared distance of each row to one given flat
-``second_moments``  weighted first and second moments of each cluster (``update_moments``: of the rows that moved)
+``group_rows``      row numbers by label, which the next four take
+``residuals``       float64 squared distance of each row to the flat of its group
+``second_moments``  weighted first and second moments of each group (``update_moments``: of the rows that moved)
+``coefficients``    of each row in the flat of its group
 ``measure_objective`` sum of squared distances of all rows to their flats, from the moments of their clusters
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
@@ -15,34 +17,40 @@
 ``lookup``          decoded rows of a factorization
 =================== ==========================================================================
 
-:mod:`ksubspaces.kernels.reference` says in plain NumPy what each of them means. Rows may be :class:`Streamed`: kept
-in host memory and brought to the device in blocks.
+:mod:`ksubspaces.kernels.reference` says in plain NumPy what each of them means. X is an array or :class:`Rows` of one,
+which keep what a device prepares of them; or :class:`Streamed` rows, kept in host memory and brought to the device in
+blocks.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
-from .moments import Moments
-from .rows import Streamed
+from .groups import Groups
+from .moments import Moments, combined
+from .rows import Rows, Streamed, as_rows
 
 __all__ = [
     "Eigenspaces",
     "Flats",
+    "Groups",
     "Layout",
     "Moments",
+    "Rows",
     "Streamed",
     "assign",
     "batched_svd",
     "changed_rows",
+    "coefficients",
     "complement",
+    "group_rows",
     "label_counts",
     "largest",
     "layout_of",
@@ -70,12 +78,28 @@ def _device_of(kind: Any) -> ModuleType:
         return importlib.import_module("ksubspaces.kernels.cpu")
     if kind.__module__.partition(".")[0] == "cupy":
         return importlib.import_module("ksubspaces.kernels.cuda")
-    if issubclass(kind, Streamed):
-        return importlib.import_module("ksubspaces.kernels.streamed")
     raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
 
 
-def assign(X: Array, flats: Flats, penalty: Array | None = None, weights: Array | None = None) -> tuple[Array, Array]:
+def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
+    """What an operation gives for each row, from the rows of one block after another."""
+    rows, whole = as_rows(X), None
+    for span, block in rows.blocks():
+        parts = work(block, span)
+        if len(block) == len(rows):
+            return parts
+        if whole is None:
+            whole = tuple(p if p is None else rows.xp.empty((len(rows), *p.shape[1:]), p.dtype) for p in parts)
+        for result, part in zip(whole, parts, strict=True):
+            if result is not None:
+                result[span] = part
+    assert whole is not None
+    return whole
+
+
+def assign(
+    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None
+) -> tuple[Array, Array]:
     """Assign each row to its nearest flat.
 
     Parameters
@@ -94,56 +118,91 @@ def assign(X: Array, flats: Flats, penalty: Array | None = None, weights: Array 
     residuals : (n,) array of X's dtype
         Squared distance r to the flat of the label, never negative.
     """
-    return _device(X).assign(X, flats, penalty, weights)
+
+    rows = as_rows(X)
+
+    def work(block: Array, span: slice) -> tuple[Array, Array]:
+        part = None if weights is None else weights[span]
+        return _device(block).assign(block, flats, penalty, part, kept=rows.kept)
+
+    return _in_blocks(rows, work)
 
 
-def sqdistances(X: Array, flats: Flats) -> Array:
+def sqdistances(X: Array | Rows, flats: Flats) -> Array:
     """Squared distances (n, k) of the rows of X (n, d) to every flat, in X's dtype."""
-    return _device(X).sqdistances(X, flats)
+    return _in_blocks(X, lambda block, _: (_device(block).sqdistances(block, flats),))[0]
 
 
-def residuals(X: Array, labels: Array, flats: Flats) -> Array:
-    """Squared distance of each row to the flat of its label, (n,), from float64 differences x - mu - V^T V (x - mu)."""
-    return _device(X).residuals(X, labels, flats)
+def group_rows(labels: Array, k: int) -> Groups:
+    """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending."""
+    return _device(labels).group_rows(labels, k)
+
+
+def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
+    """Squared distance of each row to the flat of its group, (n,), from float64 differences x - mu - V^T V (x - mu).
+
+    Rows without a group have 0.
+    """
+    rows = as_rows(X)
+    result = rows.xp.zeros(len(rows))
+    for numbers, block, part in rows.grouped(groups):
+        found = _device(block).residuals(block, part, flats)
+        if len(block) == len(rows):
+            return found
+        result[numbers] = found
+    return result
+
+
+def coefficients(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
+    """Coefficients ``(x - mu_c) V_c^T`` in X's dtype, packed: (n_c, j_c) numbers of one group after another."""
+    rows = as_rows(X)
+    parts = [_device(block).coefficients(block, part, flats) for block, part in rows.ordered(groups)]
+    return parts[0] if len(parts) == 1 else rows.xp.concatenate(parts)
 
 
 def second_moments(
-    X: Array,
-    labels: Array,
-    k: int,
+    X: Array | Rows,
+    groups: Groups,
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    rows: Array | None = None,
+    dtype: Any = None,
 ) -> Moments:
-    """First and second moments of the rows of each cluster, accumulated in float64.
+    """First and second moments of the rows of each group, accumulated in float64.
 
     Parameters
     ----------
     X : (n, d) array, float32 or float64
-    labels : (n,) int32 array, values in [0, k)
-        Cluster of each row; with ``rows``, (m,) and of those rows.
-    k : int
+    groups : Groups
     weights : (n,) array, optional
         Nonnegative.
     center : bool
         Take the second moments about the weighted means.
     products : bool
         ``False`` computes the means alone.
-    rows : (m,) int64 array, optional
-        Only these rows of X count; default all.
+    dtype : dtype, optional
+        Precision of the products; default that of X.
     """
-    return _device(X).second_moments(X, labels, k, weights, center, products, rows)
+    total = combined(
+        _device(block).second_moments(
+            block, part, None if weights is None else weights[numbers], center, products, dtype
+        )
+        for numbers, block, part in as_rows(X).grouped(groups)
+    )
+    assert total is not None
+    return total
 
 
 def update_moments(
-    moments: Moments, X: Array, rows: Array, old: Array, new: Array, weights: Array | None = None
+    moments: Moments, X: Array | Rows, rows: Array, old: Array, new: Array, weights: Array | None = None
 ) -> None:
     """Move ``rows`` (m,) of X from clusters ``old`` (m,) to clusters ``new`` (m,), in place.
 
     Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
     """
-    _device(X).update_moments(moments, X, rows, old, new, weights)
+    for span, numbers, block, local in as_rows(X).gathered(rows):
+        part = None if weights is None else weights[numbers]
+        _device(block).update_moments(moments, block, local, old[span], new[span], part)
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:

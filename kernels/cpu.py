@@ -14,6 +14,7 @@ import numpy as np
 
 from . import loops
 from .flats import Eigenspaces, Flats, Layout, complement, layout_of
+from .groups import Groups
 from .moments import Moments, traces
 from .moments import measure_objective as measure_objective
 
@@ -27,7 +28,11 @@ FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
 
 
 def assign(
-    X: np.ndarray, flats: Flats, penalty: np.ndarray | None = None, weights: np.ndarray | None = None
+    X: np.ndarray,
+    flats: Flats,
+    penalty: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     n = len(X)
     labels = np.zeros(n, dtype=np.int32)
@@ -175,9 +180,14 @@ def _projections(
         yield rows, products(A)
 
 
-def residuals(X: np.ndarray, labels: np.ndarray, flats: Flats) -> np.ndarray:
-    result = np.empty(len(X), dtype=np.float64)
-    for c, rows in _cluster_blocks(labels, flats.k, X.shape[1] * 8):
+def group_rows(labels: np.ndarray, k: int) -> Groups:
+    order, starts = loops.group_by_label(np.ascontiguousarray(labels, dtype=np.int32), k)
+    return Groups(order, starts, whole=True)
+
+
+def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
+    result = np.zeros(len(X))
+    for c, rows in groups.blocks(_block_rows(X.shape[1] * 8)):
         V = np.asarray(flats.basis(c), dtype=np.float64)
         A = X[rows].astype(np.float64)
         if flats.offsets is not None:
@@ -187,16 +197,25 @@ def residuals(X: np.ndarray, labels: np.ndarray, flats: Flats) -> np.ndarray:
     return result
 
 
+def coefficients(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
+    dims = np.array(flats.layout.dims)
+    packed, end = np.empty(int(groups.counts @ dims), X.dtype), 0
+    for c, rows in groups.blocks(_block_rows(X.shape[1] * X.itemsize)):
+        A = X[rows] if flats.offsets is None else X[rows] - flats.offsets[c]
+        start, end = end, end + len(rows) * flats.layout.dims[c]
+        packed[start:end] = (A @ flats.basis(c).T).reshape(-1)
+    return packed
+
+
 def second_moments(
     X: np.ndarray,
-    labels: np.ndarray,
-    k: int,
+    groups: Groups,
     weights: np.ndarray | None = None,
     center: bool = False,
     products: bool = True,
-    rows: np.ndarray | None = None,
+    dtype: Any = None,
 ) -> Moments:
-    d = X.shape[1]
+    k, d = groups.k, X.shape[1]
     moments = Moments(
         raw=np.zeros((k, d, d)) if products else None,
         first=np.zeros((k, d)),
@@ -207,9 +226,9 @@ def second_moments(
     )
     if center:
         # Any origin near the mean will do: what it misses is in ``first`` and corrected exactly.
-        means = second_moments(X, labels, k, weights, products=False, rows=rows)
+        means = second_moments(X, groups, weights, products=False)
         moments.origins = means.means.astype(X.dtype).astype(np.float64)
-    _accumulate(moments, X, rows, labels, weights, 1)
+    _accumulate(moments, X, groups, weights, 1, X.dtype if dtype is None else np.dtype(dtype))
     return moments
 
 
@@ -221,37 +240,31 @@ def update_moments(
     new: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> None:
-    _accumulate(moments, X, rows, old, weights, -1)
-    _accumulate(moments, X, rows, new, weights, 1)
+    for labels, sign in ((old, -1), (new, 1)):
+        _accumulate(moments, X, group_rows(labels, len(moments.counts)).among(rows), weights, sign, X.dtype)
 
 
 def _accumulate(
-    moments: Moments,
-    X: np.ndarray,
-    subset: np.ndarray | None,
-    labels: np.ndarray,
-    weights: np.ndarray | None,
-    sign: int,
+    moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int, dtype: np.dtype
 ) -> None:
-    """Add (or take away) the moments of X[subset], whose clusters are ``labels``."""
+    """Add (or take away) the moments of the groups, multiplied in a precision."""
     k, d = moments.first.shape
-    if moments.raw is None or labels.size * d * d <= FEW_SQUARES * k:
-        _accumulate_directly(moments, X, subset, labels, weights, sign)
+    if moments.raw is None or len(groups.order) * d * d <= FEW_SQUARES * k:
+        _accumulate_directly(moments, X, groups, weights, sign)
         return
-    product = np.empty((d, d), dtype=X.dtype)
-    for c, chosen in _cluster_blocks(labels, k, d * X.itemsize):
-        rows = chosen if subset is None else subset[chosen]
-        A = X[rows]
+    moments.counts += sign * groups.counts
+    product = np.empty((d, d), dtype)
+    for c, rows in groups.blocks(_block_rows(d * dtype.itemsize)):
+        A = X[rows].astype(dtype, copy=False)
         if moments.center:
-            A -= moments.origins[c].astype(X.dtype)
-        moments.counts[c] += sign * len(rows)
+            A -= moments.origins[c].astype(dtype)
         if weights is None:
             moments.mass[c] += sign * len(rows)
-            moments.first[c] += sign * (np.ones(len(rows), X.dtype) @ A)
+            moments.first[c] += sign * (np.ones(len(rows), dtype) @ A)
         else:
             w = weights[rows]
             moments.mass[c] += sign * w.sum(dtype=np.float64)
-            root = np.sqrt(w).astype(X.dtype)
+            root = np.sqrt(w).astype(dtype)
             A *= root[:, None]
             moments.first[c] += sign * (root @ A)
         np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
@@ -262,33 +275,20 @@ def _accumulate(
 
 
 def _accumulate_directly(
-    moments: Moments,
-    X: np.ndarray,
-    subset: np.ndarray | None,
-    labels: np.ndarray,
-    weights: np.ndarray | None,
-    sign: int,
+    moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int
 ) -> None:
-    """The same in one loop over the rows as they come, in float64."""
+    """The same in one loop over the rows, in float64."""
     d = X.shape[1]
     raw = np.empty((0, d, d)) if moments.raw is None else moments.raw
-    size = max(64, BLOCK_BYTES // (d * X.itemsize))
-    for start in range(0, len(labels), size):
-        span = slice(start, start + size)
-        rows = span if subset is None else subset[span]
-        part = np.array(labels[span], np.int32)
-        w = np.ones(len(part)) if weights is None else np.array(weights[rows], np.float64)
-        A = np.array(X[rows], order="C")
-        loops.add_moments(A, part, w, sign, moments.origins, raw, moments.first, moments.mass, moments.counts)
+    for rows, part in groups.parts(_block_rows(d * X.itemsize)):
+        w = np.ones(len(rows)) if weights is None else np.array(weights[rows], np.float64)
+        sums = (moments.origins, raw, moments.first, moments.mass, moments.counts)
+        loops.add_moments(np.ascontiguousarray(X[rows]), part.starts, w, sign, *sums)
 
 
-def _cluster_blocks(labels: np.ndarray, k: int, row_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Row numbers of one cluster after another, at most BLOCK_BYTES of rows at a time."""
-    order, starts = loops.group_by_label(np.ascontiguousarray(labels, dtype=np.int32), k)
-    size = max(64, BLOCK_BYTES // row_bytes)
-    for c in range(k):
-        for start in range(starts[c], starts[c + 1], size):
-            yield c, order[start : min(start + size, starts[c + 1])]
+def _block_rows(row_bytes: int) -> int:
+    """How many rows are gathered at a time."""
+    return max(64, BLOCK_BYTES // row_bytes)
 
 
 def top_eigenspaces(
@@ -387,7 +387,8 @@ def lookup(rows: np.ndarray, factorization: Any) -> np.ndarray:
     bases, offsets = factorization.bases, factorization.offsets
     labels, positions = factorization.labels[rows], factorization.positions[rows]
     decoded = np.empty((len(rows), bases[0].shape[1]), dtype=bases[0].dtype)
-    for c, chosen in _cluster_blocks(labels, len(bases), decoded.shape[1] * decoded.itemsize):
+    groups = group_rows(labels, len(bases))
+    for c, chosen in groups.blocks(_block_rows(decoded.shape[1] * decoded.itemsize)):
         block = factorization.blocks[c][positions[chosen]] @ bases[c]
         decoded[chosen] = block if offsets is None else block + offsets[c]
     return decoded

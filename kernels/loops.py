@@ -141,21 +141,22 @@ def residual_directly(X, i, probes, start, stop, exact, offsets, c):  # type: ig
 
 
 @_jit
-def add_moments(A, labels, weights, sign, origins, raw, first, mass, counts):  # type: ignore[no-untyped-def]
-    """Add ``sign`` times the moments of A (m, d) about the origins of their clusters; raw (0, d, d) is left out."""
+def add_moments(A, starts, weights, sign, origins, raw, first, mass, counts):  # type: ignore[no-untyped-def]
+    """Add ``sign`` times the moments of A (m, d), group after group, about their origins; raw (0, d, d) is left out."""
     d = A.shape[1]
     x = np.empty(d)
-    for i in range(labels.size):
-        c, w = labels[i], sign * weights[i]
-        counts[c] += sign
-        mass[c] += w
-        for t in range(d):
-            x[t] = A[i, t] - origins[c, t]
-            first[c, t] += w * x[t]
-        for s in range(d if raw.shape[0] > 0 else 0):
-            y = w * x[s]
+    for c in range(starts.size - 1):
+        counts[c] += sign * (starts[c + 1] - starts[c])
+        for i in range(starts[c], starts[c + 1]):
+            w = sign * weights[i]
+            mass[c] += w
             for t in range(d):
-                raw[c, s, t] += y * x[t]
+                x[t] = A[i, t] - origins[c, t]
+                first[c, t] += w * x[t]
+            for s in range(d if raw.shape[0] > 0 else 0):
+                y = w * x[s]
+                for t in range(d):
+                    raw[c, s, t] += y * x[t]
 
 
 @_jit

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
+from .groups import Groups
 from .moments import Moments
 
 
@@ -38,30 +39,43 @@ def assign(
     return labels.astype(np.int32), distances[np.arange(len(labels)), labels]
 
 
-def residuals(X: Array, labels: Array, flats: Flats) -> np.ndarray:
+def group_rows(labels: Array, k: int) -> Groups:
+    """Row numbers by label, and where those of each label start among them."""
+    rows = [[i for i, label in enumerate(labels) if label == c] for c in range(k)]
+    starts = np.cumsum([0, *map(len, rows)])
+    return Groups(np.array([i for numbers in rows for i in numbers], dtype=np.int64), starts, whole=True)
+
+
+def residuals(X: Array, groups: Groups, flats: Flats) -> np.ndarray:
     """r of each row's own flat, (n,) float64."""
-    return sqdistances(X, flats)[np.arange(len(labels)), labels]
+    result = np.zeros(len(X))
+    result[groups.order] = sqdistances(X, flats)[groups.order, groups.owners]
+    return result
+
+
+def coefficients(X: Array, groups: Groups, flats: Flats) -> np.ndarray:
+    """(x - mu_c) V_c^T of the rows of one group after another, packed."""
+    mu = np.zeros((flats.k, X.shape[1])) if flats.offsets is None else flats.offsets
+    parts = [(X[groups.rows(c)] - np.float64(mu[c])) @ flats.basis(c).T for c in range(flats.k)]
+    return np.concatenate([part.ravel() for part in parts]).astype(X.dtype)
 
 
 def second_moments(
     X: Array,
-    labels: Array,
-    k: int,
+    groups: Groups,
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    rows: Array | None = None,
+    dtype: Any = None,
 ) -> Moments:
-    """Weighted first and second moments of the rows of each cluster, about the means if ``center``."""
-    X = np.asarray(X, dtype=np.float64)
+    """Weighted first and second moments of the rows of each group, about the means if ``center``; all in float64."""
+    X, k = np.asarray(X, dtype=np.float64), groups.k
     w = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if rows is not None:
-        X, w = X[rows], w[rows]
     d = X.shape[1]
     raw, first, origins = np.zeros((k, d, d)), np.zeros((k, d)), np.zeros((k, d))
     mass, counts = np.zeros(k), np.zeros(k, dtype=np.int64)
     for c in range(k):
-        members, wc = X[labels == c], w[labels == c]
+        members, wc = X[groups.rows(c)], w[groups.rows(c)]
         mass[c], counts[c] = wc.sum(), len(members)
         if center and mass[c] > 0:
             origins[c] = wc @ members / mass[c]

@@ -1,4 +1,4 @@
-"""Rows that do not fit on the device: they stay in host memory and come to it block by block."""
+"""Rows that operations read: where they live, or brought to a device block by block because it cannot hold them."""
 
 from __future__ import annotations
 
@@ -7,47 +7,83 @@ from typing import Any
 
 import numpy as np
 
-from .flats import Array
+from .flats import Array, namespace
+from .groups import Groups
 
 
-class Streamed:
-    """Rows (n, d) in host memory, for a device.
+class Rows:
+    """Rows (n, d) where they live, and what a device has prepared of them once.
+
+    Attributes
+    ----------
+    array : (n, d) array, float32 or float64
+        Read, never written.
+    kept : dict or None
+        Whatever a device wants to keep for as long as the rows are used; ``None`` if rows come and go.
+    """
+
+    ndim = 2
+    kept: dict[Any, Any] | None
+
+    def __init__(self, array: Array) -> None:
+        self.array, self.xp, self.kept = array, namespace(array), {}
+        self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, chosen: Any) -> Array:
+        """The chosen rows, on the device."""
+        return self.array[chosen]
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Consecutive rows and where they stand, on the device; a block holds until the next is asked for."""
+        yield slice(0, len(self)), self.array
+
+    def grouped(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
+        """Rows of the groups in blocks: their numbers, as an index, the rows, and the groups of those in a block."""
+        yield slice(None), self.array, groups
+
+    def ordered(self, groups: Groups) -> Iterator[tuple[Array, Groups]]:
+        """The same, each block going on in the order of the groups where the last one ended."""
+        yield self.array, groups
+
+    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Any, Array, Array]]:
+        """The rows of these numbers in blocks: which of the numbers, as an index the rows that a block has, the block,
+        and the numbers counted in it."""
+        yield slice(None), slice(None), self.array, numbers
+
+
+class Streamed(Rows):
+    """Rows (n, d) in host memory, for a device that cannot hold them.
 
     Parameters
     ----------
-    rows : (n, d) NumPy array, float32 or float64
-        Read, never written.
+    array : (n, d) NumPy array, float32 or float64
     xp : module
-        CuPy; or NumPy, for which a block is a part of ``rows``.
+        CuPy; or NumPy, for which a block is a part of ``array``.
     block_bytes : int
         Most bytes of a block. There are two on the device at a time, and two in pinned host memory.
     exponent : int, default 0
         Rows count as ``2^exponent`` times those in memory.
     """
 
-    ndim = 2
+    def __init__(self, array: np.ndarray, xp: Any, block_bytes: int, exponent: int = 0) -> None:
+        super().__init__(array)
+        self.xp, self.kept, self.block_bytes, self.exponent = xp, None, block_bytes, exponent
+        self.block_rows = int(max(1, min(len(array), block_bytes // (array.shape[1] * array.itemsize))))
 
-    def __init__(self, rows: np.ndarray, xp: Any, block_bytes: int, exponent: int = 0) -> None:
-        self.rows, self.xp, self.block_bytes, self.exponent = rows, xp, block_bytes, exponent
-        self.shape, self.dtype, self.nbytes = rows.shape, rows.dtype, rows.nbytes
-        self.block_rows = int(max(1, min(len(rows), block_bytes // (rows.shape[1] * rows.itemsize))))
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, chosen: Array) -> Array:
-        """The rows of the given numbers, on the device."""
-        numbers = chosen if isinstance(chosen, np.ndarray) else chosen.get()
-        return self.xp.asarray(self._scaled(self.rows[numbers]))
+    def __getitem__(self, chosen: Any) -> Array:
+        numbers = chosen if isinstance(chosen, (np.ndarray, slice)) else chosen.get()
+        return self.xp.asarray(self._scaled(self.array[numbers]))
 
     def _scaled(self, rows: np.ndarray) -> np.ndarray:
         return np.ldexp(rows, np.int32(self.exponent)) if self.exponent else rows
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Consecutive rows and where they stand, on the device; a block holds until the next is asked for."""
         spans = [slice(i, min(i + self.block_rows, len(self))) for i in range(0, len(self), self.block_rows)]
         if self.xp is np or not spans:
-            return ((span, self._scaled(self.rows[span])) for span in spans)
+            return ((span, self[span]) for span in spans or [slice(0, 0)])
         return self._uploaded(spans)
 
     def _uploaded(self, spans: list[slice]) -> Iterator[tuple[slice, Array]]:
@@ -66,7 +102,7 @@ class Streamed:
             slot, span = i % 2, spans[i]
             m = span.stop - span.start
             copied[slot].synchronize()  # the last copy from this pinned buffer
-            np.copyto(pinned[slot][:m], self._scaled(self.rows[span]))
+            np.copyto(pinned[slot][:m], self._scaled(self.array[span]))
             copier.wait_event(used[slot])
             device[slot][:m].set(pinned[slot][:m], stream=copier)
             copied[slot].record(copier)
@@ -82,8 +118,26 @@ class Streamed:
         finally:
             copier.synchronize()  # the buffers go back to their pools only when nothing writes to them
 
-    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Array]]:
-        """The rows of the given numbers, a block at a time, and which of the numbers they are."""
+    def grouped(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
+        if not groups.whole:
+            yield from ((numbers, self[numbers], part) for numbers, part in groups.parts(self.block_rows))
+            return
+        from ksubspaces import kernels
+
+        labels = self.xp.empty(len(self), np.int32)
+        labels[groups.order] = groups.owners
+        for span, block in self.blocks():
+            yield span, block, kernels.group_rows(labels[span], groups.k)
+
+    def ordered(self, groups: Groups) -> Iterator[tuple[Array, Groups]]:
+        return ((self[numbers], part) for numbers, part in groups.parts(self.block_rows))
+
+    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Any, Array, Array]]:
         for start in range(0, len(numbers), self.block_rows):
             span = slice(start, min(start + self.block_rows, len(numbers)))
-            yield span, self[numbers[span]]
+            yield span, numbers[span], self[numbers[span]], self.xp.arange(span.stop - span.start)
+
+
+def as_rows(X: Array | Rows) -> Rows:
+    """Rows of an array; themselves if they are."""
+    return X if isinstance(X, Rows) else Rows(X)

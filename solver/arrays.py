@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels import Streamed
+from ksubspaces.kernels import Rows, Streamed
 from ksubspaces.kernels.libraries import cupy as load_cupy
 
 Array = Any
@@ -321,7 +321,7 @@ def fetch(*arrays: Array) -> list[float]:
 
 def namespace(array: Array) -> Any:
     """NumPy or CuPy, whichever the array belongs to."""
-    if isinstance(array, Streamed):
+    if isinstance(array, Rows):
         return array.xp
     return np if isinstance(array, (np.ndarray, np.generic)) else load_cupy()
 
@@ -329,7 +329,7 @@ def namespace(array: Array) -> Any:
 def device_of(array: Array) -> str:
     """Where a computation with the array runs: "cpu" or "cuda:<index>"."""
     xp = namespace(array)
-    return "cpu" if xp is np else f"cuda:{xp.cuda.Device().id if isinstance(array, Streamed) else array.device.id}"
+    return "cpu" if xp is np else f"cuda:{xp.cuda.Device().id if isinstance(array, Rows) else array.device.id}"
 
 
 def row_blocks(X: Array) -> Iterator[tuple[int, Array]]:
@@ -337,9 +337,10 @@ def row_blocks(X: Array) -> Iterator[tuple[int, Array]]:
     if isinstance(X, Streamed):
         yield from ((span.start, block) for span, block in X.blocks())
         return
+    rows = X.array if isinstance(X, Rows) else X
     size = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
     for start in range(0, X.shape[0], size):
-        yield start, X[start : start + size]
+        yield start, rows[start : start + size]
 
 
 def scaled(X: Array, exponent: int) -> Array:
@@ -347,7 +348,7 @@ def scaled(X: Array, exponent: int) -> Array:
     if exponent == 0:
         return X
     if isinstance(X, Streamed):
-        return Streamed(X.rows, X.xp, X.block_bytes, X.exponent + exponent)
+        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)
     return namespace(X).ldexp(X, np.int32(exponent))
 
 

@@ -320,7 +320,7 @@ def _fit_equal(
     dims = equal_dims(pricing, k)
     if dims[0] < 1:
         raise ValueError(f"k={k} clusters of equal dimension do not fit in {pricing.n_parameters} parameters; lower k")
-    rows, device = (problem.X.rows, "cuda") if isinstance(problem.X, Streamed) else (problem.X, None)
+    rows, device = (problem.X.array, "cuda" if isinstance(problem.X, Streamed) else None)
     fit = fit_subspaces(
         rows,
         k,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 
-from ksubspaces.kernels import Flats
-
-from .arrays import Array, namespace
-
-MEMBERS = 8192  # rows of a cluster gathered at a time
+from .arrays import Array
 
 
 def count_parameters(counts: Sequence[int], dims: Sequence[int], d: int, affine: bool) -> int:
@@ -18,16 +15,9 @@ def count_parameters(counts: Sequence[int], dims: Sequence[int], d: int, affine:
     return flats + labels + affine * len(dims) * d
 
 
-def members_of(labels: Array, k: int) -> Iterator[tuple[int, Array]]:
-    """Row numbers of one cluster after another, a bounded number at a time."""
-    for c in range(k):
-        rows = namespace(labels).flatnonzero(labels == c)
-        for start in range(0, len(rows), MEMBERS):
-            yield c, rows[start : start + MEMBERS]
-
-
-def coefficients_in(X: Array, labels: Array, flats: Flats) -> Iterator[tuple[int, Array, Array]]:
-    """``(x - mu_c) V_c^T`` for the rows of one cluster after another: c, row numbers, coefficients (m, j_c)."""
-    for c, rows in members_of(labels, flats.k):
-        part = X[rows] if flats.offsets is None else X[rows] - flats.offsets[c]
-        yield c, rows, part @ flats.basis(c).T
+def split_coefficients(packed: Array, counts: Sequence[int], dims: Sequence[int]) -> list[Array]:
+    """The coefficients (n_c, j_c) of each cluster, as views of all of them one after another."""
+    sizes = [m * j for m, j in zip(counts, dims, strict=True)]
+    ends = accumulate(sizes)
+    parts = (packed[end - size : end] for size, end in zip(sizes, ends, strict=True))
+    return [part.reshape(m, j) for part, m, j in zip(parts, counts, dims, strict=True)]

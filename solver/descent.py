@@ -106,7 +106,8 @@ def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
         fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
     )  # just what a prediction from the result will use
     labels, _ = kernels.assign(problem.X, flats)
-    return flats, labels, problem.total(kernels.residuals(problem.X, labels, flats))
+    groups = kernels.group_rows(labels, problem.k)
+    return flats, labels, problem.total(kernels.residuals(problem.X, groups, flats))
 
 
 def reseed(

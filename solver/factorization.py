@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, Streamed
+from ksubspaces.kernels.rows import as_rows
 
 from .arrays import (
     NUMPY,
@@ -29,7 +30,7 @@ from .arrays import (
 )
 from .arrays import energy as total_energy
 from .checks import check_matrix, check_weights
-from .coefficients import coefficients_in
+from .coefficients import split_coefficients
 from .deprecated import Error
 from .result import Record, Result
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
@@ -138,10 +139,8 @@ class Factorization(Result):
         """The factors as NumPy or CuPy arrays, with each row's place in its block."""
         labels = import_array(self.labels, "labels")
         xp = namespace(labels)
-        order = xp.argsort(labels, kind="stable")
-        positions = xp.empty(len(labels), dtype=np.int64)
-        counts = xp.bincount(labels, minlength=len(self.bases))
-        positions[order] = xp.arange(len(labels)) - xp.repeat(xp.cumsum(counts) - counts, self.counts)
+        groups, positions = kernels.group_rows(labels, len(self.bases)), xp.empty(len(labels), dtype=np.int64)
+        positions[groups.order] = xp.arange(len(labels)) - groups.starts[groups.owners]
 
         def own(parts: list[Array]) -> list[Array]:
             return [import_array(part, "factors") for part in parts]
@@ -301,12 +300,16 @@ class Factorization(Result):
             bases, dims, flat = split_bases(arrays), arrays["dims"].tolist(), arrays["coefficients"]
             labels = unpack_labels(arrays["labels"], len(bases))
             counts = np.bincount(labels, minlength=len(bases)).tolist()
-            sizes = [m * j for m, j in zip(counts, dims, strict=True)]
-            if flat.shape != (sum(sizes),) or flat.dtype.kind != "f":
-                raise ValueError(f"coefficients must be {sum(sizes)} numbers, got {flat.dtype} of shape {flat.shape}")
-            parts = np.split(flat, np.cumsum(sizes)[:-1])
-            blocks = [part.reshape(m, j) for part, m, j in zip(parts, counts, dims, strict=True)]
-            return cls(labels, blocks, bases, arrays.get("offsets"), record=Record.from_facts(facts))
+            size = sum(m * j for m, j in zip(counts, dims, strict=True))
+            if flat.shape != (size,) or flat.dtype.kind != "f":
+                raise ValueError(f"coefficients must be {size} numbers, got {flat.dtype} of shape {flat.shape}")
+            return cls(
+                labels,
+                split_coefficients(flat, counts, dims),
+                bases,
+                arrays.get("offsets"),
+                record=Record.from_facts(facts),
+            )
 
     def __repr__(self) -> str:
         n, d = self.shape
@@ -371,17 +374,14 @@ class Coefficients(Sequence[Array]):
 
 def factorize(X: Array, labels: Array, flats: Flats, home: Home) -> Factorization:
     """Coefficients ``(x - mu) @ V^T`` of rows X (n, d), NumPy or CuPy, in the flats of their labels."""
-    xp = namespace(X)
-    bases = flats.layout.split(flats.bases)
-    parts: list[list[Array]] = [[xp.empty((0, len(V)), dtype=X.dtype)] for V in bases]
-    for c, _, coefficients in coefficients_in(X, labels, flats):
-        parts[c].append(coefficients)
-    blocks = []
-    for c in range(flats.k):
-        blocks.append(home.back(xp.concatenate(parts[c])))
-        parts[c] = []
+    groups = kernels.group_rows(labels, flats.k)
+    parts = (kernels.coefficients(block, part, flats) for block, part in as_rows(X).ordered(groups))
+    # Where rows do not fit on a device, their coefficients need not either.
+    packed = home.back(np.concatenate([to_numpy(part) for part in parts]) if isinstance(X, Streamed) else next(parts))
+    blocks = split_coefficients(packed, np.diff(groups.bounds).tolist(), flats.layout.dims)
+    bases = [home.back(V) for V in flats.layout.split(flats.bases)]
     offsets = None if flats.offsets is None else home.back(flats.offsets)
-    return Factorization(home.back(labels), blocks, [home.back(V) for V in bases], offsets, home)
+    return Factorization(home.back(labels), blocks, bases, offsets, home)
 
 
 def record_fit(

@@ -27,7 +27,7 @@ from .allocation import allocate
 from .arrays import Array, namespace, to_numpy
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces, rows_of_each
+from .refit import RunningMoments, eigenspaces
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 2  # steps in a row that may gain nothing: a new price can cost at first what it brings later
@@ -214,12 +214,11 @@ class Pricing:
         return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
 
     def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
-        xp, d = namespace(labels), self.problem.X.shape[1]
-        sizes = to_numpy(kernels.label_counts(labels, k)).tolist()
-        layout = kernels.layout_of(d, tuple(m if 2 * m <= d else d for m in sizes))
+        xp, d, groups = namespace(labels), self.problem.X.shape[1], kernels.group_rows(labels, k)
+        layout = kernels.layout_of(d, tuple(m if 2 * m <= d else d for m in np.diff(groups.bounds).tolist()))
         vectors, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, layout.width)), xp.empty((k, d))
-        for c, rows in enumerate(rows_of_each(labels, k)):
-            spaces, mean = eigenspaces(self.problem, [rows], layout.dims[c], dtype)
+        for c in range(k):
+            spaces, mean = eigenspaces(self.problem, [groups.rows(c)], layout.dims[c], dtype)
             vectors[layout.rows(c)] = spaces.bases
             values[c, : layout.dims[c]] = spaces.eigenvalues[0, : layout.dims[c]]
             means[c] = mean[0]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, Rows
+from ksubspaces.kernels.rows import as_rows
 
 from .arrays import Array, namespace
 
@@ -16,11 +17,14 @@ from .arrays import Array, namespace
 class Problem:
     """Rows X (n, d), their weights (n,) in multiples of a unit, a dimension per flat, whether flats have offsets."""
 
-    X: Array
+    X: Rows
     weights: Array | None
     dims: tuple[int, ...]
     affine: bool
     unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "X", as_rows(self.X))  # what a device prepares of them outlives a call
 
     @property
     def k(self) -> int:
@@ -48,6 +52,6 @@ class Problem:
         middle = None
         if self.affine:
             zeros = xp.zeros(len(self.X), np.int32)
-            middle = kernels.second_moments(self.X, zeros, 1, self.weights, products=False).means
+            middle = kernels.second_moments(self.X, kernels.group_rows(zeros, 1), self.weights, products=False).means
         point = Flats(kernels.layout_of(d, (0,)), xp.zeros((0, d), self.X.dtype), middle, None)
         return kernels.sqdistances(self.X, point)[:, 0]

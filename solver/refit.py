@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats, Moments
-from ksubspaces.kernels.moments import combined, traces
+from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
+from ksubspaces.kernels.moments import traces
 
-from .arrays import BLOCK_BYTES, Array, namespace, row_blocks, to_numpy
+from .arrays import Array, namespace
 from .problem import Problem
 
 RESIDENT_BYTES = 64 << 20  # second moments of all clusters are kept if they take less than this ...
@@ -41,7 +41,7 @@ class RunningMoments:
     def __call__(self, labels: Array) -> Moments:
         p = self.problem
         if p.X.shape[0] * p.X.shape[1] < UPDATE_SIZE:
-            return kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
+            return self._afresh(labels)
         if self.moments is not None and self.labels is not None and self.updates < UPDATES:
             moved = kernels.changed_rows(self.labels, labels)
             if len(moved) <= UPDATE_SHARE * len(labels):
@@ -49,10 +49,14 @@ class RunningMoments:
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
-        self.moments = kernels.second_moments(p.X, labels, self.k, p.weights, p.affine, self.products)
+        self.moments = self._afresh(labels)
         self.labels, self.updates, self.peak = labels, 0, None
         self._faded(self.moments)
         return self.moments
+
+    def _afresh(self, labels: Array) -> Moments:
+        p = self.problem
+        return kernels.second_moments(p.X, kernels.group_rows(labels, self.k), p.weights, p.affine, self.products)
 
     def _faded(self, moments: Moments) -> bool:
         """Whether updates have left some cluster with moments so much smaller than what was added and taken away that
@@ -81,7 +85,8 @@ class Refit:
         if not self.moments.resident:
             return self._one_at_a_time(labels, np.float64 if exact else self.problem.X.dtype)
         if exact:
-            moments = moments_in(np.float64, self.problem, labels, self.problem.k, self.moments.products)
+            p, groups = self.problem, kernels.group_rows(labels, self.problem.k)
+            moments = kernels.second_moments(p.X, groups, p.weights, p.affine, self.moments.products, np.float64)
         else:
             moments = self.moments(labels)
         if moments.raw is None:
@@ -99,22 +104,15 @@ class Refit:
         bases = xp.empty((layout.total, d), dtype)
         complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
         offsets = xp.empty((k, d)) if p.affine else None
-        for c, rows in enumerate(rows_of_each(labels, k)):
-            spaces, mean = eigenspaces(p, [rows], p.dims[c], dtype)
+        groups = kernels.group_rows(labels, k)
+        for c in range(k):
+            spaces, mean = eigenspaces(p, [groups.rows(c)], p.dims[c], dtype)
             bases[layout.rows(c)] = spaces.bases
             if complements is not None and spaces.complements is not None:
                 complements[layout.complements.rows(c)] = spaces.complements
             if offsets is not None:
                 offsets[c] = mean[0]
         return Flats(layout, bases, offsets, complements)
-
-
-def rows_of_each(labels: Array, k: int) -> Iterator[Array]:
-    """Row numbers of one cluster after another."""
-    order = namespace(labels).argsort(labels, kind="stable")
-    ends = np.cumsum(to_numpy(kernels.label_counts(labels, k)))
-    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
-        yield order[start:stop]
 
 
 def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
@@ -129,8 +127,8 @@ def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
     sizes = [len(rows) for rows in groups]
     few = 2 * max(sizes) <= X.shape[1]
-    labels = xp.asarray(np.repeat(np.arange(len(groups), dtype=np.int32), sizes))
-    moments = moments_in(dtype, problem, labels, len(groups), not few, xp.concatenate(groups))
+    rows = Groups(xp.concatenate(groups), xp.asarray(np.cumsum([0, *sizes])))
+    moments = kernels.second_moments(X, rows, weights, problem.affine, not few, dtype)
     if not few:
         return kernels.top_eigenspaces(moments.scatter, [j] * len(groups), dtype), moments.means
     blocks = []
@@ -142,29 +140,6 @@ def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -
             A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
         blocks.append(A)
     return kernels.batched_svd(blocks, j), moments.means
-
-
-def moments_in(
-    dtype: Any, problem: Problem, labels: Array, k: int, products: bool, rows: Array | None = None
-) -> Moments:
-    """Moments of the rows (all, or those of the given numbers), multiplied in a precision that need not be X's."""
-    X, weights, affine = problem.X, problem.weights, problem.affine
-    if dtype == X.dtype:
-        return kernels.second_moments(X, labels, k, weights, affine, products, rows)
-    if rows is None:
-        blocks = ((slice(start, start + len(block)), block) for start, block in row_blocks(X))
-    else:
-        size = max(1, BLOCK_BYTES // (X.shape[1] * X.dtype.itemsize))
-        spans = (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
-        blocks = ((span, X[rows[span]]) for span in spans)
-        weights = None if weights is None else weights[rows]
-    total = combined(
-        kernels.second_moments(
-            block.astype(dtype), labels[span], k, None if weights is None else weights[span], affine, products
-        )
-        for span, block in blocks
-    )
-    return kernels.second_moments(X[rows], labels, k, weights, affine, products) if total is None else total
 
 
 def _trivial_eigenspaces(problem: Problem) -> Eigenspaces:

@@ -112,7 +112,8 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         if labels is not None and not bool((assigned != labels).any()):
             break
         labels = assigned
-        sums = kernels.second_moments(X, labels, len(centres), per_length, products=False).first
+        groups = kernels.group_rows(labels, len(centres))
+        sums = kernels.second_moments(X, groups, per_length, products=False).first
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)

@@ -150,7 +150,7 @@ class _Pair:
 
     def _refit(self, sides: Array) -> tuple[float, Spectra, tuple[int, ...], Array]:
         part, d = self.part, self.part.X.shape[1]
-        moments = kernels.second_moments(part.X, sides, 2, part.weights, part.affine)
+        moments = kernels.second_moments(part.X, kernels.group_rows(sides, 2), part.weights, part.affine)
         spectra = spectra_of(moments, part.affine, part.X.dtype)
         directions = self.price * (self.scale * to_numpy(moments.counts) + d)  # what one of each side costs
         dims = (self.scale * spectra.values > directions[:, None]).sum(axis=1)

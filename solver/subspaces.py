@@ -28,11 +28,13 @@ from .arrays import (
     to_numpy,
 )
 from .checks import check_labels, check_matrix
-from .coefficients import coefficients_in, members_of
+from .coefficients import split_coefficients
 from .deprecated import Counts
 from .factorization import Factorization, factorize, record_fit
 from .result import Result, check_facts
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+
+GATHERED = 8192  # rows at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,8 +182,10 @@ class Subspaces(Result):
         with self._entered(Y) as (array, home, exponent):
             labels = self._assign(array, exponent) if labels is None else self._labels(labels, len(array))
             coefficients = namespace(array).zeros((len(array), max(self.dims)), dtype=array.dtype)
-            for c, rows, part in coefficients_in(array, labels, self._flats):
-                coefficients[rows, : self.dims[c]] = part
+            groups = kernels.group_rows(labels, self.k)
+            packed = kernels.coefficients(array, groups, self._flats)
+            for c, part in enumerate(split_coefficients(packed, np.diff(groups.bounds).tolist(), self.dims)):
+                coefficients[groups.rows(c), : self.dims[c]] = part
             return home.back(coefficients)
 
     def reconstruct(self, coefficients: Any, labels: Any = None) -> Array:
@@ -211,7 +215,7 @@ class Subspaces(Result):
                 )
             labels = self._labels(self.labels if labels is None else labels, len(Z))
             points = namespace(Z).empty((len(Z), self.d), dtype=dtype)
-            for c, rows in members_of(labels, self.k):
+            for c, rows in kernels.group_rows(labels, self.k).blocks(GATHERED):
                 part = Z[rows, : self.dims[c]] @ self._flats.basis(c)
                 points[rows] = part if self._flats.offsets is None else part + self._flats.offsets[c]
             return home.back(points)

@@ -50,14 +50,16 @@ def run_on(xp, n, d, dims, dtype, affine):
     kernels.assign(X, flats)
     kernels.assign(X, flats, xp.asarray(rng.random(k)), weights)
     trials = kernels.sqdistances(X, flats)
-    distances = kernels.residuals(X, labels, flats)
+    groups = kernels.group_rows(labels, k)
+    distances = kernels.residuals(X, groups, flats)
+    kernels.coefficients(X, groups, flats)
     kernels.lower_distances(distances.astype(dtype), trials, weights)
     for m in (3, 20):  # passes, and a sort
         kernels.largest(distances, m)
         kernels.sample_rows(weights, m, rng)
     kernels.label_counts(labels, k + 2)
 
-    moments = kernels.second_moments(X, labels, k, weights, affine)
+    moments = kernels.second_moments(X, groups, weights, affine)
     moved = kernels.changed_rows(labels, new)
     kernels.update_moments(moments, X, moved, labels[moved], new[moved], weights)
     kernels.measure_objective(moments, flats)

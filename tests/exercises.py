@@ -11,8 +11,8 @@ from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
-from ksubspaces.kernels import Flats, cuda, layout_of, reference
-from ksubspaces.kernels.cuda import eigen, groups, loader, moments, power
+from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
+from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
 PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
@@ -91,8 +91,8 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, labels, 6, weights)
-        want = weights @ reference.residuals(X, labels, flats)
+        held = reference.second_moments(X, group_rows(labels, 6), weights)
+        want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
         L = np.tril(rng.normal(size=(2, 70, 70)) / 70 + np.eye(70)).astype(dtype)
@@ -106,10 +106,12 @@ def exercise_moments():
     """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 700).astype(np.int32)
-    order, starts = groups.group_by_label(labels, 5)
-    np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
-    np.testing.assert_array_equal(starts, np.searchsorted(labels[order], np.arange(6)))
-    assert np.all(np.diff(groups.grouped(labels, 5, 16).slots) == -(-np.diff(starts) // 16))
+    found = groups.group_rows(labels, 5)
+    np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
+    assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))
+    labels = rng.integers(0, 70, 700).astype(np.int32)
+    np.testing.assert_array_equal(groups.group_rows(labels, 70).order, np.argsort(labels, kind="stable"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "CHUNK", 64)
         patch.setattr(moments, "WORKSPACE", 3 * 4 * 3 * 128 * 128)  # three slots at a time
@@ -117,15 +119,30 @@ def exercise_moments():
             X = (rng.normal(size=(n, d)) + 3).astype(dtype)
             weights = rng.random(n)
             labels = rng.integers(0, 3, n).astype(np.int32)
-            got = moments.second_moments(X, labels, 3, weights, center=True)
-            want = reference.second_moments(X, labels, 3, weights, center=True)
+            got = moments.second_moments(X, group_rows(labels, 3), weights, center=True)
+            want = reference.second_moments(X, group_rows(labels, 3), weights, center=True)
             assert_accurate(got.raw, want.raw, dtype)
             np.testing.assert_allclose(got.means, want.means, rtol=1e-12)
             np.testing.assert_allclose(got.mass, want.mass, rtol=1e-14)
             rows, new = np.arange(40), rng.integers(0, 3, 40).astype(np.int32)
             moments.update_moments(got, X, rows, labels[rows], new, weights)
-            want = reference.second_moments(X, np.concatenate([new, labels[40:]]), 3, weights, center=True)
+            want = reference.second_moments(X, group_rows(np.concatenate([new, labels[40:]]), 3), weights, center=True)
             np.testing.assert_allclose(got.scatter, want.scatter, rtol=0, atol=1e-5 * want.scatter.max())
+
+
+def exercise_grouped():
+    """What the planted faults must not pass: groups of several parts of a slot, flats of all sizes, both ways."""
+    for d, dtype in ((70, np.float32), (33, np.float64)):
+        X, flats, rng = problem(400, d, [3, 0, 17, d], dtype, True)
+        found = group_rows(rng.integers(0, 4, 400).astype(np.int32), 4)
+        for by_products in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(grouped, "_by_products", lambda flats, way=by_products: way)
+                residuals, coefficients = grouped.residuals(X, found, flats), grouped.coefficients(X, found, flats)
+            want = reference.residuals(X, found, flats)
+            np.testing.assert_allclose(residuals, want, rtol=1e-10, atol=1e-13 * scale(X))
+            want = reference.coefficients(X, found, flats)
+            np.testing.assert_allclose(coefficients, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
 
 
 def exercise_lookup():

@@ -266,6 +266,12 @@ MUTANTS: dict[str, list[Mutant]] = {
             "",
         ),
         Mutant("labels lose their highest bit", "groups.cu", "bit < bits", "bit + 1 < bits"),
+        Mutant("rows are added up before all are counted", "groups.cu", "1u);\n  __syncthreads();", "1u);"),
+        Mutant("runs begin before all are counted", "groups.cu", "1u);\n    __syncthreads();", "1u);"),
+        Mutant("earlier runs are forgotten", "groups.cu", "*counter = sum;", "*counter = counts[c];"),
+        Mutant("earlier segments are forgotten", "groups.cu", "i < part; i++", "i < 0; i++"),
+        Mutant("labels of other blocks are forgotten", "groups.cu", "start += before[i]", "start += 0"),
+        Mutant("the last label has no end", "groups.cu", "starts[k] = start + totals[c]", "starts[k] = start"),
         Mutant("a group's last rows are in no slot", "groups.cu", " + chunk - 1) / chunk", ") / chunk"),
         Mutant("slots are counted up to and with a group", "groups.cu", "before[t] - own", "before[t]"),
         Mutant("a slot runs into the next group", "slots.cuh", "left < chunk ? (int)left : chunk", "chunk"),
@@ -320,6 +326,42 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the last rows of a tile are left out", "tile.cuh", "row() + 16 * m >= rows", "row() + 16 * m + 15 >= rows"
         ),
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
+    ],
+    "exercise_grouped": [
+        Mutant("lanes are added by halves", "grouped.cu", "int step = 16", "int step = 8"),
+        Mutant(
+            "the offset of another group",
+            "grouped.cu",
+            "offsets[(long long)slot.group * d + column]",
+            "offsets[column]",
+        ),
+        Mutant("the basis of another group", "grouped.cu", "firsts[slot.group] * d;", "0 * d;"),
+        Mutant(
+            "the last column is left out", "grouped.cu", "lane + 32 * i < d ? __ldg", "lane + 32 * i + 1 < d ? __ldg"
+        ),
+        Mutant("what flats capture is added", "grouped.cu", "fma(-product", "fma(product"),
+        Mutant("later parts of a slot are left out", "grouped.cu", "(int)(blockIdx.x % PARTS + 1) * PART", "PART"),
+        Mutant(
+            "a part ends where the slot does",
+            "grouped.cu",
+            "min(slot.size, (int)(blockIdx.x % PARTS + 1) * PART)",
+            "slot.size - 1",
+        ),
+        Mutant(
+            "residuals stay in the order of groups",
+            "grouped.cu",
+            "residuals[order[slot.begin + first + r]] = square",
+            "residuals[slot.begin + first + r] = square",
+        ),
+        Mutant("coefficients of all groups start alike", "grouped.cu", "places[slot.group] + place", "place"),
+        Mutant("coefficients of a row change places", "grouped.cu", "place * dim + t]", "place * dim + dim - 1 - t]"),
+        Mutant("offsets stay in rows for the library", "grouped.cu", "(mu ? mu[i] : 0)", "0"),
+        Mutant(
+            "squares stay in the order of groups",
+            "grouped.cu",
+            "residuals[rows[row]] = square",
+            "residuals[row] = square",
+        ),
     ],
     "exercise_lookup": [
         Mutant("a stage is not waited for", "lookup.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),

@@ -147,3 +147,16 @@ def test_what_does_not_fit_a_block_is_multiplied_by_the_library(memory):
         spaces = eigen.top_eigenspaces(S, [3, 3], np.float32, exact=False)
     assert spaces.ok.all()
     assert ("power" in asked) == (memory > 1000)
+
+
+@dtypes
+@pytest.mark.parametrize("dims", [(7, 7), (5, 9, 2, 8, 0, 6), (4,), (9, 9), (2, 3)], ids=str)
+def test_complements_by_products(dims, dtype):
+    layout = layout_of(9, dims)
+    bases = random_start(np.random.default_rng(0), 9, dims, dtype)
+    with emulated():
+        found = power.complements(layout, bases)
+    assert found.dtype == dtype
+    for V, W, wide in zip(layout.split(bases), layout.complements.split(found), layout.wide, strict=True):
+        whole = np.concatenate([V, W])
+        np.testing.assert_allclose(whole @ whole.T, np.eye(9 if wide else len(V)), atol=10 * np.finfo(dtype).eps)

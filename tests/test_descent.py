@@ -14,7 +14,7 @@ from ksubspaces.refit import UPDATES, Refit
 
 
 def captured(X, labels, flats):
-    return sum(float(r.sum()) for r in [kernels.residuals(X, labels, flats)])
+    return sum(float(r.sum()) for r in [kernels.residuals(X, kernels.group_rows(labels, flats.k), flats)])
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -147,5 +147,5 @@ def test_updates_leave_no_rounding_in_a_cluster_that_fades(affine, monkeypatch):
 
 def test_rows_all_alike_have_no_scatter():
     X = np.full((50, 7), 3.3, dtype=np.float32)
-    moments = kernels.second_moments(X, np.zeros(50, np.int32), 1, center=True)
+    moments = kernels.second_moments(X, kernels.group_rows(np.zeros(50, np.int32), 1), center=True)
     assert not moments.scatter.any()

@@ -144,7 +144,7 @@ def test_rows_past_2_to_the_31_elements():
     assert int(labels[:-5].sum()) == 0
     assert labels[-5:].tolist() == [1] * 5
     assert float(residuals.max()) == 0
-    moments = kernels.second_moments(X, labels, 2)
+    moments = kernels.second_moments(X, kernels.group_rows(labels, 2))
     assert here(moments.counts).tolist() == [n - 5, 5]
     assert float(moments.scatter[1, 3, 3]) == 20
 

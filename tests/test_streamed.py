@@ -53,7 +53,7 @@ def test_moments_of_far_apart_blocks_add_up(affine):
     X = (rng.normal(size=(300, 5)) + np.repeat([0, 1000, -500], 100)[:, None]).astype(np.float32)
     labels = rng.integers(0, 2, 300).astype(np.int32)
     labels[:100] = 0  # cluster 1 has no rows in the first block
-    got = kernels.second_moments(streamed(X, 100), labels, 2, center=affine)
-    want = reference.second_moments(X, labels, 2, center=affine)
+    got = kernels.second_moments(streamed(X, 100), kernels.group_rows(labels, 2), center=affine)
+    want = reference.second_moments(X, kernels.group_rows(labels, 2), center=affine)
     np.testing.assert_allclose(got.scatter, want.scatter, rtol=1e-6, atol=1e-7 * np.abs(want.scatter).max())
     np.testing.assert_array_equal(got.counts, want.counts)

@@ -61,9 +61,9 @@ def assign_against_float32(case: Case, by: Callable[[Any, Flats], tuple[Any, Any
 
     X, (_, flats) = case.X, case.fitted
     labels, found = kernels.assign(X, flats)
-    exact = kernels.residuals(X, labels, flats)
+    exact = _residuals(X, labels, flats)
     error = float((cupy.abs(found - exact) / case.lengths).max())
-    gap = float(((exact - kernels.residuals(X, by(X, flats)[0], flats)) / case.lengths).max())
+    gap = float(((exact - _residuals(X, by(X, flats)[0], flats)) / case.lengths).max())
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     before = pool.total_bytes()
@@ -90,9 +90,9 @@ def assign_against_float16(case: Case) -> Row:
 
     X, (_, flats) = case.X, case.fitted
     halves = SplitHalves(X, flats)
-    exact = kernels.residuals(X, kernels.assign(X, flats)[0], flats)
+    exact = _residuals(X, kernels.assign(X, flats)[0], flats)
     labels, found = (cupy.from_dlpack(part) for part in halves(WHOLE))
-    theirs = kernels.residuals(X, labels.astype(np.int32), flats)
+    theirs = _residuals(X, labels.astype(np.int32), flats)
     error = float((cupy.abs(found - theirs) / case.lengths).max())
     gap = float(((exact - theirs) / case.lengths).max())
     ours, *peers = timed_on_card(lambda: kernels.assign(X, flats), *(partial(halves, size) for size in (WHOLE, CACHED)))
@@ -113,14 +113,18 @@ def _too_far(error: float, gap: float, allowed: float) -> str:
     return "" if max(error, gap) <= allowed else f"residuals are off by {error:.1e}, labels by {gap:.1e} of |x|^2"
 
 
+def _residuals(X: Any, labels: Any, flats: Flats) -> Any:
+    return kernels.residuals(X, kernels.group_rows(labels, flats.k), flats)
+
+
 def residuals(case: Case, goal: float | None = None) -> Row:
     import cupy
 
     labels, flats = case.fitted
     few = slice(0, 50_000)
-    found = float(kernels.residuals(case.X, labels, flats)[few].sum())
+    found = float(_residuals(case.X, labels, flats)[few].sum())
     wanted = exact_objective(case.rows[few], flats.layout.split(cupy.asnumpy(flats.bases)), cupy.asnumpy(labels[few]))
-    (seconds,) = timed_on_card(lambda: kernels.residuals(case.X, labels, flats))
+    (seconds,) = timed_on_card(lambda: _residuals(case.X, labels, flats))
     same = np.isclose(found, wanted, rtol=1e-9)
     failed = "" if same else f"the first rows' add up to {found:.12g}, on the host to {wanted:.12g}"
     return time_row(case.text, "float64 residuals of all rows", seconds, within=goal, failed=failed)
@@ -128,7 +132,7 @@ def residuals(case: Case, goal: float | None = None) -> Row:
 
 def moments(case: Case) -> Row:
     labels, _ = case.fitted
-    (seconds,) = timed_on_card(lambda: kernels.second_moments(case.X, labels, case.k))
+    (seconds,) = timed_on_card(lambda: kernels.second_moments(case.X, kernels.group_rows(labels, case.k)))
     return time_row(case.text, "second moments of all rows, from scratch", seconds)
 
 

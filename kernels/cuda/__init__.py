@@ -10,16 +10,18 @@ import numpy as np
 from ..flats import Array
 from .assign import assign, sqdistances
 from .eigen import batched_svd, top_eigenspaces
-from .groups import label_counts
+from .grouped import coefficients, residuals
+from .groups import group_rows, label_counts
 from .lookup import lookup
 from .moments import second_moments, update_moments
 from .power import measure_objective
-from .residuals import residuals
 
 __all__ = [
     "assign",
     "batched_svd",
     "changed_rows",
+    "coefficients",
+    "group_rows",
     "label_counts",
     "largest",
     "lookup",

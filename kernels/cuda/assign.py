@@ -30,7 +30,12 @@ RESERVED = 1024  # bytes of shared memory that each block costs beyond its own
 
 
 def assign(
-    X: Array, flats: Flats, penalty: Array | None = None, weights: Array | None = None, precision: str = "fp32"
+    X: Array,
+    flats: Flats,
+    penalty: Array | None = None,
+    weights: Array | None = None,
+    precision: str = "fp32",
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[Array, Array]:
     """Nearest flat of each row and the squared distance to it; see :func:`ksubspaces.kernels.assign`.
 

@@ -1,19 +1,94 @@
-// Stable counting sort of rows by label, in which each warp counts and later places the rows of one segment; and the
-// groups that come of it, cut into slots.
-constexpr int WARPS = 4;
+// Stable counting sort of row numbers by label, and the groups that come of it cut into slots.
+//
+// Rows are sorted in segments of `length` rows, a block each. A block counts in shared memory, or, where there are too
+// many labels, in its row of `counts`; then it has a single warp to place the rows.
 
-// Walks the labels of this warp's segment, 32 at a time, and advances the segment's counter of each label it meets.
-// Calls place(row, position) with what the counter would be if rows came one by one.
-template <class Counter, class Place>
-__device__ __forceinline__ void walk(const int* labels, long long n, int bits, long long length, long long segments,
-                                     Counter* counters, Place place) {
+// counts (segments, k): rows of each label in each segment; totals (k), zero at first: in all of them.
+extern "C" __global__ void __launch_bounds__(256)
+count_labels(const int* labels, long long n, int k, int length, int in_shared, unsigned* counts, unsigned* totals) {
+  extern __shared__ __align__(128) unsigned char dyn_smem[];
+  counts += (long long)blockIdx.x * k;
+  unsigned* counters = in_shared ? (unsigned*)dyn_smem : counts;
+  for (int c = threadIdx.x; c < k; c += blockDim.x) counters[c] = 0;
+  __syncthreads();
+  const long long first = (long long)blockIdx.x * length, end = first + length < n ? first + length : n;
+  for (long long row = first + threadIdx.x; row < end; row += blockDim.x) atomicAdd(counters + labels[row], 1u);
+  __syncthreads();
+  for (int c = threadIdx.x; c < k; c += blockDim.x) {
+    const unsigned count = counters[c];
+    if (in_shared) counts[c] = count;
+    if (count) atomicAdd(totals + c, count);
+  }
+}
+
+constexpr int SIDE = 32;
+
+// counts become rows of the label in earlier segments; starts (k + 1): rows of smaller labels. A block of SIDE x SIDE
+// threads for SIDE labels.
+extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
+add_counts(const unsigned* totals, long long segments, int k, unsigned* counts, long long* starts) {
+  __shared__ unsigned sums[SIDE][SIDE];
+  __shared__ long long before[SIDE];
+  const int lane = threadIdx.x, part = threadIdx.y, first = blockIdx.x * SIDE, c = first + lane;
+  long long earlier = 0;
+  for (int i = part * SIDE + lane; i < first; i += SIDE * SIDE) earlier += totals[i];
+  for (int step = 16; step; step /= 2) earlier += __shfl_xor_sync(0xffffffffu, earlier, step);
+  if (lane == 0) before[part] = earlier;
+
+  const long long each = (segments + SIDE - 1) / SIDE, begin = part * each;
+  const long long end = begin + each < segments ? begin + each : segments;
+  unsigned sum = 0;
+  if (c < k)
+#pragma unroll 4
+    for (long long s = begin; s < end; s++) sum += counts[s * k + c];
+  sums[part][lane] = sum;
+  __syncthreads();
+
+  sum = 0;
+  for (int i = 0; i < part; i++) sum += sums[i][lane];
+  if (c < k)
+    for (long long s = begin; s < end; s++) {
+      const unsigned count = counts[s * k + c];
+      counts[s * k + c] = sum;
+      sum += count;
+    }
+  if (part > 0 || c >= k) return;
+  long long start = 0;
+  for (int i = 0; i < SIDE; i++) start += before[i];
+  for (int i = first; i < c; i++) start += totals[i];
+  starts[c] = start;
+  if (c == k - 1) starts[k] = start + totals[c];
+}
+
+// order (n): rows of label c from starts[c] on, as they come. Each warp places a run of its block's segment.
+extern "C" __global__ void __launch_bounds__(256)
+place_rows(const int* labels, long long n, int k, int bits, int length, int in_shared, unsigned* counts,
+           const long long* starts, long long* order) {
+  extern __shared__ __align__(128) unsigned char dyn_smem[];
   const unsigned all = 0xffffffffu;
-  const int lane = threadIdx.x % 32;
-  const long long segment = (long long)blockIdx.x * WARPS + threadIdx.x / 32;
-  if (segment >= segments) return;
-  const long long end = (segment + 1) * length < n ? (segment + 1) * length : n;
-  for (long long first = segment * length; first < end; first += 32) {
-    const long long row = first + lane;
+  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, run = length / warps;
+  counts += (long long)blockIdx.x * k;
+  unsigned* counters = in_shared ? (unsigned*)dyn_smem + warp * k : counts;
+  const long long first = (long long)blockIdx.x * length + warp * run;
+  const long long end = first + run < n ? first + run : n;
+  if (in_shared) {  // how many rows of the label stand before each run: those of earlier segments, and of earlier runs
+    for (int c = lane; c < k; c += 32) counters[c] = 0;
+    __syncwarp();
+    for (long long row = first + lane; row < end; row += 32) atomicAdd(counters + labels[row], 1u);
+    __syncthreads();
+    for (int c = threadIdx.x; c < k; c += blockDim.x) {
+      unsigned sum = counts[c];
+      for (int w = 0; w < warps; w++) {
+        unsigned* counter = (unsigned*)dyn_smem + w * k + c;
+        const unsigned count = *counter;
+        *counter = sum;
+        sum += count;
+      }
+    }
+    __syncthreads();
+  }
+  for (long long from = first; from < end; from += 32) {
+    const long long row = from + lane;
     const bool inside = row < end;
     const int label = inside ? labels[row] : 0;
     unsigned peers = __ballot_sync(all, inside);  // lanes with the same label, bit by bit
@@ -23,26 +98,12 @@ __device__ __forceinline__ void walk(const int* labels, long long n, int bits, l
       peers &= one ? ones : ~ones;
     }
     const int rank = __popc(peers & ((1u << lane) - 1));
-    Counter* counter = counters + label * segments + segment;
-    const Counter count = *counter;
-    if (inside) place(row, count + rank);
+    const unsigned count = counters[label];
+    if (inside) order[starts[label] + count + rank] = row;
     __syncwarp();  // every peer has read the counter
-    if (inside && rank == 0) *counter = count + __popc(peers);
+    if (inside && rank == 0) counters[label] = count + __popc(peers);
     __syncwarp();  // and the next 32 rows will read the new one
   }
-}
-
-// counters (k, segments), zero at first: how many rows of each label each segment holds.
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-count_labels(const int* labels, long long n, int bits, long long length, long long segments, int* counters) {
-  walk(labels, n, bits, length, segments, counters, [](long long, int) {});
-}
-
-// places (k, segments): where the first row of each label and segment goes; they move on as rows are placed.
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-place_rows(const int* labels, long long n, int bits, long long length, long long segments, long long* places,
-           long long* order) {
-  walk(labels, n, bits, length, segments, places, [=](long long row, long long place) { order[place] = row; });
 }
 
 constexpr int THREADS = 1024;

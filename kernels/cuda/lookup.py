@@ -8,7 +8,7 @@ import numpy as np
 
 from ..flats import Array
 from . import loader
-from .groups import grouped
+from .groups import cut, group_rows
 from .memory import address, or_null
 
 CHUNK = 64  # rows of a tile
@@ -89,13 +89,13 @@ def _decode_directly(rows: Array, labels: Array, positions: Array, tables: _Tabl
 def _decode_grouped(rows: Array, labels: Array, positions: Array, tables: _Tables, out: Array) -> None:
     d = out.shape[1]
     width = 128 if d > 64 and out.dtype != np.float64 else 64
-    groups = grouped(labels[rows], len(tables.dims), CHUNK)
+    slots = cut(group_rows(labels[rows], len(tables.dims)), CHUNK)
     decode = loader.kernel("lookup", "decode_grouped", _defines(STORED[out.dtype.name], width))
     factors = (tables.blocks, tables.bases, tables.dims, or_null(tables.offsets))
     decode(
-        (len(groups.owners) * -(-d // width),),
+        (len(slots.owners) * -(-d // width),),
         (2 * width if out.dtype != np.float64 else 128,),
-        (rows, positions, *factors, *groups.arguments, np.int32(d), out),
+        (rows, positions, *factors, *slots.arguments, np.int32(d), out),
         shared_mem=_shared_memory(width, out.dtype.itemsize),
     )
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..flats import Array
-from ..moments import Moments
+from ..groups import Groups
+from ..moments import Moments, combined
 from . import loader
-from .groups import Groups, group_by_label, grouped
+from .groups import Slots, cut, group_rows
 from .memory import or_null, pieces
-
-__all__ = ["group_by_label", "second_moments", "update_moments"]
 
 CHUNK = 1024  # rows summed before float64 takes over
 DEPTH = 16
@@ -39,17 +38,23 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 def second_moments(
     X: Array,
-    labels: Array,
-    k: int,
+    groups: Groups,
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    rows: Array | None = None,
+    dtype: Any = None,
 ) -> Moments:
-    xp = loader.namespace(X)
-    X, weights, d = xp.ascontiguousarray(X), _float64(weights), X.shape[1]
-    groups = _groups(labels, k, rows)
-    totals = _sums(X, groups, k, weights, None)
+    xp, k, d = loader.namespace(X), groups.k, X.shape[1]
+    if dtype is not None and X.dtype != dtype:
+        total = combined(
+            second_moments(X[rows].astype(dtype), part, None if weights is None else weights[rows], center, products)
+            for rows, part in groups.parts(max(1, WORKSPACE // (8 * d)))
+        )
+        assert total is not None
+        return total
+    X, weights = xp.ascontiguousarray(X), _float64(weights)
+    slots = cut(groups, CHUNK)
+    totals = _sums(X, slots, k, weights, None)
     first, mass = totals[:, :d], totals[:, d].copy()
     origins = xp.zeros((k, d))
     if center:
@@ -59,7 +64,7 @@ def second_moments(
     moments = Moments(None, xp.ascontiguousarray(first), mass, groups.counts, origins, center)
     if products:
         moments.raw = xp.zeros((k, d, d))
-        _add_products(moments, X, groups, weights)
+        _add_products(moments, X, slots, weights)
     return moments
 
 
@@ -69,50 +74,45 @@ def update_moments(
     xp = loader.namespace(X)
     X, weights, (k, d) = xp.ascontiguousarray(X), _float64(weights), moments.first.shape
     # Rows leave the groups 0 .. k - 1 and enter the groups k .. 2 k - 1.
-    groups = _groups(xp.concatenate([old, new + k]), 2 * k, xp.concatenate([rows, rows]))
-    totals = _sums(X, groups, k, weights, moments.origins)
+    groups = group_rows(xp.concatenate([old, new + k]), 2 * k).among(xp.concatenate([rows, rows]))
+    slots = cut(groups, CHUNK)
+    totals = _sums(X, slots, k, weights, moments.origins)
     change = totals[k:] - totals[:k]
     moments.first += change[:, :d]
     moments.mass += change[:, d]
     moments.counts += groups.counts[k:] - groups.counts[:k]
     if moments.raw is not None:
-        _add_products(moments, X, groups, weights)
+        _add_products(moments, X, slots, weights)
 
 
 def _float64(weights: Array | None) -> Array | None:
     return None if weights is None else loader.namespace(weights).ascontiguousarray(weights, dtype=np.float64)
 
 
-def _groups(labels: Array, k: int, rows: Array | None) -> Groups:
-    """Groups of the rows whose labels these are."""
-    groups = grouped(labels, k, CHUNK)
-    return groups if rows is None else groups._replace(order=rows[groups.order].astype(np.int64, copy=False))
-
-
-def _sums(X: Array, groups: Groups, k: int, weights: Array | None, origins: Array | None) -> Array:
+def _sums(X: Array, slots: Slots, k: int, weights: Array | None, origins: Array | None) -> Array:
     """Sum of ``w (x - o, 1)`` over each group, (groups, d + 1) float64; group g is about origin g mod k."""
     xp = loader.namespace(X)
-    d, n_slots = X.shape[1], len(groups.owners)
+    d, n_slots = X.shape[1], len(slots.owners)
     defines = _defines(X.dtype, 64, 1)
     partial = xp.empty((n_slots, d + 1))
-    totals = xp.empty((groups.k, d + 1))
-    inputs = (X, or_null(weights), or_null(origins), *groups.arguments, np.int32(k), np.int32(d))
+    totals = xp.empty((slots.groups.k, d + 1))
+    inputs = (X, or_null(weights), or_null(origins), *slots.arguments, np.int32(k), np.int32(d))
     strips = -(-(d + 1) // 32)
     loader.kernel("moments", "sums", defines)((n_slots * strips,), (32, 8), (*inputs, partial))
-    shape = groups.slots, np.int32(groups.k), np.int32(d)
+    shape = slots.slots, np.int32(slots.groups.k), np.int32(d)
     loader.kernel("moments", "fold_sums", defines)((-(-totals.size // 256),), (256,), (partial, *shape, totals))
     return totals
 
 
-def _add_products(moments: Moments, X: Array, groups: Groups, weights: Array | None) -> None:
+def _add_products(moments: Moments, X: Array, slots: Slots, weights: Array | None) -> None:
     """Add ``sum w (x - o)(x - o)^T`` of k groups to the raw moments; of 2 k groups, that of c + k less that of c."""
     xp = loader.namespace(X)
-    (k, d), n_slots = moments.first.shape, len(groups.owners)
+    (k, d), n_slots = moments.first.shape, len(slots.owners)
     tile = 128 if d > 64 and X.dtype == np.float32 else 64
     defines = _defines(X.dtype, tile, pieces(X, d))
     multiply, fold = (loader.kernel("moments", name, defines) for name in ("products", "fold_products"))
     origins = moments.origins.astype(X.dtype) if moments.center else None
-    inputs = (X, or_null(weights), or_null(origins), *groups.arguments, np.int32(k), np.int32(d))
+    inputs = (X, or_null(weights), or_null(origins), *slots.arguments, np.int32(k), np.int32(d))
 
     tiles, patches = _triangle(-(-d // tile)), _triangle(-(-d // PATCH))
     slot_size = tiles * tile * tile
@@ -127,7 +127,7 @@ def _add_products(moments: Moments, X: Array, groups: Groups, weights: Array | N
             shared_mem=_shared_memory(tile, X.dtype.itemsize),
         )
         span = np.int32(k), np.int32(d), np.int64(first), np.int64(last)
-        fold((k * patches,), (PATCH, 8), (partial, groups.slots, np.int32(groups.k), *span, moments.raw))
+        fold((k * patches,), (PATCH, 8), (partial, slots.slots, np.int32(slots.groups.k), *span, moments.raw))
 
 
 def _shared_memory(tile: int, itemsize: int) -> int:

@@ -89,49 +89,73 @@ def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -
 
 
 def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
-    xp, (k, d), width = loader.namespace(S), S.shape[:2], layout.width
+    xp, (k, d) = loader.namespace(S), S.shape[:2]
     scale = traces(S)[:, None]
     M = (S.reshape(k, -1) / xp.where(scale > 0, scale, 1)).astype(dtype)
     M[:, :: d + 1] += SHIFT
     M = M.reshape(k, d, d)
-    eye = xp.eye(width, dtype=dtype)
-    # Rows of zeros fill bases up, and stay zeros if the factor has ones there.
-    filled = (
-        None if layout.uniform else (xp.arange(width) >= layout.sent(S, "sizes")[:, None]).astype(dtype)[:, :, None]
-    )
+    ones = _ones(xp, layout, S, dtype)
     if start is None:
-        entries = np.random.default_rng(0).random((width, d), np.float32) - np.float32(0.5)
-        V, before = xp.asarray(entries.astype(dtype)), xp.eye(width, d, dtype=dtype)
-        if filled is not None:
-            V, before = V * (1 - filled), before * (1 - filled)
+        V, before = _random(xp, layout, dtype), _repeat(xp, layout, xp.eye(layout.width, d, dtype=dtype))
     else:
         V = before = layout.pad(start)
     for left in reversed(range(FIRST_STEPS if start is None else STEPS)):
         V = V @ M
         if start is None or left == 0:  # from a good basis two steps leave the rows well apart
-            V = _orthonormal(xp, V, eye, filled)
-    off = V @ xp.swapaxes(V, 1, 2) - eye
-    if filled is not None:
-        off += filled * eye
+            V = _orthonormal(xp, V, ones)
+    off = _gram(xp, V, ones)
+    off.reshape(k, -1)[:, :: layout.width + 1] -= 1
     ok = xp.abs(off).max(axis=(1, 2)) <= SOUND * np.sqrt(np.finfo(dtype).eps)  # not a number is not
     V = xp.where(ok[:, None, None], V - (off @ V) / 2, before)  # towards the nearest orthonormal basis
     return layout.pack(V), ok
 
 
-def _orthonormal(xp: Any, Y: Array, eye: Array, filled: Array | None) -> Array:
-    """Rows with the spans of those of Y (k, j, d), orthonormal but for what the condition of Y costs; anything where
-    that is too much."""
-    norms = xp.sqrt((Y * Y).sum(axis=2, keepdims=True))  # this is most of it
-    V = Y / xp.where(norms > 0, norms, 1)
-    gram = V @ xp.swapaxes(V, 1, 2)
-    if filled is not None:
-        gram += filled * eye
+def _ones(xp: Any, layout: Layout, like: Array, dtype: np.dtype) -> Array | None:
+    """What stands on the diagonals of Gram matrices (k, width, width) for the rows of zeros that fill bases up."""
+    if layout.uniform:
+        return None
+    filled = xp.arange(layout.width) >= layout.sent(like, "sizes")[:, None]
+    return filled[:, :, None] * xp.eye(layout.width, dtype=dtype)
+
+
+def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
+    """The first of the rows (width, d) as bases, filled up."""
+    return layout.pad(layout.pack(xp.broadcast_to(rows, (layout.k, *rows.shape))))
+
+
+def _random(xp: Any, layout: Layout, dtype: np.dtype) -> Array:
+    """Bases that span anything, not orthonormal, the same for all flats."""
+    entries = np.random.default_rng(0).random((layout.width, layout.d), np.float32) - np.float32(0.5)
+    return _repeat(xp, layout, xp.asarray(entries.astype(dtype)))
+
+
+def _gram(xp: Any, V: Array, ones: Array | None) -> Array:
+    products = V @ xp.swapaxes(V, 1, 2)
+    return products if ones is None else products + ones
+
+
+def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
+    """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything if Y is too ill-conditioned for it.
+
+    Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
+    """
+    gram = _gram(xp, Y, ones)
     try:
         L = xp.linalg.cholesky(gram)
     except np.linalg.LinAlgError:  # CuPy does not look
         L = xp.full_like(gram, np.nan)
-    _substitute(L, V)
-    return V
+    _substitute(L, Y)
+    return Y
+
+
+def complements(layout: Layout, bases: Array) -> Array:
+    """Orthonormal rows spanning what the wide flats leave, stacked, by products alone."""
+    xp, left = loader.namespace(bases), layout.complements
+    V, exact = layout.pad(bases).astype(np.float64), np.dtype(np.float64)
+    W, ones = _random(xp, left, exact), _ones(xp, left, bases, exact)
+    for _ in range(2):
+        W = _orthonormal(xp, W - (W @ xp.swapaxes(V, 1, 2)) @ V, ones)
+    return left.pack(W).astype(bases.dtype)
 
 
 def _substitute(L: Array, V: Array) -> None:

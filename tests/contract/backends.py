@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import simulator
 from emulator import MODES, emulated, needs_compiler
-from transfers import parts
+from transfers import converted, parts
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Streamed, cpu, cuda, reference
@@ -96,7 +96,8 @@ class Emulated(Backend):
     def run(self, operation: str, arguments: dict[str, Any]) -> Any:
         found = []
         for mode in MODES:
-            given = copy.deepcopy(arguments) if operation in CHANGED else arguments
+            # What groups keep is of one order.
+            given = copy.deepcopy(arguments) if operation in CHANGED else converted(arguments, lambda part: part)
             options = {} if operation not in DISTANCES else self.options
             with emulated(mode):
                 result = getattr(cuda, operation)(**given, **options)
@@ -168,7 +169,7 @@ BACKENDS = [
     Reference("reference"),
     Backend("cpu, products", within=functools.partial(cpu_by, "products")),
     Backend("cpu, loops", within=functools.partial(cpu_by, "loops")),
-    InBlocks("streamed", {*DISTANCES, "residuals", "second_moments", "update_moments"}, many=False),
+    InBlocks("streamed", {*DISTANCES, "coefficients", "residuals", "second_moments", "update_moments"}, many=False),
     Emulated("emulated", ALL - IRREGULAR, functools.partial(decoding, True), [needs_compiler], limits=SLOW, many=False),
     Emulated(
         "emulated, fp16x3",

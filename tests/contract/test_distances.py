@@ -6,7 +6,7 @@ from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
 from contract.problems import far_flat, near_flat, problem
-from ksubspaces.kernels import Flats, reference
+from ksubspaces.kernels import Flats, group_rows, reference
 
 affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
 far = pytest.mark.parametrize("distance", [1e3, 1e4])
@@ -52,9 +52,41 @@ def test_sqdistances(backend, n, d, dims, dtype, affine):
 def test_residuals_are_float64(backend, n, d, dims, affine):
     X, flats, rng = problem(n, d, dims, np.float32, affine)
     labels = rng.integers(0, len(dims), n).astype(np.int32)
-    residuals = backend.residuals(X, labels, flats)
+    groups = group_rows(labels, len(dims))
+    residuals = backend.residuals(X, groups, flats)
     assert residuals.dtype == np.float64
-    np.testing.assert_allclose(residuals, reference.residuals(X, labels, flats), rtol=1e-10, atol=1e-13 * scale(X))
+    np.testing.assert_allclose(residuals, reference.residuals(X, groups, flats), rtol=1e-10, atol=1e-13 * scale(X))
+
+
+@pytest.mark.operation("residuals", reference=True)
+def test_rows_without_a_group_have_no_residual(backend, dtype):
+    X, flats, rng = problem(90, 40, [3, 1, 30], dtype, False)
+    rows = rng.choice(90, 50, replace=False)
+    groups = group_rows(rng.integers(0, 3, 50).astype(np.int32), 3)
+    want = np.zeros(90)
+    want[rows] = reference.residuals(X[rows], groups, flats)
+    np.testing.assert_allclose(backend.residuals(X, groups.among(rows), flats), want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.operation("coefficients")
+@affine
+def test_coefficients(backend, n, d, dims, dtype, affine):
+    X, flats, rng = problem(n, d, dims, dtype, affine)
+    groups = group_rows(rng.integers(0, len(dims), n).astype(np.int32), len(dims))
+    got, want = backend.coefficients(X, groups, flats), reference.coefficients(X, groups, flats)
+    assert got.dtype == dtype
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
+
+
+@pytest.mark.operation("coefficients", reference=True)
+def test_coefficients_of_some_rows_and_of_none(backend, dtype):
+    X, flats, rng = problem(90, 40, [3, 1, 30], dtype, True)
+    for m in (50, 0):
+        rows = rng.choice(90, m, replace=False)
+        groups = group_rows(rng.integers(0, 3, m).astype(np.int32), 3)
+        got, want = backend.coefficients(X, groups.among(rows), flats), reference.coefficients(X[rows], groups, flats)
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
 
 
 @pytest.mark.operation("assign", case="an offset far away")

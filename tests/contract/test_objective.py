@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from contract.problems import problem
-from ksubspaces.kernels import layout_of, reference
+from ksubspaces.kernels import group_rows, layout_of, reference
 
 
 def measured(backend, X, labels, flats, weights):
-    moments = reference.second_moments(X, labels, flats.k, weights, center=flats.offsets is not None)
+    moments = reference.second_moments(X, group_rows(labels, flats.k), weights, center=flats.offsets is not None)
     got = backend.measure_objective(moments, flats)
     assert got.dtype == np.float64
     assert got.shape == ()
@@ -44,7 +44,7 @@ def test_rows_on_their_flats_cost_nothing(backend, dtype):
 @pytest.mark.operation("measure_objective")
 def test_moments_need_their_products(backend):
     _, flats, _ = problem(5, 3, [1, 2], np.float64, False)
-    moments = reference.second_moments(np.ones((5, 3)), np.zeros(5, int), 2, products=False)
+    moments = reference.second_moments(np.ones((5, 3)), group_rows(np.zeros(5, int), 2), products=False)
     assert flats.layout == layout_of(3, (1, 2))
     with pytest.raises(ValueError, match="hold the means only"):
         backend.measure_objective(moments, flats)

@@ -143,3 +143,24 @@ def test_draws_give_what_there_is(backend):
     assert sorted(backend.sample_rows(np.array([5e-324, 1e-310, 0, 1e308]), 4, rng)) == [0, 1, 3]
     for weights, m in ((np.zeros(4), 2), (np.ones(4), 0), (np.ones(0), 3)):
         assert backend.sample_rows(weights, m, rng).shape == (0,)
+
+
+def check_group_rows(backend, n, k):
+    labels = np.random.default_rng([n, k]).integers(0, k, n).astype(np.int32)
+    groups = backend.group_rows(labels, k + 2)
+    assert groups.order.dtype == groups.starts.dtype == np.int64
+    np.testing.assert_array_equal(groups.order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(groups.counts, np.bincount(labels, minlength=k + 2))
+    np.testing.assert_array_equal(groups.owners, np.sort(labels))
+
+
+@pytest.mark.operation("group_rows", reference=True)
+@pytest.mark.parametrize(("n", "k"), [(0, 3), (1, 1), (5, 9), (31, 2), (700, 1), (1000, 7), (2500, 37), (600, 600)])
+def test_group_rows(backend, n, k):
+    check_group_rows(backend, n, k)
+
+
+@pytest.mark.operation("group_rows", many=True)
+@pytest.mark.parametrize("k", [37, 3000, 70_000])
+def test_group_many_rows(backend, k):
+    check_group_rows(backend, 300_000, k)

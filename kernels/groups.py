@@ -1,0 +1,76 @@
+"""Rows by label: found once for an assignment, and taken by every operation on the rows of each cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .flats import Array, namespace
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Row numbers of k groups; :func:`ksubspaces.kernels.group_rows` makes them of labels.
+
+    Attributes
+    ----------
+    order : (m,) int64 array
+        Row numbers of one group after another.
+    starts : (k + 1,) int64 array
+        Rows of group c are ``order[starts[c]:starts[c + 1]]``.
+    whole : bool
+        Whether each row of an array has a group, and is named once.
+    kept : dict
+        What a device has made of them once.
+    """
+
+    order: Array
+    starts: Array
+    whole: bool = False
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def k(self) -> int:
+        """Number of groups."""
+        return len(self.starts) - 1
+
+    @property
+    def counts(self) -> Array:
+        """Rows of each group, (k,) int64."""
+        return self.starts[1:] - self.starts[:-1]
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """``starts`` on the host, which waits for a device."""
+        return [int(start) for start in self.starts.tolist()]
+
+    @cached_property
+    def owners(self) -> Array:
+        """Group of each row in ``order``, (m,) int32."""
+        xp = namespace(self.order)
+        return xp.searchsorted(self.starts[1:], xp.arange(len(self.order)), side="right").astype(np.int32)
+
+    def rows(self, c: int) -> Array:
+        """Row numbers of group c."""
+        return self.order[self.bounds[c] : self.bounds[c + 1]]
+
+    def blocks(self, most: int) -> Iterator[tuple[int, Array]]:
+        """Groups and row numbers of one group after another, ``most`` rows at a time."""
+        for c in range(self.k):
+            for start in range(self.bounds[c], self.bounds[c + 1], most):
+                yield c, self.order[start : min(start + most, self.bounds[c + 1])]
+
+    def among(self, rows: Array) -> Groups:
+        """The same of the rows of these numbers, as which they are counted here."""
+        return Groups(rows[self.order].astype(np.int64, copy=False), self.starts)
+
+    def parts(self, most: int) -> Iterator[tuple[Array, Groups]]:
+        """Row numbers in their order here, ``most`` at a time, and the groups of these, counted from 0."""
+        xp = namespace(self.order)
+        for start in range(0, max(len(self.order), 1), most):
+            rows = self.order[start : start + most]
+            yield rows, Groups(xp.arange(len(rows)), self.starts.clip(start, start + len(rows)) - start)
