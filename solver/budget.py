@@ -21,7 +21,7 @@ from ksubspaces.kernels import Flats, layout_of
 from .alternation import alternate
 from .arrays import Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
-from .factorization import Factorization, factorize, record_fit, row_numbers
+from .factorization import Factorization, factorize, row_numbers
 from .fit import fit_problem
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
@@ -167,13 +167,16 @@ def compress(
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
             with shown(bar):
                 labels, flats, steps, converged = _descend(budget, start, most, runs, max_iter, tol, seed, bar)
-        if flats.offsets is not None:
-            flats = replace(flats, offsets=scaled(flats.offsets, exponent))
-        args = array, labels, flats
-        factors = factorize(*args, home) if exact is None else _with_exact(*args, exact, home)
+        weights = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, device_of(array))
+        if exact is None:
+            factors = factorize(rows, labels, flats, home, exponent, weights)
+        else:
+            factors = _with_exact(rows, labels, flats, exact, home, exponent, weights)
     with np.errstate(over="ignore"):
         history = np.ldexp(np.array(steps) * problem.unit, 2 * exponent).tolist()
-    return record_fit(factors, A, sample_weight, history, converged, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    record = replace(factors.record, history=history, converged=converged, seconds=seconds)
+    return replace(factors, record=record)
 
 
 def parameters_within(
@@ -308,7 +311,15 @@ def _fit_equal(
     return labels, flats, state.history, state.converged
 
 
-def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home) -> Factorization:
+def _with_exact(
+    A: Array,
+    labels: Array,
+    flats: Flats,
+    exact: Array,
+    home: Home,
+    exponent: int,
+    weights: tuple[Array | None, float],
+) -> Factorization:
     """The factorization of the other rows, and those kept as one more cluster.
 
     Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
@@ -318,7 +329,7 @@ def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home)
     labels[exact] = k
     offsets = None if flats.offsets is None else xp.concatenate([flats.offsets, xp.zeros((1, d), flats.offsets.dtype)])
     with_point = Flats(layout_of(d, (*flats.layout.dims, 0)), flats.bases, offsets, flats.complements)
-    part = factorize(A, labels, with_point, home)
-    rows, identity = A[exact], xp.eye(min(len(exact), d), dtype=A.dtype)
+    part = factorize(A, labels, with_point, home, exponent, weights, exact)
+    rows, identity = scaled(A[exact], exponent), xp.eye(min(len(exact), d), dtype=A.dtype)
     block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
     return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])

@@ -34,6 +34,9 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     """
     X, k, xp = problem.X, problem.k, namespace(problem.X)
     n = len(X)
+    at_once = None if problem.affine else kernels.seed(X, problem.dims, problem.weights, rng)
+    if at_once is not None:
+        return at_once
     weights = xp.ones(n, dtype=X.dtype) if problem.weights is None else problem.weights
     n_positive = n if problem.weights is None else int((weights > 0).sum())
     labels = xp.zeros(n, dtype=np.int32)

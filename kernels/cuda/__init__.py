@@ -15,6 +15,7 @@ from .groups import group_rows, label_counts
 from .lookup import lookup
 from .moments import second_moments, update_moments
 from .power import measure_objective
+from .seeding import seed
 
 __all__ = [
     "assign",
@@ -30,6 +31,7 @@ __all__ = [
     "residuals",
     "sample_rows",
     "second_moments",
+    "seed",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
