@@ -13,6 +13,7 @@ from .irregular import changed_rows, largest, lower_distances, sample_rows
 from .lookup import lookup
 from .moments import second_moments, update_moments
 from .power import measure_objective
+from .seeding import seed
 
 __all__ = [
     "assign",
@@ -28,6 +29,7 @@ __all__ = [
     "residuals",
     "sample_rows",
     "second_moments",
+    "seed",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
