@@ -11,6 +11,7 @@
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
+``seed``            labels of a greedy start, where a device has it as one operation
 ``largest``         rows of the largest costs
 ``changed_rows``    rows whose label differs
 ``label_counts``    rows of each label
@@ -60,6 +61,7 @@ __all__ = [
     "residuals",
     "sample_rows",
     "second_moments",
+    "seed",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
@@ -98,8 +100,13 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
 
 
 def assign(
-    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None
-) -> tuple[Array, Array]:
+    X: Array | Rows,
+    flats: Flats,
+    penalty: Array | None = None,
+    weights: Array | None = None,
+    *,
+    residuals: bool = True,
+) -> tuple[Array, Any]:
     """Assign each row to its nearest flat.
 
     Parameters
@@ -110,20 +117,21 @@ def assign(
         Added to the cost of each flat (``lambda * j_c`` in a budget).
     weights : (n,) array, optional
         Multiplies each row's residual in the cost; matters only beside a penalty.
+    residuals : bool
+        ``False`` if labels are enough: they alone are cheaper on a card.
 
     Returns
     -------
     labels : (n,) int32
         ``argmin_c weights_i * r_c(x_i) + penalty_c``; the lowest c on a tie.
     residuals : (n,) array of X's dtype
-        Squared distance r to the flat of the label, never negative.
+        Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-
     rows = as_rows(X)
 
-    def work(block: Array, span: slice) -> tuple[Array, Array]:
+    def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
-        return _device(block).assign(block, flats, penalty, part, kept=rows.kept)
+        return _device(block).assign(block, flats, penalty, part, residuals=residuals, kept=rows.kept)
 
     return _in_blocks(rows, work)
 
@@ -285,6 +293,17 @@ def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
         Weighted sum of each column.
     """
     return _device(trials).lower_distances(distances, trials, weights)
+
+
+def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.random.Generator) -> Array | None:
+    """Labels (n,) of a greedy start of flats through the origin, if a device has it as one operation; else ``None``.
+
+    It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
+    of a few that are fitted to the rows close in direction to one drawn by its cost.
+    """
+    rows = as_rows(X)
+    at_once = None if isinstance(rows, Streamed) else getattr(_device(rows.array), "seed", None)
+    return None if at_once is None else at_once(rows.array, dims, weights, rng, kept=rows.kept)
 
 
 def largest(costs: Array, m: int) -> Array:

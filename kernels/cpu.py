@@ -33,6 +33,8 @@ def assign(
     flats: Flats,
     penalty: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    *,
+    residuals: bool = True,
     kept: dict[Any, Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     n = len(X)

@@ -2,17 +2,19 @@
 
 import importlib
 
+import near_ties as near
 import numpy as np
 import pytest
-from contract.backends import decoding
+from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
+from draws import check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
 from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
-from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power
+from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power, screen
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
 PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
@@ -55,6 +57,39 @@ def exercise_assign():
             assert not labels.any()
 
 
+def check_screened(X, flats, penalty=None, weights=None):
+    """Labels are the reference's but for float32's rounding, and so are residuals."""
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=screen.is_narrow(flats), kept={})
+    distances = reference.sqdistances(X, flats)
+    cost = distances if weights is None else weights[:, None] * distances
+    unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
+    assert labels.dtype == np.int32
+    least = cost if penalty is None else cost + penalty
+    assert np.all((least[np.arange(len(X)), labels] - least.min(axis=1)) <= tolerance(X.dtype) * unit)
+    if residuals is not None:
+        chosen = distances[np.arange(len(X)), labels]
+        np.testing.assert_allclose(residuals, chosen, rtol=1e-6, atol=tolerance(X.dtype) * scale(X))
+
+
+def exercise_screen():
+    """Shapes that use every line of both ways to screen, and near-ties."""
+    for narrow in (True, False):
+        with screening(narrow):
+            for n, d, dims, affine in (
+                (150, 64, [8] * 37, False),
+                (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
+                (70, 100, [3, 9, 0, 64, 1, 40], True),
+                (40, 200, [8, 5, 3, 8, 8], False),
+            ):
+                X, flats, rng = problem(n, d, dims, np.float32, affine)
+                check_screened(X, flats)
+                check_screened(X, flats, rng.random(len(dims)), rng.random(n))
+            for near_ties in near.ALL.values():
+                check_screened(*near_ties())
+    with screening(False):
+        check_screened(*near.rounded_flats(before=69))
+
+
 def exercise_eigenspaces():
     """What the planted faults must not pass: several warps, odd d, columns to spare and none, repeated eigenvalues."""
     rng = np.random.default_rng(0)
@@ -71,7 +106,6 @@ def exercise_power():
     d, dims = 37, (5, 1, 13, 0, 16, 4)
     layout = layout_of(d, dims)
     for dtype in (np.float32, np.float64):
-        tol = 1e-4 if dtype == np.float32 else 1e-9
         S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
         Q = np.linalg.qr(S[4])[0]
         S[0], S[2], S[4], S[5, 3, 3] = np.outer(S[0, 0], S[0, 0]), 1e-60 * S[2], Q * 0.4 ** np.arange(d) @ Q.T, np.nan
@@ -95,11 +129,11 @@ def exercise_power():
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
-        L = np.tril(rng.normal(size=(2, 70, 70)) / 70 + np.eye(70)).astype(dtype)
-        Y = rng.normal(size=(2, 70, 40)).astype(dtype)
-        V = Y.copy()
-        power._substitute(L, V)
-        np.testing.assert_allclose(L @ V, Y, atol=tol)
+    Y = rng.normal(size=(2, 65, 90))
+    V = power._orthonormal(np, Y.copy(), None)
+    for v, rows in zip(V, Y, strict=True):
+        np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
+        np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
 
 
 def exercise_moments():
@@ -143,6 +177,16 @@ def exercise_grouped():
             np.testing.assert_allclose(residuals, want, rtol=1e-10, atol=1e-13 * scale(X))
             want = reference.coefficients(X, found, flats)[0]
             np.testing.assert_allclose(coefficients, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
+
+
+def exercise_seeding():
+    """What the planted faults must not pass: several blocks of rows, fragments and tiles; rows of weight zero."""
+    for gatherers in (1, 99):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.import_module("ksubspaces.kernels.cuda.seeding"), "GATHERERS", gatherers)
+            check_start(2 * 2048 + 77, 64, [9], True, 60)
+    check_start(300, 70, [3], False, 40, least=200)
+    check_start(500, 20, [2] * 8, True, 20)
 
 
 def exercise_lookup():

@@ -122,6 +122,150 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("weights are ignored", "assign.cu", "weight * distance", "distance"),
         Mutant("energy is measured about the origin", "assign.cu", "- __ldg(centre + j)", ""),
     ],
+    "exercise_screen": [
+        Mutant(
+            "nobody waits for the others' copies",
+            "screen.cu",
+            "      cp_async_wait<STAGES - 2>();\n      __syncthreads();",
+            "      cp_async_wait<STAGES - 2>();",
+        ),
+        Mutant(
+            "the newest copies are not waited for",
+            "screen.cu",
+            "cp_async_wait<STAGES - 2>",
+            "cp_async_wait<STAGES - 1>",
+        ),
+        Mutant("copies overtake by a stage", "screen.cu", "fetch(tile + STAGES - 1)", "fetch(tile + STAGES)"),
+        Mutant("a tile begins where none does", "screen.cu", "at % FRAGMENTS == 0", "at % FRAGMENTS == 1"),
+        Mutant(
+            "operands of rows change places",
+            "screen.cu",
+            "a[2 * s + r / 2][h + 2 * (r % 2)]",
+            "a[2 * s + r % 2][h + 2 * (r / 2)]",
+        ),
+        Mutant("lanes add the wrong halves", "screen.cu", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
+        Mutant("lanes add the wrong flats", "screen.cu", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
+        Mutant("the third best is forgotten", "screen.cu", "c = max(c, w);", "c = max(c, u & 0);"),
+        Mutant("the second best is forgotten", "screen.cu", "  b = max(b, u);", "  b = max(b, w);"),
+        Mutant(
+            "negative keys are the larger ones",
+            "screen.cu",
+            "u ^ ((unsigned)((int)u >> 31) | 0x80000000u)",
+            "u ^ 0x80000000u",
+        ),
+        Mutant(
+            "keys are read without their order",
+            "screen.cu",
+            "u ^ ((unsigned)((int)~u >> 31) | 0x80000000u)",
+            "u ^ 0x80000000u",
+        ),
+        Mutant("flats past the last count", "screen.cu", "flat < k ? named : 0", "named"),
+        Mutant(
+            "ties go to the highest flat",
+            "screen.cu",
+            "const unsigned name = number - flat;",
+            "const unsigned name = flat;",
+        ),
+        Mutant("complements count as bases", "screen.cu", "key = own.x * key +", "key = key +"),
+        Mutant("complements lack the row's square", "screen.cu", "(own.x < 0 ? square[m][h] : 0.f)", "0.f"),
+        Mutant("offsets do not count along the row", "screen.cu", "s * own.y * along[m][h]", "0"),
+        Mutant("squares of offsets do not count", "screen.cu", "(w * own.z + own.w)", "own.w"),
+        Mutant("penalties are not scaled", "screen.cu", "s * s * (w * own.z + own.w)", "(s * s * w * own.z + own.w)"),
+        Mutant("weights are ignored", "screen.cu", "key = w * key - s", "key = key - s"),
+        Mutant("the bound lacks what flats lost", "screen.cu", "rounded + (loss +", "rounded + (0 * loss +"),
+        Mutant("the bound lacks what rows lost", "screen.cu", "off = rounded +", "off = 0 * rounded +"),
+        Mutant("half of the bound", "screen.cu", "> 2 * bound + lost", "> bound + lost"),
+        Mutant(
+            "the bound lacks the last bits", "screen.cu", "> 2 * bound + lost_bits(", "> 2 * bound + 0 * lost_bits("
+        ),
+        Mutant("the bound lacks offsets", "screen.cu", "bound += shift * (rounded", "bound += 0 * (rounded"),
+        Mutant("the bound lacks weights", "screen.cu", "bound = w * bound +", "bound = bound +"),
+        Mutant("rows of three near flats are pairs", "screen.cu", "if (!far(three))", "if (false)"),
+        Mutant("rows of two near flats are proven", "screen.cu", "else if (!far(two))", "else if (false)"),
+        Mutant(
+            "the second of a pair is the first", "screen.cu", "number - (b[1] & number);", "number - (b[0] & number);"
+        ),
+        Mutant("pairs are decided without penalties", "screen.cu", "+ terms[4 * high + 2];", "+ terms[4 * low + 2];"),
+        Mutant("pairs keep the flat that came first", "screen.cu", "second < first ? high : low", "low"),
+        Mutant(
+            "pairs: the last directions are dropped", "screen.cu", "if (first + r >= end)", "if (first + r >= end - 1)"
+        ),
+        Mutant("pairs: offsets are ignored", "screen.cu", ": offsets ? (float)(x[i]", ": false ? (float)(x[i]"),
+        Mutant("rows are not measured", "halves.cu", "error += ex * ex + ey * ey;", ";"),
+        Mutant("rows are not centred", "halves.cu", "- (centre ? centre[i] : 0.f)", ""),
+        Mutant("flats are not measured", "halves.cu", "lost = v - half_to_float(rounded);", "lost = 0;"),
+        Mutant("shifts are forgotten", "halves.cu", "if (lane == 0) sums[r] += shift;", ";"),
+        Mutant(
+            "the offset along a flat counts as across",
+            "halves.cu",
+            "return exact ? along : offset(i) - along;",
+            "return exact ? along : offset(i);",
+        ),
+        Mutant(
+            "an offset has its first half alone",
+            "halves.cu",
+            "float_to_half(u - half_to_float(high))",
+            "float_to_half(0.f)",
+        ),
+        Mutant("counters go on", "halves.cu", "counters[thread] = 0;", ";"),
+        Mutant(
+            "screened by assign.cu: operands of rows change places",
+            "products.cuh",
+            "rows.x[j / 2][i / 2][i % 2 + j % 2 * 2]",
+            "rows.x[j / 2][i / 2][i % 2 * 2 + j % 2]",
+        ),
+        Mutant(
+            "screened by assign.cu: the bound lacks what rows lost",
+            "assign.cu",
+            "off = own_lost +",
+            "off = 0 * own_lost +",
+        ),
+        Mutant(
+            "screened by assign.cu: the bound lacks what flats lost",
+            "assign.cu",
+            "(sqrtf(loss) + steps",
+            "(0 * sqrtf(loss) + steps",
+        ),
+        Mutant(
+            "screened by assign.cu: the first piece of a flat alone is measured",
+            "assign.cu",
+            "i < pieces[c + 1]; i++",
+            "i < pieces[c] + 1; i++",
+        ),
+        Mutant(
+            "screened by assign.cu: the bound lacks offsets",
+            "assign.cu",
+            "flat.terms.slope * (own_lost",
+            "0 * (own_lost",
+        ),
+        Mutant(
+            "screened by assign.cu: the second lowest is forgotten",
+            "assign.cu",
+            "low == label ? second : lowest",
+            "low == label ? __int_as_float(0x7f800000) : lowest",
+        ),
+        Mutant(
+            "screened by assign.cu: the lowest of all is the nearest",
+            "assign.cu",
+            "low == label ? second : lowest",
+            "second",
+        ),
+        Mutant(
+            "screened by assign.cu: no row is listed",
+            "assign.cu",
+            "if (!(costs[best * n + row] +",
+            "if (false && !(costs[best * n + row] +",
+        ),
+        Mutant(
+            "listed rows are others", "assign.cu", "__ldg(source.list + (there ? 8 * i : 0))", "(there ? 8 * i : 0)"
+        ),
+        Mutant(
+            "listed rows are not written where they belong",
+            "assign.cu",
+            "labels[LISTED ? list[row] : row]",
+            "labels[row]",
+        ),
+    ],
     "exercise_eigenspaces": [
         Mutant(
             "a column is taken before its warp has lent it",
@@ -236,26 +380,33 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "panels are read before they are there",
             "power.cu",
-            "rows[4 * warp + r][lane] = v[r];\n      __syncthreads();",
-            "rows[4 * warp + r][lane] = v[r];",
+            "across[4 * warp + r][lane] = above[r];\n    __syncthreads();",
+            "across[4 * warp + r][lane] = above[r];",
         ),
         Mutant(
             "panels are written while others read",
             "power.cu",
-            "own[r] -= four.x[r] * x;\n      }\n      __syncthreads();",
-            "own[r] -= four.x[r] * x;\n      }",
+            "for (int before = 0; before < first; before += PANEL) {\n    __syncthreads();",
+            "for (int before = 0; before < first; before += PANEL) {",
         ),
         Mutant(
-            "a triangle is read before it is there",
+            "the last panel is written while others read",
             "power.cu",
-            "rows[4 * warp + r][lane] = own[r];\n    __syncthreads();",
-            "rows[4 * warp + r][lane] = own[r];",
+            "  __syncthreads();\n#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
+            "#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
         ),
         Mutant(
-            "a panel is read before it is solved", "power.cu", "= x[i];\n    }\n    __syncthreads();", "= x[i];\n    }"
+            "a block is read before it is there",
+            "power.cu",
+            "PITCH + lane] = block[r];\n  __syncthreads();",
+            "PITCH + lane] = block[r];",
         ),
-        Mutant("the same panel again", "power.cu", "read(before + PANEL);", "read(before);"),
-        Mutant("the diagonal of L is taken for one", "power.cu", "x[i] /= factor[i][i];", ";"),
+        Mutant(
+            "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
+        ),
+        Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
+        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
@@ -326,6 +477,138 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the last rows of a tile are left out", "tile.cuh", "row() + 16 * m >= rows", "row() + 16 * m + 15 >= rows"
         ),
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
+    ],
+    "exercise_seeding": [
+        Mutant(
+            "lengths as float16 has them",
+            "seeding.cu",
+            "energy[row] = square,",
+            "energy[row] = square * scale * scale,",
+        ),
+        Mutant(
+            "weights do not count in the first costs",
+            "seeding.cu",
+            "    costs[row] = cost, labels[row] = 0;\n    sum += (double)weight_of(weights, row) * cost;",
+            "    costs[row] = cost, labels[row] = 0;\n    sum += cost;",
+        ),
+        Mutant(
+            "histograms are not cleared", "seeding.cu", "i += 1024) histogram[i] = 0;", "i += 1024) histogram[i] += 0;"
+        ),
+        Mutant(
+            "running sums forget the warps before",
+            "seeding.cu",
+            "for (int w = 0; w < thread / 32; w++) end += warps[w];",
+            "",
+        ),
+        Mutant(
+            "a block of rows is not looked for", "seeding.cu", "chosen[i] = b, targets[i]", "chosen[i] = 0, targets[i]"
+        ),
+        Mutant(
+            "the last row of a thread's share is drawn",
+            "seeding.cu",
+            "if (i == r && before + cost[r] <= target)",
+            "if (i == r)",
+        ),
+        Mutant(
+            "weights do not count in a draw",
+            "seeding.cu",
+            "row < n ? (double)weight_of(weights, row) * costs[row] : 0;",
+            "row < n ? (double)costs[row] : 0;",
+        ),
+        Mutant(
+            "columns of cosines change places",
+            "seeding.cu",
+            "product[2 * h + e]) * length * inverse[e]",
+            "product[2 * h + 1 - e]) * length * inverse[e]",
+        ),
+        Mutant(
+            "rows of weight zero are near",
+            "seeding.cu",
+            "const bool counted = weight_of(weights, row) > 0;",
+            "const bool counted = true;",
+        ),
+        Mutant(
+            "a block counts from what the last one left",
+            "seeding.cu",
+            "i += THREADS) counts[i] = 0;",
+            "i += THREADS) counts[i] += 0;",
+        ),
+        Mutant(
+            "the bin below is near as well",
+            "seeding.cu",
+            "if (above >= m) break;\n      }",
+            "if (above > m + 8) break;\n      }",
+        ),
+        Mutant(
+            "the share of a candidate is another's",
+            "seeding.cu",
+            "bins[row * CANDIDATES + c] >= from",
+            "bins[row * CANDIDATES] >= from",
+        ),
+        Mutant("the list of a warp is begun anew", "seeding.cu", "count += __popc(taken);", "count = __popc(taken);"),
+        Mutant(
+            "rows are read before all are listed",
+            "seeding.cu",
+            "if (lane == 0) counts[warp] = count;\n    __syncthreads();",
+            "if (lane == 0) counts[warp] = count;",
+        ),
+        Mutant(
+            "lists are overwritten while they are read",
+            "seeding.cu",
+            "      }\n    }\n    __syncthreads();\n  }\n  if (!working) return;",
+            "      }\n    }\n  }\n  if (!working) return;",
+        ),
+        Mutant(
+            "later runs of rows are left out",
+            "seeding.cu",
+            "first += (long long)gridDim.x * LISTED) {\n    int count",
+            "first += n) {\n    int count",
+        ),
+        Mutant(
+            "weights do not count in moments", "seeding.cu", "ratio * ratio * weight_of(weights, row)", "ratio * ratio"
+        ),
+        Mutant(
+            "a partial is left out",
+            "seeding.cu",
+            "for (int p = 0; p < count; p++) sum += partials",
+            "for (int p = 0; p + 1 < count; p++) sum += partials",
+        ),
+        Mutant(
+            "a row's operands change places",
+            "rows.cuh",
+            "a[2 * s + r / 2][h + 2 * (r % 2)]",
+            "a[2 * s + r % 2][h + 2 * (r / 2)]",
+        ),
+        Mutant("lanes add the wrong sums", "rows.cuh", "return (odd ? uneven : even)", "return (odd ? even : uneven)"),
+        Mutant(
+            "a flat of eight directions",
+            "seeding.cu",
+            "for (int f = 0; f < fragments; f++) {",
+            "for (int f = 0; f < 1; f++) {",
+        ),
+        Mutant("distances stay scaled", "seeding.cu", "energy[row] - square * length * length", "energy[row] - square"),
+        Mutant("the potential has no costs", "seeding.cu", "min(costs[row], residual);\n    }", "residual;\n    }"),
+        Mutant("the worst candidate is taken", "seeding.cu", "total < lowest", "total > lowest"),
+        Mutant("costs rise", "seeding.cu", "if (residual < cost) costs[row] = residual", "costs[row] = residual"),
+        Mutant(
+            "steps by S alone, from rows not orthonormal",
+            "candidates.cu",
+            "y[r * PITCH + t] -= factor * y[i * PITCH + t];",
+            ";",
+        ),
+        Mutant(
+            "two rows of a product are one",
+            "candidates.cu",
+            "left[(r + 1) * pitch + i] * entry",
+            "left[r * pitch + i] * entry",
+        ),
+        Mutant(
+            "rows are taken away before they are finished",
+            "candidates.cu",
+            "-= factor * y[i * PITCH + t];\n    }\n    __syncthreads();",
+            "-= factor * y[i * PITCH + t];\n    }",
+        ),
+        Mutant("directions beyond the last", "candidates.cu", "i / WIDTH < j ? scrambled(i) : 0.f", "scrambled(i)"),
     ],
     "exercise_grouped": [
         Mutant("lanes are added by halves", "grouped.cu", "int step = 16", "int step = 8"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..flats import Array, Flats, Layout
-from . import loader
+from . import loader, screen
 
 PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
 """How each precision multiplies float32; float64 is multiplied as such. See ``products.cuh``."""
@@ -34,35 +34,40 @@ def assign(
     flats: Flats,
     penalty: Array | None = None,
     weights: Array | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
+    *,
+    residuals: bool = True,
     kept: dict[Any, Any] | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     """Nearest flat of each row and the squared distance to it; see :func:`ksubspaces.kernels.assign`.
 
     Parameters
     ----------
-    precision : {"fp32", "fp16x3", "tf32"}
-        Of the products, for float32 rows. The first two are as accurate as float32 arithmetic; "tf32" has 11 bits.
+    precision : {"fp32", "fp16x3", "tf32"}, optional
+        Of the products, for float32 rows. The first two are as accurate as float32 arithmetic; "tf32" has 11 bits. By
+        default labels are those of "fp32", by screening where that pays: :mod:`ksubspaces.kernels.cuda.screen`.
 
     Notes
     -----
     Besides the result this takes memory for the flats and a few numbers for each row.
     """
+    if precision is None and screen.pays(X, flats, residuals=residuals):
+        return screen.assign(X, flats, penalty, weights, residuals=residuals, kept=kept)
     xp = loader.namespace(X)
     n = X.shape[0]
-    labels, residuals = xp.zeros(n, dtype=np.int32), xp.zeros(n, dtype=X.dtype)
+    labels, nearest = xp.zeros(n, dtype=np.int32), xp.zeros(n, dtype=X.dtype)
     if n == 0:
-        return labels, residuals
-    search = _Search(X, flats, precision)
+        return labels, nearest
+    search = _Search(X, flats, precision or "fp32")
     if search.splits == 1:
-        search.launch(penalty, weights, labels, residuals, loader.NULL, loader.NULL)
-        return labels, residuals
+        search.launch(penalty, weights, labels, nearest, loader.NULL, loader.NULL)
+        return labels, nearest
     found = xp.empty((search.splits, n), dtype=np.int32)
     distances, costs = xp.empty((search.splits, n), dtype=X.dtype), xp.empty((search.splits, n), dtype=X.dtype)
     search.launch(penalty, weights, found, distances, costs, loader.NULL)
-    args = (found, distances, costs, np.int64(n), np.int32(search.splits), labels, residuals)
+    args = (found, distances, costs, np.int64(n), np.int32(search.splits), labels, nearest, loader.NULL, loader.NULL)
     search.kernel("nearest")((-(-n // 256),), (256,), args)
-    return labels, residuals
+    return labels, nearest
 
 
 def sqdistances(X: Array, flats: Flats, precision: str = "fp32") -> Array:
@@ -127,6 +132,7 @@ class _Plan:
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine
         columns = _Columns.of(sizes + lengthened, splits, tile)
+        self.columns, self.lengthened_host = columns, lengthened
         self.splits, self.n_columns = len(columns.first) - 1, int(columns.tiles[-1]) * tile
         places = np.arange(directions.total) + (columns.starts - directions.starts[:-1])[directions.owners]
         endless = np.full(2, np.iinfo(np.int32).max)
@@ -256,6 +262,7 @@ class _Search:
             residuals,
             costs,
             distances,
+            *(loader.NULL,) * 6,
         )
         shared = self._shared_memory(self.steps if self._is_resident() else STAGES)
         self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=shared)

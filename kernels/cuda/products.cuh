@@ -18,8 +18,9 @@
 template <bool SPLIT>
 struct TF32 {
   typedef float Real;
+  typedef float Stored;
   struct __align__(16) Chunk { Real x[4]; };
-  enum { FRAGMENTS = 16, SCALED = false };
+  enum { FRAGMENTS = 16, SCALED = false, SCREENS = false };
 
   // Of a chunk, columns 0 and 1 go to the first product of a step, 2 and 3 to the second.
   struct Rows { unsigned high[2][2][4], low[2][2][4]; };
@@ -72,8 +73,9 @@ typedef TF32<false> PlainTF32;
 // g + 8, the first holds all high parts and the second all low ones, in the order of the registers of an operand.
 struct SplitHalf {
   typedef float Real;
+  typedef float Stored;
   struct __align__(16) Chunk { Real x[4]; };
-  enum { FRAGMENTS = 16, SCALED = true };
+  enum { FRAGMENTS = 16, SCALED = true, SCREENS = false };
 
   struct Rows { unsigned high[2][4], low[2][4]; };
   struct Probes { unsigned high[2], low[2]; };
@@ -129,11 +131,46 @@ struct SplitHalf {
   }
 };
 
+// Rows and probes that are float16 already, the rows scaled: one product, whose errors are bounded; see screen.py. A chunk
+// has eight columns, the first four for the first product of a step.
+struct Half {
+  typedef float Real;
+  typedef unsigned short Stored;
+  struct __align__(16) Chunk { Real x[4]; };
+  enum { FRAGMENTS = 16, SCALED = true, SCREENS = true };
+
+  struct Rows { unsigned x[2][2][4]; };
+  struct Probes { unsigned x[2][2]; };
+
+  static __device__ __forceinline__ void prepare(Chunk*, const float*) {}
+
+  static __device__ __forceinline__ void load(Rows& rows, const Chunk* chunks) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) rows.x[j / 2][i / 2][i % 2 + j % 2 * 2] = __float_as_uint(chunks[i].x[j]);
+    }
+  }
+
+  static __device__ __forceinline__ void load(Probes& probes, const Chunk& chunk) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) probes.x[j / 2][j % 2] = __float_as_uint(chunk.x[j]);
+  }
+
+  static __device__ __forceinline__ void multiply(float* sums, const Rows& rows, const Probes& probes) {
+#pragma unroll
+    for (int s = 0; s < 2; s++) {
+#pragma unroll
+      for (int m = 0; m < 2; m++) mma_m16n8k16_f16(sums + 4 * m, rows.x[s][m], probes.x[s]);
+    }
+  }
+};
+
 // float64, which tensor cores multiply and add without loss.
 struct Double {
-  typedef double Real;
+  typedef double Real, Stored;
   struct __align__(16) Chunk { Real x[2]; };
-  enum { FRAGMENTS = 8, SCALED = false };
+  enum { FRAGMENTS = 8, SCALED = false, SCREENS = false };
 
   struct Rows { double x[2][4]; };
   struct Probes { double x[2]; };

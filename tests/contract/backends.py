@@ -25,7 +25,7 @@ from ksubspaces.kernels import Streamed, cpu, cuda, reference
 IRREGULAR = {"changed_rows", "largest", "lower_distances", "sample_rows"}
 DISTANCES = {"assign", "sqdistances"}
 ALL = frozenset(cuda.__all__)
-CHANGED = {"lower_distances": "trials", "update_moments": "moments", "sample_rows": "rng"}
+CHANGED = {"lower_distances": "trials", "update_moments": "moments", "sample_rows": "rng", "seed": "rng"}
 """The argument that an operation changes."""
 STREAMED_ROWS = 32  # of a block, so that shapes have fewer rows, some blocks, and one row more
 
@@ -160,6 +160,16 @@ def decoding(direct: bool) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def screening(narrow: bool = True) -> Iterator[None]:
+    """Small problems are screened as well, and flats of few dimensions as the others if not ``narrow``."""
+    screen = importlib.import_module("ksubspaces.kernels.cuda.screen")
+    with pytest.MonkeyPatch.context() as patch:
+        for limit, least in (("PRODUCTS", 0), ("FEWEST", 2 if narrow else 1 << 30), ("FEWEST_DIRECTIONS", 0)):
+            patch.setattr(screen, limit, least)
+        yield
+
+
 needs_simulator = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is missing: pip install 'ksubspaces[cuda13]'"
 )
@@ -179,6 +189,15 @@ BACKENDS = [
         limits=SLOW,
         many=False,
         options={"precision": "fp16x3"},
+    ),
+    Emulated(
+        "emulated, screened",
+        {"assign"},
+        screening,
+        [needs_compiler],
+        dtypes=[np.float32],
+        limits=SLOW,
+        many=False,
     ),
     Emulated("emulated, grouped", {"lookup"}, functools.partial(decoding, False), [needs_compiler], many=False),
     Simulated(

@@ -37,6 +37,18 @@ def test_assign_with_penalty_and_weights(backend, n, d, dims, dtype):
     np.testing.assert_allclose(residuals, distances[np.arange(n), labels], rtol=0, atol=tol)
 
 
+@pytest.mark.operation("assign", case="labels alone")
+@affine
+def test_assign_labels_alone(backend, n, d, dims, dtype, affine):
+    X, flats, rng = problem(n, d, dims, dtype, affine)
+    penalty, weights = rng.random(len(dims)), rng.random(n)
+    labels, _ = backend.assign(X, flats, residuals=False)
+    weighted, _ = backend.assign(X, flats, penalty, weights, residuals=False)
+    cost, tol = reference.sqdistances(X, flats), tolerance(dtype) * (scale(X) + 1)
+    assert_labels(labels, cost, tol)
+    assert_labels(weighted, weights[:, None] * cost + penalty, tol)
+
+
 @pytest.mark.operation("sqdistances")
 @affine
 def test_sqdistances(backend, n, d, dims, dtype, affine):
