@@ -202,7 +202,7 @@ def second_moments(
     center : bool
         Take the second moments about the weighted means.
     products : bool
-        ``False`` computes the means alone.
+        ``False`` computes the sums and means alone, which else come with ``center`` only.
     dtype : dtype, optional
         Precision of the products; default that of X.
     """
@@ -234,7 +234,7 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     From the moments of the clusters alone, ``sum_c tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row
     is read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
     """
-    return _device(moments.first).measure_objective(moments, flats)
+    return _device(moments.counts).measure_objective(moments, flats)
 
 
 def top_eigenspaces(

@@ -156,8 +156,8 @@ class Priced:
         found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
         return replace(found, objective=float(costs.sum()), moved=int(moved))
 
-    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-        """All eigenvectors of each cluster's second moments, and the means."""
+    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array | None]:
+        """All eigenvectors of each cluster's second moments, and the means if affine."""
         if dtype is not None:  # at the end, where nothing kept between steps is of use any more
             self._moments = None
         elif self._moments is None or self._moments.k != k:

@@ -76,8 +76,8 @@ def moments_of(problem: Problem, labels: Array, k: int, dtype: Any = None, produ
 
 def eigenspaces_by_chunks(
     problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
-) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span, and the means.
+) -> tuple[Eigenspaces, Array | None]:
+    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span; the means if affine.
 
     So many clusters at a time as have second moments that take little memory.
     """
@@ -93,7 +93,9 @@ def eigenspaces_by_chunks(
     complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
     for first in range(0, k, at_once):
         end = min(first + at_once, k)
-        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
+        spaces, own = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
+        if own is not None:
+            means[first:end] = own
         bases[layout.starts[first] : layout.starts[end]] = spaces.bases
         values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
         if complements is not None and spaces.complements is not None:
@@ -111,24 +113,27 @@ def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Fl
 
 def eigenspaces(
     problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int
-) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspace of each group of at most ``most`` rows of X, and their means (k, d); from the rows
-    themselves where these are few, else from their second moments."""
+) -> tuple[Eigenspaces, Array | None]:
+    """The leading eigenspace of each group of at most ``most`` rows of X, and their means (k, d) if affine.
+
+    From the rows themselves where these are few, else from their second moments.
+    """
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
     few = 2 * most <= X.shape[1]
     moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
+    means = moments.means
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype), means
     blocks = []
-    for c, mean in enumerate(moments.means):
+    for c in range(groups.k):
         rows = groups.rows(c)
         A = X[rows].astype(dtype)
-        if problem.affine:
-            A -= mean.astype(dtype)
+        if problem.affine and means is not None:
+            A -= means[c].astype(dtype)
         if weights is not None:
             A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
         blocks.append(A)
-    return kernels.batched_svd(blocks, dims), moments.means
+    return kernels.batched_svd(blocks, dims), means
 
 
 def trivial_eigenspaces(problem: Problem) -> Eigenspaces:

@@ -161,7 +161,7 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     shared = 8 * d * _pitch(layout)
     if not 0 < shared <= _room(layout) or moments.raw is None:
         return of_all.measure_objective(moments, flats)
-    xp = loader.namespace(moments.first)
+    xp = loader.namespace(moments.counts)
     shifts = moments.shifts(flats)
     left = xp.empty(layout.k)
     loader.kernel("power", "leave", _defines(flats.bases.dtype))(
@@ -169,8 +169,8 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
         (THREADS,),
         (
             moments.raw,
-            moments.first,
-            moments.mass,
+            or_null(moments.first),
+            or_null(moments.mass),
             np.int32(d),
             or_null(shifts),
             layout.sent(left, "starts"),
