@@ -127,10 +127,20 @@ def exercise_power():
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
         held = reference.second_moments(X, group_rows(labels, 6), weights)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
-        np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+        for reach in (power.REACH, 0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(power, "REACH", reach)
+                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
-    Y = rng.normal(size=(2, 65, 90))
-    V = power._orthonormal(np, Y.copy(), None)
+    Y, ok = rng.normal(size=(2, 65, 90)), np.ones(2, bool)
+    V = power._orthonormal(np, Y.copy(), None, ok)
+    assert ok.all()
+    for alike in (50, 64):
+        twice = Y.copy()
+        twice[1, alike] = twice[1, 40]
+        power._orthonormal(np, twice, None, ok)
+        np.testing.assert_array_equal(ok, [True, False])
+        ok[:] = True
     for v, rows in zip(V, Y, strict=True):
         np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)

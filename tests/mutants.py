@@ -375,7 +375,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
         Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
         Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
-        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("one warp counts", "power.cu", "x += sums[warp];", "x += 0 * sums[warp];"),
         Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
         Mutant(
             "panels are read before they are there",
@@ -407,6 +407,18 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
         Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
         Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
+        Mutant(
+            "nobody tells of rows that are alike", "power.cu", "<= ALIKE)) ok[c] = false;", "<= ALIKE)) ok[c] = ok[c];"
+        ),
+        Mutant(
+            "another row's square",
+            "power.cu",
+            "if (4 * warp + r == lane) squares[lane]",
+            "if (4 * warp + r == 0) squares[lane]",
+        ),
+        Mutant("pieces overlap", "power.cu", "blockIdx.x % PIECES * THREADS + threadIdx.x;", "threadIdx.x;"),
+        Mutant("products of another flat", "power.cu", "Y += (size_t)c * width * d;", "Y += 0;"),
+        Mutant("traces are forgotten", "power.cu", "sum += S[(size_t)i * d + i];", "sum += 0;"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
