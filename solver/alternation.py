@@ -139,7 +139,7 @@ class FixedDims:
         return spaces.flats(means if p.affine else None)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
-        return kernels.assign(self.problem.X, flats)
+        return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
 
     def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
         p = self.problem

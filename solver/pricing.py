@@ -131,7 +131,7 @@ class Priced:
         return self._assign(flats, penalty)
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights, residuals=False)
 
     def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
