@@ -129,14 +129,14 @@ class FixedDims:
         self.exact, self.ok = True, None
         if not self.moments.products:
             moments = moments_of(p, labels, p.k, np.float64, products=False) if exact else self.moments(labels)
-            spaces, means = trivial_eigenspaces(p), moments.means
+            spaces, offsets = trivial_eigenspaces(p), p.offsets(moments)
         elif exact or not self.moments.resident:
-            spaces, means = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
+            spaces, offsets = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
         else:
             moments = self.moments(labels)
             spaces = kernels.top_eigenspaces(moments.scatter, p.dims, p.X.dtype, self.bases, not self.warm)
-            means, self.bases, self.exact, self.ok = moments.means, spaces.bases, spaces.exact, spaces.ok
-        return spaces.flats(means if p.affine else None)
+            offsets, self.bases, self.exact, self.ok = p.offsets(moments), spaces.bases, spaces.exact, spaces.ok
+        return spaces.flats(offsets)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
         return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
