@@ -139,7 +139,7 @@ class FixedDims:
         return spaces.flats(means if p.affine else None)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
-        return kernels.assign(self.problem.X, flats)
+        return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
 
     def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
         p = self.problem
@@ -173,7 +173,7 @@ def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
     flats = Flats.spanned_by(
         fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
     )  # just what a prediction from the result will use
-    labels, _ = rule.assign(flats)
+    labels, _ = kernels.assign(problem.X, flats, residuals=False)
     return flats, labels, problem.total(kernels.residuals(problem.X, kernels.group_rows(labels, problem.k), flats))
 
 

@@ -82,12 +82,15 @@ class Solution(State):
     dims : tuple of int
     price : float
         lambda.
+    costs : (k,) array
+        What each cluster adds to the objective.
     """
 
     spectra: Spectra
     counts: np.ndarray
     dims: tuple[int, ...]
     price: float
+    costs: np.ndarray
 
     @property
     def k(self) -> int:
@@ -115,8 +118,8 @@ class Priced:
         self.problem, self.exact, self.d = problem, exact, problem.X.shape[1]
         self._moments: RunningMoments | None = None
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
-        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, the objective then."""
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, and what each costs."""
         raise NotImplementedError
 
     def refit(self, state: Solution, exact: bool = False) -> Flats:
@@ -149,8 +152,9 @@ class Priced:
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
         vectors, counts = spaces.bases.reshape(k, -1, self.d), counts.astype(np.int64)
         spectra = Spectra(vectors, values[:, : vectors.shape[1]], means if self.problem.affine else None)
-        dims, price, objective = self.choose(spectra, counts)
-        return Solution(labels, objective, int(moved), spectra=spectra, counts=counts, dims=tuple(dims), price=price)
+        dims, price, costs = self.choose(spectra, counts)
+        found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
+        return replace(found, objective=float(costs.sum()), moved=int(moved))
 
     def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
         """All eigenvectors of each cluster's second moments, and the means."""
@@ -172,10 +176,10 @@ class Budget(Priced):
         self.n_parameters, self.n_exact = n_parameters, 0 if exact is None else len(exact)
         self.n_rows = len(problem.X) - self.n_exact
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
         room = self.n_parameters - self.overhead(len(counts))
         dims, price = allocate(spectra.values, counts + self.d, room)
-        return dims, price, float(spectra.left(dims).sum()) if room >= 0 else np.inf
+        return dims, price, spectra.left(dims) if room >= 0 else np.full(len(dims), np.inf)
 
     @property
     def linear(self) -> Budget:
@@ -218,15 +222,10 @@ class FixedPrice(Priced):
         super().__init__(part)
         self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
         directions = self.price * (self.shares * counts + self.d)  # what one of each side costs
-        dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1).tolist()
-        return dims, self.price, float(self.costs(spectra, counts, dims).sum())
-
-    def costs(self, spectra: Spectra, counts: np.ndarray, dims: Sequence[int]) -> np.ndarray:
-        """What each pair costs: what it leaves of its rows, and the price of its parameters; (m,)."""
-        directions = self.price * (self.shares * counts + self.d)
-        return (self.shares * spectra.left(dims) + directions * np.array(dims)).reshape(-1, 2).sum(axis=1)
+        dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1)
+        return dims.tolist(), self.price, self.shares * spectra.left(dims) + directions * dims
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
         return assign_within(self.problem, self.starts, flats, penalty)
@@ -253,15 +252,12 @@ def assign_within(
 def compact(solution: Solution) -> Solution:
     """The same without clusters that have no rows."""
     kept = np.flatnonzero(solution.counts).tolist()
-    if len(kept) == solution.k:
-        return solution
-    xp = namespace(solution.labels)
-    number = np.zeros(solution.k, dtype=np.int32)
-    number[kept] = np.arange(len(kept))
+    numbers = np.cumsum(solution.counts > 0, dtype=np.int32) - np.int32(1)
     return replace(
         solution,
-        labels=xp.asarray(number)[solution.labels],
+        labels=namespace(solution.labels).asarray(numbers)[solution.labels],
         spectra=solution.spectra.take(kept),
         counts=solution.counts[kept],
         dims=tuple(solution.dims[c] for c in kept),
+        costs=solution.costs[kept],
     )

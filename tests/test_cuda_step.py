@@ -30,7 +30,7 @@ LIMITS = {
     "draw of the seeding": (62, 57, 1, 1),
 }
 PATCHES = {"n": 4096, "d": 8, "k": 512, "j": 1, "noise": 0.1, "wrong": 0.1}
-TABLES = {"n": 1500, "d": 136, "k": 5, "j": 72, "noise": 0.5, "wrong": 0.6}
+TABLES = {"n": 2000, "d": 136, "k": 5, "j": 100, "noise": 0.3, "wrong": 0.5}
 STEPS = 3
 """The last of them is warm: bases, moments and plans are there, and rows still move."""
 
