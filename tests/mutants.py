@@ -139,12 +139,12 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("a tile begins where none does", "screen.cu", "at % FRAGMENTS == 0", "at % FRAGMENTS == 1"),
         Mutant(
             "operands of rows change places",
-            "screen.cu",
+            "rows.cuh",
             "a[2 * s + r / 2][h + 2 * (r % 2)]",
             "a[2 * s + r % 2][h + 2 * (r / 2)]",
         ),
-        Mutant("lanes add the wrong halves", "screen.cu", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
-        Mutant("lanes add the wrong flats", "screen.cu", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
+        Mutant("lanes add the wrong halves", "rows.cuh", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
+        Mutant("lanes add the wrong flats", "rows.cuh", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
         Mutant("the third best is forgotten", "screen.cu", "c = max(c, w);", "c = max(c, u & 0);"),
         Mutant("the second best is forgotten", "screen.cu", "  b = max(b, u);", "  b = max(b, w);"),
         Mutant(
@@ -491,12 +491,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
     ],
     "exercise_seeding": [
-        Mutant(
-            "lengths as float16 has them",
-            "seeding.cu",
-            "energy[row] = square,",
-            "energy[row] = square * scale * scale,",
-        ),
         Mutant(
             "weights do not count in the first costs",
             "seeding.cu",
