@@ -6,11 +6,12 @@
 ``group_rows``      row numbers by label, which the next four take
 ``residuals``       float64 squared distance of each row to the flat of its group
 ``second_moments``  weighted first and second moments of each group (``update_moments``: of the rows that moved)
-``coefficients``    of each row in the flat of its group
+``coefficients``    of each row in the flat of its group, and what they leave of it
 ``measure_objective`` sum of squared distances of all rows to their flats, from the moments of their clusters
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
+``seed``            labels of a greedy start, where a device has it as one operation
 ``largest``         rows of the largest costs
 ``changed_rows``    rows whose label differs
 ``label_counts``    rows of each label
@@ -60,6 +61,7 @@ __all__ = [
     "residuals",
     "sample_rows",
     "second_moments",
+    "seed",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
@@ -159,11 +161,26 @@ def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
     return result
 
 
-def coefficients(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
-    """Coefficients ``(x - mu_c) V_c^T`` in X's dtype, packed: (n_c, j_c) numbers of one group after another."""
-    rows = as_rows(X)
-    parts = [_device(block).coefficients(block, part, flats) for block, part in rows.ordered(groups)]
-    return parts[0] if len(parts) == 1 else rows.xp.concatenate(parts)
+def coefficients(
+    X: Array | Rows, groups: Groups, flats: Flats, *, residuals: bool = False
+) -> tuple[Array, Array | None]:
+    """Coefficients ``(x - mu_c) V_c^T`` of each row in the flat of its group, and what they leave.
+
+    Returns
+    -------
+    packed : array of X's dtype
+        (n_c, j_c) numbers of one group after another; in host memory if the rows are streamed.
+    residuals : (n,) float64 array, if asked for
+        Squared distance of each row to what its coefficients stand for; 0 for rows without a group.
+    """
+    rows, parts = as_rows(X), []
+    left = rows.xp.zeros(len(rows)) if residuals else None
+    for numbers, block, part in rows.ordered(groups):
+        packed, found = _device(block).coefficients(block, part, flats, residuals)
+        parts.append(rows.back(packed))
+        if left is not None:
+            left[numbers] = found
+    return parts[0] if len(parts) == 1 else np.concatenate(parts), left
 
 
 def second_moments(
@@ -276,6 +293,17 @@ def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
         Weighted sum of each column.
     """
     return _device(trials).lower_distances(distances, trials, weights)
+
+
+def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.random.Generator) -> Array | None:
+    """Labels (n,) of a greedy start of flats through the origin, if a device has it as one operation; else ``None``.
+
+    It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
+    of a few that are fitted to the rows close in direction to one drawn by its cost.
+    """
+    rows = as_rows(X)
+    at_once = None if isinstance(rows, Streamed) else getattr(_device(rows.array), "seed", None)
+    return None if at_once is None else at_once(rows.array, dims, weights, rng, kept=rows.kept)
 
 
 def largest(costs: Array, m: int) -> Array:

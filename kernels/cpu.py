@@ -199,14 +199,22 @@ def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
     return result
 
 
-def coefficients(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
-    dims = np.array(flats.layout.dims)
-    packed, end = np.empty(int(groups.counts @ dims), X.dtype), 0
+def coefficients(
+    X: np.ndarray, groups: Groups, flats: Flats, residuals: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    packed, end = np.empty(int(groups.counts @ np.array(flats.layout.dims)), X.dtype), 0
+    left = np.zeros(len(X)) if residuals else None
     for c, rows in groups.blocks(_block_rows(X.shape[1] * X.itemsize)):
-        A = X[rows] if flats.offsets is None else X[rows] - flats.offsets[c]
-        start, end = end, end + len(rows) * flats.layout.dims[c]
-        packed[start:end] = (A @ flats.basis(c).T).reshape(-1)
-    return packed
+        A, V = X[rows], flats.basis(c).astype(X.dtype, copy=False)
+        if flats.offsets is not None:
+            A -= flats.offsets[c]
+        start, end = end, end + len(rows) * len(V)
+        part = packed[start:end].reshape(len(rows), len(V))
+        np.matmul(A, V.T, out=part)
+        if left is not None:
+            A -= part @ V
+            left[rows] = np.einsum("ij,ij->i", A, A, dtype=np.float64)
+    return packed, left
 
 
 def second_moments(

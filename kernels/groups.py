@@ -58,6 +58,11 @@ class Groups:
         """Row numbers of group c."""
         return self.order[self.bounds[c] : self.bounds[c + 1]]
 
+    def take(self, first: int, end: int) -> Groups:
+        """Groups first to end - 1."""
+        rows = slice(self.bounds[first], self.bounds[end])
+        return Groups(self.order[rows], self.starts[first : end + 1] - rows.start)
+
     def blocks(self, most: int) -> Iterator[tuple[int, Array]]:
         """Groups and row numbers of one group after another, ``most`` rows at a time."""
         for c in range(self.k):

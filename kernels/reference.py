@@ -53,11 +53,17 @@ def residuals(X: Array, groups: Groups, flats: Flats) -> np.ndarray:
     return result
 
 
-def coefficients(X: Array, groups: Groups, flats: Flats) -> np.ndarray:
-    """(x - mu_c) V_c^T of the rows of one group after another, packed."""
+def coefficients(
+    X: Array, groups: Groups, flats: Flats, residuals: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(x - mu_c) V_c^T of the rows of one group after another, packed; and r of each row's own flat."""
     mu = np.zeros((flats.k, X.shape[1])) if flats.offsets is None else flats.offsets
     parts = [(X[groups.rows(c)] - np.float64(mu[c])) @ flats.basis(c).T for c in range(flats.k)]
-    return np.concatenate([part.ravel() for part in parts]).astype(X.dtype)
+    left = _residuals(X, groups, flats) if residuals else None
+    return np.concatenate([part.ravel() for part in parts]).astype(X.dtype), left
+
+
+_residuals = residuals
 
 
 def second_moments(

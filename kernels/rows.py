@@ -44,9 +44,13 @@ class Rows:
         """Rows of the groups in blocks: their numbers, as an index, the rows, and the groups of those in a block."""
         yield slice(None), self.array, groups
 
-    def ordered(self, groups: Groups) -> Iterator[tuple[Array, Groups]]:
+    def ordered(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
         """The same, each block going on in the order of the groups where the last one ended."""
-        yield self.array, groups
+        yield slice(None), self.array, groups
+
+    def back(self, part: Array) -> Array:
+        """Part of a result that may be as large as the rows, in the memory where these are."""
+        return part
 
     def gathered(self, numbers: Array) -> Iterator[tuple[slice, Any, Array, Array]]:
         """The rows of these numbers in blocks: which of the numbers, as an index the rows that a block has, the block,
@@ -120,7 +124,7 @@ class Streamed(Rows):
 
     def grouped(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
         if not groups.whole:
-            yield from ((numbers, self[numbers], part) for numbers, part in groups.parts(self.block_rows))
+            yield from self.ordered(groups)
             return
         from ksubspaces import kernels
 
@@ -129,8 +133,11 @@ class Streamed(Rows):
         for span, block in self.blocks():
             yield span, block, kernels.group_rows(labels[span], groups.k)
 
-    def ordered(self, groups: Groups) -> Iterator[tuple[Array, Groups]]:
-        return ((self[numbers], part) for numbers, part in groups.parts(self.block_rows))
+    def ordered(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
+        return ((numbers, self[numbers], part) for numbers, part in groups.parts(self.block_rows))
+
+    def back(self, part: Array) -> Array:
+        return part if isinstance(part, np.ndarray) else part.get()
 
     def gathered(self, numbers: Array) -> Iterator[tuple[slice, Any, Array, Array]]:
         for start in range(0, len(numbers), self.block_rows):

@@ -10,9 +10,8 @@
 from ._version import __version__
 from .budget import compress
 from .curve import CompressionCurve, compression_curve
-from .descent import Step
 from .factorization import Factorization
-from .fit import fit_subspaces
+from .fit import Step, fit_subspaces
 from .subspaces import Subspaces
 from .tokens import token_weights
 

@@ -311,12 +311,13 @@ def to_numpy(array: Array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
-def fetch(*arrays: Array) -> list[float]:
-    """All the numbers of a few small arrays, as Python's: a device is waited for once."""
-    xp = namespace(arrays[0])
-    if xp is np:
-        return [float(number) for array in arrays for number in array.ravel().tolist()]
-    return to_numpy(xp.concatenate([array.reshape(-1).astype(np.float64) for array in arrays])).tolist()
+def fetch(*arrays: Array) -> list[np.ndarray]:
+    """A few small arrays as float64 on the host: a device is waited for once."""
+    if all(isinstance(array, (np.ndarray, np.generic)) for array in arrays):
+        return [np.asarray(array, np.float64) for array in arrays]
+    told = to_numpy(load_cupy().concatenate([array.reshape(-1).astype(np.float64) for array in arrays]))
+    parts = np.split(told, np.cumsum([array.size for array in arrays])[:-1])
+    return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def namespace(array: Array) -> Any:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from ksubspaces.kernels import Flats, Streamed, layout_of
+from ksubspaces.kernels import Flats, layout_of
 
-from .arrays import Array, Home, device_of, energy, enter, entered, import_array, namespace, place, scaled
+from .alternation import alternate
+from .arrays import Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
-from .factorization import Factorization, factorize, record_fit, row_numbers
-from .fit import fit_subspaces
-from .pricing import Pricing, Solution, compact
+from .factorization import Factorization, factorize, row_numbers
+from .fit import fit_problem
+from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
 from .progress import Bar, shown
 from .splitting import clusters, equal_dims
@@ -145,46 +147,36 @@ def compress(
         n, d = array.shape
         exact = _exact(array, exact_rows)
         problem = _problem(rows, exact, sample_weight, affine)
-        pricing = Pricing(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
-        if pricing.linear.overhead(1) + pricing.n_rows + d > pricing.n_parameters:
+        budget = Budget(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
+        if budget.linear.overhead(1) + budget.n_rows + d > budget.n_parameters:
             more = "lower ratio" if ratio is not None else "raise keep" if keep is not None else "raise n_parameters"
             raise ValueError(
-                f"the {pricing.n_exact} exact_rows leave no room for a direction of the others "
-                f"in {pricing.n_parameters} parameters; name fewer, or {more}"
+                f"the {budget.n_exact} exact_rows leave no room for a direction of the others "
+                f"in {budget.n_parameters} parameters; name fewer, or {more}"
             )
-        if most is not None and most > pricing.n_rows:
-            raise ValueError(f"k={most} clusters need at least {most} rows, but there are {pricing.n_rows}; lower k")
+        if most is not None and most > budget.n_rows:
+            raise ValueError(f"k={most} clusters need at least {most} rows, but there are {budget.n_rows}; lower k")
         start = _start(init, n, exact, device_of(array))
-        if dims == "equal":
-            if most is None:
-                raise ValueError("dims='equal' does not find k; give it, for instance k=5")
+        if dims == "equal" and most is None:
+            raise ValueError("dims='equal' does not find k; give it, for instance k=5")
+        bar = Bar(energy(problem.X, problem.weights)) if progress else None
+        if most is not None and dims == "equal":
             first = "k-means++" if init is None else start
-            fit = _fit_equal(pricing, most, first, n_init, max_iter, tol, seed, progress)
+            labels, flats, steps, converged = _fit_equal(budget, most, first, n_init, max_iter, tol, seed, bar)
         else:
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
-            bar = Bar(energy(problem.X, problem.weights)) if progress else None
             with shown(bar):
-                fit = _descend(pricing, start, most, runs, max_iter, tol, seed, bar)
-        flats = fit.flats
-        if flats.offsets is not None:
-            flats = replace(flats, offsets=scaled(flats.offsets, exponent))
+                labels, flats, steps, converged = _descend(budget, start, most, runs, max_iter, tol, seed, bar)
+        weights = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, device_of(array))
         if exact is None:
-            factors = factorize(array, fit.labels, flats, home)
+            factors = factorize(rows, labels, flats, home, exponent, weights)
         else:
-            factors = _with_exact(array, fit.labels, flats, exact, home)
+            factors = _with_exact(rows, labels, flats, exact, home, exponent, weights)
     with np.errstate(over="ignore"):
-        history = np.ldexp(np.array(fit.history) * problem.unit, 2 * exponent).tolist()
-    return record_fit(factors, A, sample_weight, history, fit.converged, time.perf_counter() - begun)
-
-
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """Labels and flats within a budget; the objective after each step of their descent, and whether that converged."""
-
-    labels: Array
-    flats: Flats
-    history: list[float]
-    converged: bool
+        history = np.ldexp(np.array(steps) * problem.unit, 2 * exponent).tolist()
+    seconds = time.perf_counter() - begun
+    record = replace(factors.record, history=history, converged=converged, seconds=seconds)
+    return replace(factors, record=record)
 
 
 def parameters_within(
@@ -270,35 +262,30 @@ def _start(init: Any, n: int, exact: Array | None, device: str) -> Array:
 
 
 def _descend(
-    pricing: Pricing, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Any, bar: Bar | None
-) -> _Fit:
-    """The best of the runs; the truncated SVD if none is better."""
-    problem = pricing.problem
-
-    def show(solution: Solution) -> None:
-        if bar is not None:
-            bar.update(
-                f"{solution.k} clusters", solution.objective, f"{min(solution.dims)} to {max(solution.dims)} dims"
-            )
-
-    first = compact(pricing.solve(start, int(start.max()) + 1))
+    budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Any, bar: Bar | None
+) -> tuple[Array, Flats, Sequence[float], bool]:
+    """The best of the runs, the truncated SVD if none is better: labels, flats, objectives, whether it converged."""
+    first = compact(budget.solve(start, int(start.max()) + 1))
     best: Solution | None = None
     history, converged = [first.objective], True
     for rng in islice(generators(seed), runs):
         steps = [first.objective]
 
         def step(solution: Solution, steps: list[float] = steps) -> None:
-            steps.append(solution.objective)
-            show(solution)
+            if solution.moved:
+                steps.append(solution.objective)
+            if bar is not None:
+                dims = f"{min(solution.dims)} to {max(solution.dims)} dims"
+                bar.update(f"{solution.k} clusters", solution.objective, dims)
 
-        solution = clusters(pricing, first, most, rng, step)
-        grown = len(steps)
-        solution = compact(pricing.settle(solution, max_iter, tol, step))
+        solution = replace(clusters(budget, first, most, rng, step), history=(), converged=False)
+        solution = alternate(solution, budget, max_iter=max_iter, tol=tol, patience=PATIENCE, on_step=step)
         if best is None or solution.objective < best.objective:
-            best, history, converged = solution, steps, len(steps) - grown < max_iter
+            best, history, converged = solution, steps, solution.converged
     assert best is not None
-    best = pricing.solve(best.labels, best.k, np.float64)
-    svd = pricing.linear.solve(0 * start, 1, np.float64)
+    best = compact(best)
+    best = budget.solve(best.labels, best.k, np.float64)
+    svd = budget.linear.solve(0 * start, 1, np.float64)
     if svd.objective < best.objective:
         best, history, converged = svd, [svd.objective], True
     if best.k == 1 and most != 1 and best.price > 0:
@@ -309,43 +296,30 @@ def _descend(
         )
     if bar is not None:
         bar.finish()
-    return _Fit(best.labels, best.flats(problem.X.dtype), history, converged)
+    return best.labels, best.flats(budget.problem.X.dtype), history, converged
 
 
 def _fit_equal(
-    pricing: Pricing, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Any, progress: bool
-) -> _Fit:
+    budget: Budget, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Any, bar: Bar | None
+) -> tuple[Array, Flats, Sequence[float], bool]:
     """Flats of the largest dimension that fits in every cluster alike."""
-    problem = pricing.problem
-    dims = equal_dims(pricing, k)
+    dims = equal_dims(budget, k)
     if dims[0] < 1:
-        raise ValueError(f"k={k} clusters of equal dimension do not fit in {pricing.n_parameters} parameters; lower k")
-    rows, device = (problem.X.array, "cuda" if isinstance(problem.X, Streamed) else None)
-    fit = fit_subspaces(
-        rows,
-        k,
-        dims,
-        device=device,
-        affine=problem.affine,
-        sample_weight=problem.weights,
-        init=init,
-        n_init=n_init,
-        max_iter=max_iter,
-        tol=tol,
-        seed=seed,
-        progress=progress,
-    )
-    where = device_of(problem.X)
-    labels = place(import_array(fit.labels, "labels"), where)
-    offsets = None if fit.offsets is None else place(fit.offsets, where)
-    shift = problem.X.exponent if isinstance(problem.X, Streamed) else 0  # the fit was of the rows in memory
-    offsets = None if offsets is None else scaled(offsets, shift)
-    flats = Flats.from_bases([place(V, where) for V in fit.bases], offsets)
-    history = np.ldexp(fit.history, 2 * shift).tolist()
-    return _Fit(labels, flats, history, fit.converged)
+        raise ValueError(f"k={k} clusters of equal dimension do not fit in {budget.n_parameters} parameters; lower k")
+    problem = replace(budget.problem, dims=dims, unit=1.0)  # as with a budget, histories are in units
+    state, flats, labels, _ = fit_problem(problem, init, n_init, max_iter, tol, seed, bar)
+    return labels, flats, state.history, state.converged
 
 
-def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home) -> Factorization:
+def _with_exact(
+    A: Array,
+    labels: Array,
+    flats: Flats,
+    exact: Array,
+    home: Home,
+    exponent: int,
+    weights: tuple[Array | None, float],
+) -> Factorization:
     """The factorization of the other rows, and those kept as one more cluster.
 
     Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
@@ -355,7 +329,7 @@ def _with_exact(A: Array, labels: Array, flats: Flats, exact: Array, home: Home)
     labels[exact] = k
     offsets = None if flats.offsets is None else xp.concatenate([flats.offsets, xp.zeros((1, d), flats.offsets.dtype)])
     with_point = Flats(layout_of(d, (*flats.layout.dims, 0)), flats.bases, offsets, flats.complements)
-    part = factorize(A, labels, with_point, home)
-    rows, identity = A[exact], xp.eye(min(len(exact), d), dtype=A.dtype)
+    part = factorize(A, labels, with_point, home, exponent, weights, exact)
+    rows, identity = scaled(A[exact], exponent), xp.eye(min(len(exact), d), dtype=A.dtype)
     block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
     return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Streamed
-from ksubspaces.kernels.rows import as_rows
+from ksubspaces.kernels import Flats
 
 from .arrays import (
     NUMPY,
@@ -188,28 +187,20 @@ class Factorization(Result):
         float
             0 when both sums are 0.
         """
-        return self._measure(X, sample_weight)[0]
-
-    def _measure(self, X: Any, sample_weight: Any) -> tuple[float, float]:
-        """The relative error for a matrix, and the energy of its rows."""
         with entered(X, "X", self.home.device) as (array, _):
             exponent = check_matrix(array, "X", columns=self.d, min_rows=0, dtype=np.float64)
             if len(array) != len(self):
                 raise ValueError(f"X has {len(array)} rows, but the factorization has {len(self)}")
-            xp = namespace(array)
-            weights, unit = None, 1.0
+            xp, weights = namespace(array), None
             if sample_weight is not None:
-                weights, unit = check_weights(sample_weight, len(self), self.home.device)
-            error = 0.0
+                weights, _ = check_weights(sample_weight, len(self), self.home.device)
+            squares = xp.empty(len(array))
             for start, block in row_blocks(array):
                 rows = xp.arange(start, start + len(block))
                 difference = scaled(block.astype(np.float64) - kernels.lookup(rows, self._local), -exponent)
-                squares = xp.einsum("ij,ij->i", difference, difference)
-                error += float(squares.sum() if weights is None else weights[rows] @ squares)
+                squares[rows] = xp.einsum("ij,ij->i", difference, difference)
             energy = total_energy(scaled(array, -exponent), weights)
-        with np.errstate(over="ignore"):
-            own = float(np.ldexp(unit * energy, 2 * exponent))
-        return error / energy if energy > 0 else (0.0 if error == 0 else float("inf")), own
+            return _recorded(squares if weights is None else weights * squares, energy, 1, 0).relative_error
 
     def stitch(self) -> tuple[csr_array, np.ndarray]:
         """The paper's two factors: U (n, sum j_c) sparse and V (sum j_c, d), with ``U @ V`` the decoded matrix.
@@ -233,8 +224,9 @@ class Factorization(Result):
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         values = np.empty(indptr[-1], dtype=own.bases[0].dtype)
         columns = np.empty(indptr[-1], dtype=np.int64)
+        groups = kernels.group_rows(labels, len(dims))
         for c, block in enumerate(own.blocks):
-            places = indptr[:-1][labels == c][:, None] + np.arange(dims[c])
+            places = indptr[groups.rows(c)][:, None] + np.arange(dims[c])
             values[places] = block
             columns[places] = starts[c] + np.arange(dims[c])
         V = np.concatenate(own.bases)
@@ -372,21 +364,36 @@ class Coefficients(Sequence[Array]):
         return (self[i] for i in range(len(self)))
 
 
-def factorize(X: Array, labels: Array, flats: Flats, home: Home) -> Factorization:
-    """Coefficients ``(x - mu) @ V^T`` of rows X (n, d), NumPy or CuPy, in the flats of their labels."""
+def factorize(
+    X: Array,
+    labels: Array,
+    flats: Flats,
+    home: Home,
+    exponent: int = 0,
+    weights: tuple[Array | None, float] = (None, 1.0),
+    exact: Array | None = None,
+) -> Factorization:
+    """Coefficients ``(x - mu) @ V^T`` of rows ``2^exponent X`` (n, d) in the flats of their labels, for X.
+
+    The record has the error of the rows, with weights in multiples of a unit; the caller keeps ``exact`` ones himself.
+    """
     groups = kernels.group_rows(labels, flats.k)
-    parts = (kernels.coefficients(block, part, flats) for block, part in as_rows(X).ordered(groups))
-    # Where rows do not fit on a device, their coefficients need not either.
-    packed = home.back(np.concatenate([to_numpy(part) for part in parts]) if isinstance(X, Streamed) else next(parts))
+    packed, left = kernels.coefficients(X, groups, flats, residuals=True)
+    assert left is not None
+    if exact is not None:
+        left[exact] = 0
+    own, unit = weights
+    record = _recorded(left if own is None else own * left, total_energy(X, own), unit, exponent)
+    packed = home.back(scaled(packed, exponent))
     blocks = split_coefficients(packed, np.diff(groups.bounds).tolist(), flats.layout.dims)
     bases = [home.back(V) for V in flats.layout.split(flats.bases)]
-    offsets = None if flats.offsets is None else home.back(flats.offsets)
-    return Factorization(home.back(labels), blocks, bases, offsets, home)
+    offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
+    return Factorization(home.back(labels), blocks, bases, offsets, home, record)
 
 
-def record_fit(
-    factors: Factorization, X: Any, sample_weight: Any, history: list[float], converged: bool, seconds: float
-) -> Factorization:
-    """The same factors of the rows X, with how the fit went and how near they come."""
-    error, energy = factors._measure(X, sample_weight)
-    return replace(factors, record=Record(error, energy, history, converged, seconds))
+def _recorded(squares: Array, energy: float, unit: float, exponent: int) -> Record:
+    """What is known of factors whose rows ``2^exponent X`` leave these weighted squares of X's energy."""
+    error = float(squares.sum(dtype=np.float64))
+    with np.errstate(over="ignore"):
+        own = float(np.ldexp(unit * energy, 2 * exponent))
+    return Record(error / energy if energy > 0 else (0.0 if error == 0 else float("inf")), own)

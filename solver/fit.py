@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import repeat
 from numbers import Integral
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
+from .alternation import FixedDims, State, alternate, finish
 from .arrays import Array, device_of, energy, enter, entered, namespace, scaled
 from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
-from .descent import Descent, Step, descend, finish
 from .problem import Problem
 from .progress import Bar, shown
 from .seeding import STARTS
@@ -35,6 +35,34 @@ steps. And there a start by direction wins no race any more, which it does among
 RACE_STEPS = 3
 
 Start = Callable[[Problem, np.random.Generator], Array]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback is told after each step of the alternation.
+
+    Attributes
+    ----------
+    start : int
+        Number of the start it belongs to, from 0.
+    iteration : int
+        Step within that start, from 1.
+    objective : float
+        Weighted sum of squared distances after the step, in the precision of the computation.
+    moved : int
+        Rows whose label changed.
+    n_reseeded : int
+        Clusters re-seeded so far within this start.
+    seconds : float
+        Since the fit began.
+    """
+
+    start: int
+    iteration: int
+    objective: float
+    moved: int
+    n_reseeded: int
+    seconds: float
 
 
 def fit_subspaces(
@@ -154,8 +182,6 @@ def fit_subspaces(
         with np.errstate(over="ignore"):
             unit = float(np.ldexp(unit, 2 * exponent))
         problem = Problem(array, weights, _check_dims(j, k, d), affine, unit)
-        starts, race_steps = _starts(init, n_init, problem, where, exponent)
-        rngs = generators(seed)
         own_total = energy(array, weights)
         total = unit * own_total
         if not np.isfinite(total):
@@ -164,24 +190,21 @@ def fit_subspaces(
             raise ValueError("the weighted sum of squares of X underflows float64; scale X or sample_weight up")
         bar = Bar(total, max_iter) if progress else None
 
-        def report(start: int, iteration: int, objective: float, moved: int, n_reseeded: int) -> bool:
-            step = Step(start, iteration, objective, moved, n_reseeded, time.perf_counter() - begun)
-            if bar is not None:
-                bar.update(f"start {start}, step {iteration}", objective, f"{moved} moved", iteration)
+        def on_step(start: int, state: State) -> bool:
+            seconds = time.perf_counter() - begun
+            step = Step(start, len(state.history), state.objective, state.moved, state.n_reseeded, seconds)
             return bool(callback is not None and callback(step))
 
-        with shown(bar):
-            best = _best_descent(problem, starts, rngs, race_steps, max_iter, tol, report)
-            if bar is not None:
-                bar.finish()
-        flats, labels, objective = finish(problem, best.labels)
+        best, flats, labels, objective = fit_problem(
+            problem, init, n_init, max_iter, tol, seed, bar, exponent=exponent, on_step=on_step
+        )
         return Subspaces(
             [home.back(V) for V in flats.layout.split(flats.bases)],
             None if flats.offsets is None else home.back(scaled(flats.offsets, exponent)),
             home.back(labels),
             objective,
             total,
-            best.history,
+            list(best.history),
             best.converged,
             best.n_reseeded,
             home,
@@ -189,26 +212,48 @@ def fit_subspaces(
         )
 
 
-def _best_descent(
+def fit_problem(
     problem: Problem,
-    starts: Iterable[Start],
-    rngs: Iterable[np.random.Generator],
-    race_steps: int | None,
+    init: Any,
+    n_init: int | str,
     max_iter: int,
     tol: float,
-    report: Callable[[int, int, float, int, int], bool],
-) -> Descent:
-    """Run each start, for the steps of the race or to its end, and the best one to its end."""
+    seed: Any,
+    bar: Bar | None = None,
+    *,
+    exponent: int = 0,
+    on_step: Callable[[int, State], bool] | None = None,
+) -> tuple[State, Flats, Array, float]:
+    """Race the starts and finish the best: where it ended; flats, labels and objective of the exact finish.
+
+    ``init`` is given in the scale of ``2^exponent`` times the problem's rows; ``on_step`` is told the start's number.
+    """
+    starts, race_steps = _starts(init, n_init, problem, device_of(problem.X), exponent)
     steps = max_iter if race_steps is None else min(race_steps, max_iter)
-    best, winner = Descent(problem.X), 0
-    for number, (start, rng) in enumerate(zip(starts, rngs, strict=False)):
-        state = Descent(start(problem, rng))
-        state = descend(problem, state, max_iter=steps, tol=tol, on_step=partial(report, number))
-        if number == 0 or state.history[-1] < best.history[-1]:
-            best, winner = state, number
-        if state.stopped:
-            return best
-    return descend(problem, best, max_iter=max_iter, tol=tol, on_step=partial(report, winner))
+
+    def run(number: int, state: State, most: int) -> State:
+        def report(state: State) -> bool:
+            if bar is not None:
+                step = len(state.history)
+                bar.update(f"start {number}, step {step}", state.objective, f"{state.moved} moved", step)
+            return on_step is not None and on_step(number, state)
+
+        return alternate(state, FixedDims(problem), max_iter=most, tol=tol, on_step=report)
+
+    best: State | None = None
+    with shown(bar):
+        for number, (start, rng) in enumerate(zip(starts, generators(seed), strict=False)):
+            state = run(number, State(start(problem, rng)), steps)
+            if best is None or state.objective < best.objective:
+                best, winner = state, number
+            if state.stopped:
+                best = replace(best, stopped=True)
+                break
+        assert best is not None
+        best = run(winner, best, max_iter)
+        if bar is not None:
+            bar.finish()
+    return best, *finish(problem, best.labels)
 
 
 def _starts(

@@ -1,4 +1,4 @@
-"""The alternation under a budget: as :mod:`.descent`, but every flat has the dimension that its rows are worth.
+"""Rules of the alternation under which every flat has the dimension that its rows are worth at a price.
 
 Minimises ``f + lambda P``: f the objective, P the number of parameters, lambda the price of one.
 
@@ -13,24 +13,25 @@ With one cluster that is the truncated SVD, with dimensions all alike it is MESS
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Layout, Moments
-from ksubspaces.kernels.flats import take_rows
+from ksubspaces.kernels import Eigenspaces, Flats
 
 from .allocation import allocate
-from .arrays import Array, namespace, to_numpy
+from .alternation import State
+from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces
+from .refit import RunningMoments, eigenspaces_by_chunks
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
-PATIENCE = 2  # steps in a row that may gain nothing: a new price can cost at first what it brings later
+PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,33 +40,25 @@ class Spectra:
 
     Attributes
     ----------
-    layout : Layout
-        Of the eigenvectors: d of each cluster, or as many as it has rows where these are at most d/2.
-    vectors : (sum q_c, d) array
-        Stacked, those of the largest eigenvalues first.
+    vectors : (k, q, d) array
+        Those of the largest eigenvalues first; q = d, or the rows of the largest cluster where these are at most d/2.
     values : (k, q) float64 array
         Eigenvalues, on the host; zeros where a cluster has fewer.
     means : (k, d) array or None
     """
 
-    layout: Layout
     vectors: Array
     values: np.ndarray
     means: Array | None
 
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
-        xp, starts, layout = namespace(self.vectors), self.layout.starts, kernels.layout_of(self.layout.d, tuple(dims))
-        offsets = None if self.means is None else self.means.astype(dtype, copy=False)
-
-        def taken(rows: np.ndarray) -> Array:
-            return self.vectors[xp.asarray(rows)].astype(dtype, copy=False)
-
-        bases = taken(starts[layout.owners] + layout.ranks)
-        if not layout.has_wide:
-            return Flats(layout, bases, offsets, None)
-        left = layout.complements
-        return Flats(layout, bases, offsets, taken((starts[:-1] + layout.dims)[left.owners] + left.ranks))
+        layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
+        bases, complements = layout.leading(self.vectors)
+        offsets, complements = (
+            part if part is None else part.astype(dtype, copy=False) for part in (self.means, complements)
+        )
+        return Flats(layout, bases.astype(dtype, copy=False), offsets, complements)
 
     def left(self, dims: Sequence[int]) -> np.ndarray:
         """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
@@ -73,34 +66,31 @@ class Spectra:
 
     def take(self, chosen: Sequence[int]) -> Spectra:
         """Those of the chosen clusters."""
-        kept = kernels.layout_of(self.layout.d, tuple(self.layout.dims[c] for c in chosen))
-        means = None if self.means is None else self.means[namespace(self.means).asarray(chosen)]
-        return Spectra(kept, take_rows(self.layout, self.vectors, chosen), self.values[list(chosen)], means)
+        rows = namespace(self.vectors).asarray(chosen)
+        return Spectra(self.vectors[rows], self.values[chosen], None if self.means is None else self.means[rows])
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """Labels, the best flats that the budget pays for with them, and what is left of the rows then.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Solution(State):
+    """Labels, the best flats that are worth their price with them, and what is left of the rows then.
 
     Attributes
     ----------
-    labels : (n,) int32 array
     spectra : Spectra
-    counts : tuple of int
-        Rows of each cluster.
+    counts : (k,) int64 array
+        Rows of each cluster, on the host.
     dims : tuple of int
     price : float
         lambda.
-    objective : float
-        Infinite where clusters alone, without a direction, take more than the budget.
+    costs : (k,) array
+        What each cluster adds to the objective.
     """
 
-    labels: Array
     spectra: Spectra
-    counts: tuple[int, ...]
+    counts: np.ndarray
     dims: tuple[int, ...]
     price: float
-    objective: float
+    costs: np.ndarray
 
     @property
     def k(self) -> int:
@@ -112,146 +102,162 @@ class Solution:
         return self.spectra.flats(self.dims, dtype)
 
 
-class Pricing:
-    """The alternation within a number of parameters.
+class Priced:
+    """What rules have in common that choose directions by their price.
 
     Parameters
     ----------
     problem : Problem
         Its ``dims`` are of no account.
-    n_parameters : int
-        Most that there may be, all told.
     exact : (m,) array of row numbers, optional
         Rows that are kept as they are, in a cluster of their own. Their weight in the problem is zero; whatever their
         labels, they count for nothing in the other clusters.
     """
 
-    def __init__(self, problem: Problem, n_parameters: int, exact: Array | None = None) -> None:
-        self.problem, self.n_parameters, self.exact = problem, n_parameters, exact
+    def __init__(self, problem: Problem, exact: Array | None = None) -> None:
+        self.problem, self.exact, self.d = problem, exact, problem.X.shape[1]
         self._moments: RunningMoments | None = None
 
-    @property
-    def n_exact(self) -> int:
-        """Number of rows that are kept as they are."""
-        return 0 if self.exact is None else len(self.exact)
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, and what each costs."""
+        raise NotImplementedError
+
+    def refit(self, state: Solution, exact: bool = False) -> Flats:
+        return state.flats(self.problem.X.dtype)
+
+    def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:
+        """Labels at the state's price, and residuals."""
+        penalty = namespace(self.problem.X).asarray(state.price * np.array(flats.layout.dims))
+        return self._assign(flats, penalty)
+
+    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)
+
+    def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
+        if not self.problem.on_card and not (labels != state.labels).any():
+            return replace(state, moved=0)
+        return self.solve(labels, state.k, before=state.labels)
+
+    def confirm(self) -> bool:
+        return True
+
+    def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
+        """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
+        spaces, means = self._eigenspaces(labels, k, dtype)
+        rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
+        if self.exact is not None:
+            rows = rows - kernels.label_counts(labels[self.exact], k)
+        values, counts, moved = fetch(spaces.eigenvalues, rows, moved)
+        floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
+        values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
+        vectors, counts = spaces.bases.reshape(k, -1, self.d), counts.astype(np.int64)
+        spectra = Spectra(vectors, values[:, : vectors.shape[1]], means if self.problem.affine else None)
+        dims, price, costs = self.choose(spectra, counts)
+        found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
+        return replace(found, objective=float(costs.sum()), moved=int(moved))
+
+    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
+        """All eigenvectors of each cluster's second moments, and the means."""
+        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
+            self._moments = None
+        elif self._moments is None or self._moments.k != k:
+            self._moments = RunningMoments(self.problem, k)
+        if self._moments is None or not self._moments.resident:
+            return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
+        moments = self._moments(labels)
+        return kernels.top_eigenspaces(moments.scatter, [self.d] * k, self.problem.X.dtype), moments.means
+
+
+class Budget(Priced):
+    """The price is such that the directions kept fill a number of parameters, all told."""
+
+    def __init__(self, problem: Problem, n_parameters: int, exact: Array | None = None) -> None:
+        super().__init__(problem, exact)
+        self.n_parameters, self.n_exact = n_parameters, 0 if exact is None else len(exact)
+        self.n_rows = len(problem.X) - self.n_exact
+
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+        room = self.n_parameters - self.overhead(len(counts))
+        dims, price = allocate(spectra.values, counts + self.d, room)
+        return dims, price, spectra.left(dims) if room >= 0 else np.full(len(dims), np.inf)
 
     @property
-    def n_rows(self) -> int:
-        """Number of the others."""
-        return len(self.problem.X) - self.n_exact
-
-    def solve(self, labels: Array, k: int, dtype: Any = None) -> Solution:
-        """The best that the budget pays for with these labels, computed in X's dtype or the one given."""
-        d = self.problem.X.shape[1]
-        counts = self._counts(labels, k)
-        spectra = self._spectra(labels, k, dtype)
-        room = self.n_parameters - self.overhead(k)
-        dims, price = allocate(spectra.values, [m + d for m in counts], room)
-        left = float(spectra.left(dims).sum()) if room >= 0 else np.inf
-        return Solution(labels, spectra, counts, dims, price, left)
-
-    @property
-    def linear(self) -> Pricing:
+    def linear(self) -> Budget:
         """The same for subspaces through the origin."""
-        return Pricing(replace(self.problem, affine=False), self.n_parameters, self.exact)
+        return Budget(replace(self.problem, affine=False), self.n_parameters, self.exact)
 
     def overhead(self, k: int) -> int:
         """Parameters of k clusters before their first direction: labels, offsets, and the rows kept as they are."""
-        d = self.problem.X.shape[1]
         counts, dims = [self.n_rows] + [0] * (k - 1), [0] * k
         if self.n_exact:
             counts.append(self.n_exact)
-            dims.append(min(self.n_exact, d))
-        return count_parameters(counts, dims, d, self.problem.affine)
+            dims.append(min(self.n_exact, self.d))
+        return count_parameters(counts, dims, self.d, self.problem.affine)
 
-    def rows_of(self, labels: Array, c: int) -> Array:
-        """Numbers of the rows of a cluster."""
-        inside = labels == c
+    def rows_of(self, solution: Solution, chosen: Sequence[int]) -> list[Array]:
+        """Numbers of the rows of each chosen cluster."""
+        labels = solution.labels
         if self.exact is not None:
-            inside[self.exact] = False
-        return namespace(labels).flatnonzero(inside)
-
-    def reassign(self, flats: Flats, dims: Sequence[int], price: float) -> Array:
-        """Labels at a price."""
-        xp = namespace(self.problem.X)
-        penalty = xp.asarray([price * j for j in dims])
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)[0]
-
-    def settle(
-        self, solution: Solution, max_iter: int, tol: float, on_step: Callable[[Solution], None] | None = None
-    ) -> Solution:
-        """Alternate from a solution until the objective no longer falls by ``tol`` of itself; the best one met."""
-        best, idle = solution, 0
-        for _ in range(max_iter):
-            labels = self.reassign(solution.flats(self.problem.X.dtype), solution.dims, solution.price)
-            if not bool((labels != solution.labels).any()):
-                break
-            solution = self.solve(labels, solution.k)
-            if on_step is not None:
-                on_step(solution)
-            idle = 0 if solution.objective < (1 - tol) * best.objective else idle + 1
-            if solution.objective < best.objective:
-                best = solution
-            if idle == PATIENCE:
-                break
-        return best
-
-    def _counts(self, labels: Array, k: int) -> tuple[int, ...]:
-        counts = kernels.label_counts(labels, k)
-        if self.exact is not None:
-            counts = counts - kernels.label_counts(labels[self.exact], k)
-        return tuple(to_numpy(counts).tolist())
-
-    def _spectra(self, labels: Array, k: int, dtype: Any) -> Spectra:
-        problem = self.problem
-        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
-            self._moments = None
-            return self._one_at_a_time(labels, k, dtype)
-        if self._moments is None or self._moments.k != k:
-            self._moments = RunningMoments(problem, k)
-        if not self._moments.resident:
-            return self._one_at_a_time(labels, k, problem.X.dtype)
-        return spectra_of(self._moments(labels), problem.affine, problem.X.dtype)
-
-    def _one_at_a_time(self, labels: Array, k: int, dtype: Any) -> Spectra:
-        xp, d, groups = namespace(labels), self.problem.X.shape[1], kernels.group_rows(labels, k)
-        layout = kernels.layout_of(d, tuple(m if 2 * m <= d else d for m in np.diff(groups.bounds).tolist()))
-        vectors, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, layout.width)), xp.empty((k, d))
-        for c in range(k):
-            spaces, mean = eigenspaces(self.problem, [groups.rows(c)], layout.dims[c], dtype)
-            vectors[layout.rows(c)] = spaces.bases
-            values[c, : layout.dims[c]] = spaces.eigenvalues[0, : layout.dims[c]]
-            means[c] = mean[0]
-        return _without_noise(layout, vectors, values, means if self.problem.affine else None)
+            labels = labels.copy()
+            labels[self.exact] = solution.k
+        groups = kernels.group_rows(labels, solution.k + 1)
+        return [groups.rows(c) for c in chosen]
 
 
-def spectra_of(moments: Moments, affine: bool, dtype: Any) -> Spectra:
-    """All eigenvectors and eigenvalues of second moments."""
-    spaces = kernels.top_eigenspaces(moments.scatter, [moments.first.shape[1]] * len(moments.counts), dtype)
-    return _without_noise(spaces.layout, spaces.bases, spaces.eigenvalues, moments.means if affine else None)
+class FixedPrice(Priced):
+    """Pairs of flats, each for the rows of one cluster, at a price that stays: the trial of a split.
+
+    Parameters
+    ----------
+    part : Problem
+        Rows of one cluster after another; those of cluster c go to flat 2 c or to 2 c + 1.
+    starts : sequence of ints
+        Where the rows of each cluster begin, and the end.
+    price : float
+    shares : (m,) array
+        Rows that each cluster has, for each of those here.
+    """
+
+    def __init__(self, part: Problem, starts: Sequence[int], price: float, shares: np.ndarray) -> None:
+        super().__init__(part)
+        self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
+
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+        directions = self.price * (self.shares * counts + self.d)  # what one of each side costs
+        dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1)
+        return dims.tolist(), self.price, self.shares * spectra.left(dims) + directions * dims
+
+    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
+        return assign_within(self.problem, self.starts, flats, penalty)
 
 
-def _without_noise(layout: Layout, vectors: Array, values: Array, means: Array | None) -> Spectra:
-    """Spectra whose eigenvalues are zero where they are rounding."""
-    floor = NOISE * np.sqrt(layout.d) * float(np.finfo(vectors.dtype).eps)
-    known = to_numpy(values).astype(np.float64)
-    return Spectra(
-        layout, vectors, np.where(known > floor * known.max(axis=1, initial=0, keepdims=True), known, 0), means
-    )
+def assign_within(
+    part: Problem, starts: Sequence[int], flats: Flats, penalty: Array | None = None
+) -> tuple[Array, Array]:
+    """Labels of the best of their own cluster's flats for rows of one cluster after another, and residuals.
+
+    Each cluster has as many flats as the others, one after another.
+    """
+    X, xp, ways = part.X, namespace(part.X), flats.k // (len(starts) - 1)
+    labels, residuals = xp.empty(len(X), np.int32), xp.empty(len(X), X.dtype)
+    for c, (first, end) in enumerate(pairwise(starts)):
+        rows, own = slice(first, end), range(ways * c, ways * c + ways)
+        costs = None if penalty is None else penalty[own.start : own.stop]
+        weights = None if part.weights is None else part.weights[rows]
+        side, residuals[rows] = kernels.assign(X[rows], flats.take(own), costs, weights)
+        labels[rows] = own.start + side
+    return labels, residuals
 
 
 def compact(solution: Solution) -> Solution:
     """The same without clusters that have no rows."""
-    kept = [c for c, m in enumerate(solution.counts) if m > 0]
-    if len(kept) == solution.k:
-        return solution
-    xp = namespace(solution.labels)
-    number = np.zeros(solution.k, dtype=np.int32)
-    number[kept] = np.arange(len(kept))
+    kept = np.flatnonzero(solution.counts).tolist()
+    numbers = np.cumsum(solution.counts > 0, dtype=np.int32) - np.int32(1)
     return replace(
         solution,
-        labels=xp.asarray(number)[solution.labels],
+        labels=namespace(solution.labels).asarray(numbers)[solution.labels],
         spectra=solution.spectra.take(kept),
-        counts=tuple(solution.counts[c] for c in kept),
+        counts=solution.counts[kept],
         dims=tuple(solution.dims[c] for c in kept),
+        costs=solution.costs[kept],
     )

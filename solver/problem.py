@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Rows
+from ksubspaces.kernels import Flats, Rows, Streamed
 from ksubspaces.kernels.rows import as_rows
 
 from .arrays import Array, namespace
@@ -29,6 +29,16 @@ class Problem:
     @property
     def k(self) -> int:
         return len(self.dims)
+
+    @property
+    def least(self) -> np.ndarray:
+        """Rows that each flat passes through, whatever they are: j, or j + 1 if affine; (k,) int64."""
+        return np.array(self.dims, np.int64) + self.affine
+
+    @property
+    def on_card(self) -> bool:
+        """Whether the rows live on a card, not in host memory."""
+        return self.X.xp is not np and not isinstance(self.X, Streamed)
 
     def objective(self, residuals: Array) -> Array:
         """``sum_i w_i r_i`` in units, a float64 number where the residuals are."""

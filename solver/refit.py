@@ -40,23 +40,21 @@ class RunningMoments:
 
     def __call__(self, labels: Array) -> Moments:
         p = self.problem
-        if p.X.shape[0] * p.X.shape[1] < UPDATE_SIZE:
-            return self._afresh(labels)
-        if self.moments is not None and self.labels is not None and self.updates < UPDATES:
+        if self.moments is not None and labels is self.labels:
+            return self.moments
+        fresh = p.on_card or p.X.shape[0] * p.X.shape[1] < UPDATE_SIZE  # on a card the host would wait for the rows
+        if self.moments is not None and self.labels is not None and self.updates < UPDATES and not fresh:
             moved = kernels.changed_rows(self.labels, labels)
             if len(moved) <= UPDATE_SHARE * len(labels):
                 kernels.update_moments(self.moments, p.X, moved, self.labels[moved], labels[moved], p.weights)
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
-        self.moments = self._afresh(labels)
+        self.moments = moments_of(p, labels, self.k, products=self.products)
         self.labels, self.updates, self.peak = labels, 0, None
-        self._faded(self.moments)
+        if not fresh:
+            self._faded(self.moments)
         return self.moments
-
-    def _afresh(self, labels: Array) -> Moments:
-        p = self.problem
-        return kernels.second_moments(p.X, kernels.group_rows(labels, self.k), p.weights, p.affine, self.products)
 
     def _faded(self, moments: Moments) -> bool:
         """Whether updates have left some cluster with moments so much smaller than what was added and taken away that
@@ -70,79 +68,70 @@ class RunningMoments:
         return bool(((left < FADED * before) | ((left > 0) & (left < FADED * held))).any())
 
 
-class Refit:
-    """Best flats for given labels; between calls it keeps second moments, where those of all clusters fit in memory."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        d = problem.X.shape[1]
-        self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
-        self.bases: Array | None = None
-        self.warm = True  # may start from the last bases; what comes of it is in ``exact``
-        self.exact = True
-
-    def __call__(self, labels: Array, exact: bool = False) -> Flats:
-        if not self.moments.resident:
-            return self._one_at_a_time(labels, np.float64 if exact else self.problem.X.dtype)
-        if exact:
-            p, groups = self.problem, kernels.group_rows(labels, self.problem.k)
-            moments = kernels.second_moments(p.X, groups, p.weights, p.affine, self.moments.products, np.float64)
-        else:
-            moments = self.moments(labels)
-        if moments.raw is None:
-            spaces = _trivial_eigenspaces(self.problem)
-        else:
-            dtype, start = (np.float64, None) if exact else (self.problem.X.dtype, self.bases if self.warm else None)
-            spaces = kernels.top_eigenspaces(moments.scatter, self.problem.dims, dtype, start, start is None)
-            self.bases, self.exact = spaces.bases, spaces.exact
-        return spaces.flats(moments.means if self.problem.affine else None)
-
-    def _one_at_a_time(self, labels: Array, dtype: Any) -> Flats:
-        p = self.problem
-        xp, k, d = namespace(p.X), p.k, p.X.shape[1]
-        layout = kernels.layout_of(d, p.dims)
-        bases = xp.empty((layout.total, d), dtype)
-        complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-        offsets = xp.empty((k, d)) if p.affine else None
-        groups = kernels.group_rows(labels, k)
-        for c in range(k):
-            spaces, mean = eigenspaces(p, [groups.rows(c)], p.dims[c], dtype)
-            bases[layout.rows(c)] = spaces.bases
-            if complements is not None and spaces.complements is not None:
-                complements[layout.complements.rows(c)] = spaces.complements
-            if offsets is not None:
-                offsets[c] = mean[0]
-        return Flats(layout, bases, offsets, complements)
+def moments_of(problem: Problem, labels: Array, k: int, dtype: Any = None, products: bool = True) -> Moments:
+    """Moments of k clusters, multiplied in X's precision or the one given."""
+    groups = kernels.group_rows(labels, k)
+    return kernels.second_moments(problem.X, groups, problem.weights, problem.affine, products, dtype)
 
 
-def fit_flats(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> Flats:
-    """The best j-flat for each group of rows of X."""
-    spaces, means = eigenspaces(problem, groups, j, dtype)
+def eigenspaces_by_chunks(
+    problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
+) -> tuple[Eigenspaces, Array]:
+    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span, and the means.
+
+    So many clusters at a time as have second moments that take little memory.
+    """
+    xp, d = namespace(labels), problem.X.shape[1]
+    at_once = max(1, RESIDENT_BYTES // (8 * d * d))
+    if k <= at_once:
+        moments = moments_of(problem, labels, k, dtype)
+        return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), moments.means
+    groups = kernels.group_rows(labels, k)
+    most = max(np.diff(groups.bounds).tolist())
+    layout = kernels.layout_of(d, tuple(dims or [d if 2 * most > d else most] * k))
+    bases, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, d)), xp.empty((k, d))
+    complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+    for first in range(0, k, at_once):
+        end = min(first + at_once, k)
+        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
+        bases[layout.starts[first] : layout.starts[end]] = spaces.bases
+        values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
+        if complements is not None and spaces.complements is not None:
+            complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements
+    return Eigenspaces(layout, bases, values, complements), means
+
+
+def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Flats:
+    """The best j-flat for each list of row numbers."""
+    xp, sizes = namespace(problem.X), [len(own) for own in rows]
+    groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
+    spaces, means = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes))
     return spaces.flats(means if problem.affine else None)
 
 
-def eigenspaces(problem: Problem, groups: Sequence[Array], j: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-    """The j-dimensional eigenspace of each group of rows of X, and their means (k, d); for few rows from themselves,
-    else from their second moments."""
+def eigenspaces(
+    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int
+) -> tuple[Eigenspaces, Array]:
+    """The leading eigenspace of each group of at most ``most`` rows of X, and their means (k, d); from the rows
+    themselves where these are few, else from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
-    sizes = [len(rows) for rows in groups]
-    few = 2 * max(sizes) <= X.shape[1]
-    rows = Groups(xp.concatenate(groups), xp.asarray(np.cumsum([0, *sizes])))
-    moments = kernels.second_moments(X, rows, weights, problem.affine, not few, dtype)
+    few = 2 * most <= X.shape[1]
+    moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, [j] * len(groups), dtype), moments.means
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
     blocks = []
-    for rows, mean in zip(groups, moments.means, strict=True):
+    for c, mean in enumerate(moments.means):
+        rows = groups.rows(c)
         A = X[rows].astype(dtype)
         if problem.affine:
             A -= mean.astype(dtype)
         if weights is not None:
             A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
         blocks.append(A)
-    return kernels.batched_svd(blocks, j), moments.means
+    return kernels.batched_svd(blocks, dims), moments.means
 
 
-def _trivial_eigenspaces(problem: Problem) -> Eigenspaces:
+def trivial_eigenspaces(problem: Problem) -> Eigenspaces:
     """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
     xp, d, dtype = namespace(problem.X), problem.X.shape[1], problem.X.dtype
     layout = kernels.layout_of(d, problem.dims)

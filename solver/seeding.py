@@ -10,8 +10,8 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
+from .alternation import FixedDims, State, alternate
 from .arrays import Array, namespace, row_blocks, squared_lengths
-from .descent import Descent, descend
 from .problem import Problem
 from .refit import fit_flats
 
@@ -34,6 +34,9 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     """
     X, k, xp = problem.X, problem.k, namespace(problem.X)
     n = len(X)
+    at_once = None if problem.affine else kernels.seed(X, problem.dims, problem.weights, rng)
+    if at_once is not None:
+        return at_once
     weights = xp.ones(n, dtype=X.dtype) if problem.weights is None else problem.weights
     n_positive = n if problem.weights is None else int((weights > 0).sum())
     labels = xp.zeros(n, dtype=np.int32)
@@ -89,8 +92,8 @@ def kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     if not problem.affine:
         return _spherical_kmeans(problem, rng)
     points = replace(problem, dims=(0,) * problem.k)
-    start = Descent(kmeans_plusplus(points, rng))
-    return descend(points, start, max_iter=KMEANS_STEPS, tol=1e-3).labels
+    start = State(kmeans_plusplus(points, rng))
+    return alternate(start, FixedDims(points), max_iter=KMEANS_STEPS, tol=1e-3).labels
 
 
 def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
-from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .arrays import Array, namespace, to_numpy
-from .pricing import Pricing, Solution, Spectra, compact, spectra_of
+from .alternation import alternate
+from .arrays import Array, namespace
+from .pricing import PATIENCE, Budget, FixedPrice, Solution, assign_within, compact
 from .problem import Problem
+from .refit import RESIDENT_BYTES
 from .seeding import kmeans, kmeans_plusplus
 
 MOST_CLUSTERS = 64
@@ -27,146 +31,134 @@ PAYS = 1e-3  # share of the objective that a split must gain
 STALE = 0.1  # a split is tried anew when its cluster's size or dimension changed by this share
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Two flats in place of one.
+class Split(NamedTuple):
+    """Two flats in place of one, tried when the cluster had so many rows and that dimension.
 
-    ``gain`` is what ``f + lambda P`` falls by, and ``flats`` are ``None`` where a split was out of the question;
-    ``count`` and ``dim`` are those of the cluster when the split was tried.
+    ``gain`` is what ``f + lambda P`` falls by; ``flats`` are ``None`` where a split was out of the question.
     """
 
     gain: float
     flats: Flats | None
-    count: int
+    size: int
     dim: int
 
-    def is_stale(self, count: int, dim: int) -> bool:
-        return abs(count - self.count) > STALE * self.count or abs(dim - self.dim) > STALE * self.dim
+    def is_stale(self, size: int, dim: int) -> bool:
+        return abs(size - self.size) > STALE * self.size or abs(dim - self.dim) > STALE * self.dim
 
 
 def clusters(
-    pricing: Pricing,
+    budget: Budget,
     solution: Solution,
     most: int | None,
     rng: np.random.Generator,
     on_step: Callable[[Solution], None] | None = None,
 ) -> Solution:
     """More clusters by splitting, or, where not even the first split pays, by seeding several at a time."""
-    solution = grow(pricing, solution, most, rng, on_step)
+    solution = grow(budget, solution, most, rng, on_step)
     if solution.k > 1 or solution.price == 0 or most == 1:
         return solution
     best = solution
     for k in SEEDED if most is None else (most,):
-        dims = equal_dims(pricing, k)
-        if k > pricing.n_rows or dims[0] < 1:
+        dims = equal_dims(budget, k)
+        if k > budget.n_rows or dims[0] < 1:
             break
-        labels = kmeans_plusplus(replace(pricing.problem, dims=dims), rng)
-        seeded = compact(pricing.settle(pricing.solve(labels, k), SETTLE_STEPS, SETTLE_TOL, on_step))
+        labels = kmeans_plusplus(replace(budget.problem, dims=dims), rng)
+        seeded = compact(settle(budget, budget.solve(labels, k), on_step))
         if seeded.objective < best.objective:
             best = seeded
-    return best if best is solution else grow(pricing, best, most, rng, on_step)
+    return best if best is solution else grow(budget, best, most, rng, on_step)
 
 
-def equal_dims(pricing: Pricing, k: int) -> tuple[int, ...]:
+def equal_dims(budget: Budget, k: int) -> tuple[int, ...]:
     """The largest dimension that k clusters alike can have."""
-    d = pricing.problem.X.shape[1]
-    return (min(d, (pricing.n_parameters - pricing.overhead(k)) // (pricing.n_rows + k * d)),) * k
+    return (min(budget.d, (budget.n_parameters - budget.overhead(k)) // (budget.n_rows + k * budget.d)),) * k
 
 
 def grow(
-    pricing: Pricing,
+    budget: Budget,
     solution: Solution,
     most: int | None,
     rng: np.random.Generator,
     on_step: Callable[[Solution], None] | None = None,
 ) -> Solution:
     """Split the cluster whose split gains most, settle, and so on: to ``most`` clusters, or while a split pays."""
-    problem = pricing.problem
     splits: dict[int, Split] = {}
-    while solution.k < (most or MOST_CLUSTERS):
-        for c in range(solution.k):
-            if c not in splits or splits[c].is_stale(solution.counts[c], solution.dims[c]):
-                splits[c] = propose(pricing, solution, c, rng)
+    while (k := solution.k) < (most or MOST_CLUSTERS):
+        sizes = enumerate(zip(solution.counts, solution.dims, strict=True))
+        stale = [c for c, own in sizes if c not in splits or splits[c].is_stale(*own)]
+        splits |= split_all(budget, solution, stale, rng)
         chosen, least = max(splits, key=lambda c: splits[c].gain), PAYS * solution.objective if most is None else 0
-        split = splits.pop(chosen).flats if splits[chosen].gain > least else None
-        if split is None:
+        split = splits.pop(chosen)
+        if split.flats is None or split.gain <= least:
             break
-        flats, dims = _with_split(solution, chosen, split, problem.X.dtype)
-        labels = pricing.reassign(flats, dims, solution.price)
-        larger = pricing.settle(pricing.solve(labels, len(dims)), SETTLE_STEPS, SETTLE_TOL, on_step)
+        both = solution.flats(split.flats.bases.dtype).followed_by(split.flats)
+        flats = both.take([*range(chosen), k, *range(chosen + 1, k), k + 1])
+        larger = settle(budget, budget.solve(budget.assign(flats, solution)[0], k + 1), on_step)
         if larger.objective >= solution.objective:
             break
-        full = compact(larger)
-        if full.k != larger.k:
+        solution = compact(larger)
+        if solution.k <= k:
             splits.clear()  # numbers have changed
-        solution = full
     return solution
 
 
-def _with_split(solution: Solution, c: int, split: Flats, dtype: np.dtype) -> tuple[Flats, tuple[int, ...]]:
-    """The flats of a solution with one of the two of a split in the place of c, and the other at the end."""
-    k = solution.k
-    both = solution.flats(dtype).followed_by(split)
-    flats = both.take([*range(c), k, *range(c + 1, k), k + 1])
-    return flats, flats.layout.dims
+def settle(budget: Budget, solution: Solution, on_step: Callable[[Solution], None] | None) -> Solution:
+    """A few steps of all clusters."""
+    return alternate(solution, budget, max_iter=SETTLE_STEPS, tol=SETTLE_TOL, patience=PATIENCE, on_step=on_step)
 
 
-def propose(pricing: Pricing, solution: Solution, c: int, rng: np.random.Generator) -> Split:
-    """The best split found of cluster c, at the solution's price."""
-    problem = pricing.problem
-    count, dim, d = solution.counts[c], solution.dims[c], problem.X.shape[1]
-    if count < FEWEST or solution.price == 0:
-        return Split(-np.inf, None, count, dim)
-    rows = pricing.rows_of(solution.labels, c)[:: -(-count // SAMPLE)]
-    weights = None if problem.weights is None else problem.weights[rows]
-    part = Problem(problem.X[rows], weights, (1, 1), problem.affine, problem.unit)
-    pair = _Pair(part, solution.price, count / len(rows))
-    whole = float(solution.spectra.values[c, dim:].sum()) + solution.price * (count + d) * dim
-    dearer = pricing.overhead(solution.k + 1) - pricing.overhead(solution.k)
-    best = min((pair.descend(sides, TRIAL_STEPS) for sides in _sides(part, solution, c, rng)), key=lambda s: s[0])
-    cost, spectra, dims = pair.descend(best[3], SPLIT_STEPS)[:3]
-    gain = whole - cost - solution.price * dearer
-    return Split(gain, spectra.flats(dims, problem.X.dtype), count, dim)
+def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np.random.Generator) -> dict[int, Split]:
+    """The best split found of each chosen cluster, at the solution's price; many are tried at a time."""
+    counts, dims = solution.counts, solution.dims
+    splits = {c: Split(-np.inf, None, counts[c], dims[c]) for c in chosen}
+    worth = [c for c in chosen if counts[c] >= FEWEST and solution.price > 0]
+    # As many as second moments, and copies of rows, fit in a bounded memory.
+    clusters = np.arange(len(worth)) // max(1, RESIDENT_BYTES // (16 * budget.d**2))
+    rows = np.cumsum([min(counts[c], SAMPLE) for c in worth]) // max(SAMPLE, len(budget.problem.X) // 4)
+    for _, batch in groupby(zip(clusters + rows, worth, strict=True), key=itemgetter(0)):
+        splits.update(_try_splits(budget, solution, [c for _, c in batch], rng))
+    return splits
 
 
-class _Pair:
-    """Two clusters in the place of one, alternated at a fixed price on a sample of its rows."""
+def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.random.Generator) -> dict[int, Split]:
+    p, counts = budget.problem, solution.counts[chosen]
+    xp, rows = namespace(p.X), budget.rows_of(solution, chosen)
+    rows = [own[:: -(-len(own) // SAMPLE)] for own in rows]
+    sizes = np.array([len(own) for own in rows])
+    starts, numbers = [0, *np.cumsum(sizes).tolist()], xp.concatenate(rows)
+    weights = None if p.weights is None else p.weights[numbers]
+    part = Problem(p.X[numbers], weights, (0,) * (2 * len(chosen)), p.affine)
+    rule, first = FixedPrice(part, starts, solution.price, counts / sizes), 2 * np.repeat(np.arange(len(chosen)), sizes)
+    first = xp.asarray(first, np.int32)
 
-    def __init__(self, part: Problem, price: float, scale: float) -> None:
-        self.part, self.price, self.scale = part, price, scale
+    def tried(labels: Array, steps: int) -> Solution:
+        return alternate(rule.solve(labels, 2 * len(chosen)), rule, max_iter=steps, tol=0)
 
-    def descend(self, sides: Array, max_iter: int) -> tuple[float, Spectra, tuple[int, ...], Array]:
-        """Cost, spectra, dimensions and sides of the best step."""
-        best = self._refit(sides)
-        for _ in range(max_iter):
-            cost, spectra, dims, _ = best
-            penalty = namespace(sides).asarray([self.price * j for j in dims])
-            flats = spectra.flats(dims, self.part.X.dtype)
-            step = self._refit(kernels.assign(self.part.X, flats, penalty, self.part.weights)[0])
-            if step[0] >= cost:
-                break
-            best = step
-        return best
-
-    def _refit(self, sides: Array) -> tuple[float, Spectra, tuple[int, ...], Array]:
-        part, d = self.part, self.part.X.shape[1]
-        moments = kernels.second_moments(part.X, kernels.group_rows(sides, 2), part.weights, part.affine)
-        spectra = spectra_of(moments, part.affine, part.X.dtype)
-        directions = self.price * (self.scale * to_numpy(moments.counts) + d)  # what one of each side costs
-        dims = (self.scale * spectra.values > directions[:, None]).sum(axis=1)
-        cost = float((self.scale * spectra.left(dims) + directions * dims).sum())
-        return cost, spectra, tuple(dims.tolist()), sides
+    ways = [tried(first + sides, TRIAL_STEPS) for sides in _sides(part, starts, solution, chosen, rng)]
+    best = np.argmin([way.costs.reshape(-1, 2).sum(axis=1) for way in ways], axis=0)
+    labels = xp.stack([way.labels for way in ways])[xp.asarray(np.repeat(best, sizes)), xp.arange(len(first))]
+    trial, kept = tried(labels, SPLIT_STEPS), np.array(solution.dims)[chosen]
+    more = budget.overhead(solution.k + 1) - budget.overhead(solution.k) - (counts + budget.d) * kept
+    gains = solution.costs[chosen] - solution.price * more - trial.costs.reshape(-1, 2).sum(axis=1)
+    flats = trial.flats(p.X.dtype)
+    return {
+        c: Split(float(gains[i]), flats.take([2 * i, 2 * i + 1]), int(counts[i]), int(kept[i]))
+        for i, c in enumerate(chosen)
+    }
 
 
-def _sides(part: Problem, solution: Solution, c: int, rng: np.random.Generator) -> list[Array]:
+def _sides(
+    part: Problem, starts: Sequence[int], solution: Solution, chosen: Sequence[int], rng: np.random.Generator
+) -> list[Array]:
     """Ways to begin a split: by what the rows cost where they are, and by direction."""
     xp, X = namespace(part.X), part.X
-    flat = solution.spectra.take([c]).flats([solution.dims[c]], X.dtype)
-    residuals = kernels.sqdistances(X, flat)[:, 0]
+    flats = solution.spectra.take(chosen).flats([solution.dims[c] for c in chosen], X.dtype)
+    _, residuals = assign_within(part, starts, flats)
     costs = residuals if part.weights is None else part.weights * residuals
-    ways = []
-    for keys, share in ((costs, 0.5), (residuals, 0.2)):
-        sides = xp.ones(len(X), dtype=np.int32)
-        sides[xp.argsort(keys, kind="stable")[: max(1, int(share * len(X)))]] = 0
-        ways.append(sides)
-    return [*ways, kmeans(part, rng)]
+    by_costs, by_residuals, by_direction = (xp.ones(len(X), np.int32) for _ in range(3))
+    for first, end in pairwise(starts):
+        for sides, keys, share in ((by_costs, costs, 0.5), (by_residuals, residuals, 0.2)):
+            sides[first + xp.argsort(keys[first:end], kind="stable")[: max(1, int(share * (end - first)))]] = 0
+        weights = None if part.weights is None else part.weights[first:end]
+        by_direction[first:end] = kmeans(replace(part, X=X[first:end], weights=weights, dims=(1, 1)), rng)
+    return [by_costs, by_residuals, by_direction]

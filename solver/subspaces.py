@@ -18,6 +18,7 @@ from .arrays import (
     NUMPY,
     Array,
     Home,
+    device_of,
     enter,
     entered,
     import_array,
@@ -30,7 +31,7 @@ from .arrays import (
 from .checks import check_labels, check_matrix
 from .coefficients import split_coefficients
 from .deprecated import Counts
-from .factorization import Factorization, factorize, record_fit
+from .factorization import Factorization, factorize
 from .result import Result, check_facts
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 
@@ -181,11 +182,11 @@ class Subspaces(Result):
         """
         with self._entered(Y) as (array, home, exponent):
             labels = self._assign(array, exponent) if labels is None else self._labels(labels, len(array))
-            coefficients = namespace(array).zeros((len(array), max(self.dims)), dtype=array.dtype)
             groups = kernels.group_rows(labels, self.k)
-            packed = kernels.coefficients(array, groups, self._flats)
+            packed, _ = kernels.coefficients(array, groups, self._flats)
+            coefficients = namespace(packed).zeros((len(array), max(self.dims)), dtype=array.dtype)
             for c, part in enumerate(split_coefficients(packed, np.diff(groups.bounds).tolist(), self.dims)):
-                coefficients[groups.rows(c), : self.dims[c]] = part
+                coefficients[place(groups.rows(c), device_of(packed)), : self.dims[c]] = part
             return home.back(coefficients)
 
     def reconstruct(self, coefficients: Any, labels: Any = None) -> Array:
@@ -226,8 +227,10 @@ class Subspaces(Result):
     def factorize(self, X: Any) -> Factorization:
         """Each row of X (n, d) as coefficients in its nearest flat, as a :class:`Factorization` of X's kind."""
         with self._entered(X) as (array, home, exponent):
-            factors = factorize(array, self._assign(array, exponent), self._flats, home)
-        return record_fit(factors, X, None, self.history, self.converged, self.seconds)
+            rows, flats = scaled(array, -exponent), self._at(exponent)
+            factors = factorize(rows, kernels.assign(rows, flats)[0], flats, home, exponent)
+        record = replace(factors.record, history=self.history, converged=self.converged, seconds=self.seconds)
+        return replace(factors, record=record)
 
     def to(self, target: str) -> Subspaces:
         """The same result as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""

@@ -344,7 +344,7 @@ def counting() -> Iterator[Counts]:
             return compiled[key]
 
         patch.setattr(loader, "kernel", kernel)
-        patch.setattr(loader, "numba_kernel", lambda kernel: _counted(_simulated(kernel), "numba", kernel.__name__))
+        patch.setattr(loader, "numba_kernel", lambda *which: _counted(_simulated(*which), *which))
         for name in ("THREADS", "CHUNK"):
             patch.setattr(irregular, name, getattr(simulator, name))
         patch.setattr(loader, "namespace", lambda array: np if isinstance(array, np.ndarray) else modules["cupy"])
@@ -361,12 +361,12 @@ def _counted(launch: loader.Launch, source: str, name: str) -> loader.Launch:
     return counted
 
 
-def _simulated(function: Callable[..., None]) -> loader.Launch:
+def _simulated(source: str, name: str) -> loader.Launch:
     """A kernel of Numba's under its simulator."""
 
     def launch(grid: Any, block: Any, args: Any, **_: Any) -> None:
         if all(grid):
-            for mine, after in zip(args, simulator.launch(function.__name__, grid, block, list(args)), strict=True):
+            for mine, after in zip(args, simulator.launch(source, name, grid, block, list(args)), strict=True):
                 if mine.ndim:
                     mine[...] = after
 

@@ -58,6 +58,7 @@ def run_on(xp, n, d, dims, dtype, affine):
         kernels.largest(distances, m)
         kernels.sample_rows(weights, m, rng)
     kernels.label_counts(labels, k + 2)
+    kernels.seed(X, dims, weights, rng)
 
     moments = kernels.second_moments(X, groups, weights, affine)
     moved = kernels.changed_rows(labels, new)

@@ -8,6 +8,7 @@ import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
+from draws import check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -106,7 +107,6 @@ def exercise_power():
     d, dims = 37, (5, 1, 13, 0, 16, 4)
     layout = layout_of(d, dims)
     for dtype in (np.float32, np.float64):
-        tol = 1e-4 if dtype == np.float32 else 1e-9
         S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
         Q = np.linalg.qr(S[4])[0]
         S[0], S[2], S[4], S[5, 3, 3] = np.outer(S[0, 0], S[0, 0]), 1e-60 * S[2], Q * 0.4 ** np.arange(d) @ Q.T, np.nan
@@ -130,11 +130,11 @@ def exercise_power():
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
-        L = np.tril(rng.normal(size=(2, 70, 70)) / 70 + np.eye(70)).astype(dtype)
-        Y = rng.normal(size=(2, 70, 40)).astype(dtype)
-        V = Y.copy()
-        power._substitute(L, V)
-        np.testing.assert_allclose(L @ V, Y, atol=tol)
+    Y = rng.normal(size=(2, 65, 90))
+    V = power._orthonormal(np, Y.copy(), None)
+    for v, rows in zip(V, Y, strict=True):
+        np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
+        np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
 
 
 def exercise_moments():
@@ -173,11 +173,21 @@ def exercise_grouped():
         for by_products in (True, False):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(grouped, "_by_products", lambda flats, way=by_products: way)
-                residuals, coefficients = grouped.residuals(X, found, flats), grouped.coefficients(X, found, flats)
+                residuals, coefficients = grouped.residuals(X, found, flats), grouped.coefficients(X, found, flats)[0]
             want = reference.residuals(X, found, flats)
             np.testing.assert_allclose(residuals, want, rtol=1e-10, atol=1e-13 * scale(X))
-            want = reference.coefficients(X, found, flats)
+            want = reference.coefficients(X, found, flats)[0]
             np.testing.assert_allclose(coefficients, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
+
+
+def exercise_seeding():
+    """What the planted faults must not pass: several blocks of rows, fragments and tiles; rows of weight zero."""
+    for gatherers in (1, 99):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.import_module("ksubspaces.kernels.cuda.seeding"), "GATHERERS", gatherers)
+            check_start(2 * 2048 + 77, 64, [9], True, 60)
+    check_start(300, 70, [3], False, 40, least=200)
+    check_start(500, 20, [2] * 8, True, 20)
 
 
 def exercise_lookup():

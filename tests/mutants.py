@@ -362,26 +362,33 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "panels are read before they are there",
             "power.cu",
-            "rows[4 * warp + r][lane] = v[r];\n      __syncthreads();",
-            "rows[4 * warp + r][lane] = v[r];",
+            "across[4 * warp + r][lane] = above[r];\n    __syncthreads();",
+            "across[4 * warp + r][lane] = above[r];",
         ),
         Mutant(
             "panels are written while others read",
             "power.cu",
-            "own[r] -= four.x[r] * x;\n      }\n      __syncthreads();",
-            "own[r] -= four.x[r] * x;\n      }",
+            "for (int before = 0; before < first; before += PANEL) {\n    __syncthreads();",
+            "for (int before = 0; before < first; before += PANEL) {",
         ),
         Mutant(
-            "a triangle is read before it is there",
+            "the last panel is written while others read",
             "power.cu",
-            "rows[4 * warp + r][lane] = own[r];\n    __syncthreads();",
-            "rows[4 * warp + r][lane] = own[r];",
+            "  __syncthreads();\n#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
+            "#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
         ),
         Mutant(
-            "a panel is read before it is solved", "power.cu", "= x[i];\n    }\n    __syncthreads();", "= x[i];\n    }"
+            "a block is read before it is there",
+            "power.cu",
+            "PITCH + lane] = block[r];\n  __syncthreads();",
+            "PITCH + lane] = block[r];",
         ),
-        Mutant("the same panel again", "power.cu", "read(before + PANEL);", "read(before);"),
-        Mutant("the diagonal of L is taken for one", "power.cu", "x[i] /= factor[i][i];", ";"),
+        Mutant(
+            "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
+        ),
+        Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
+        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
@@ -452,6 +459,138 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the last rows of a tile are left out", "tile.cuh", "row() + 16 * m >= rows", "row() + 16 * m + 15 >= rows"
         ),
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
+    ],
+    "exercise_seeding": [
+        Mutant(
+            "lengths as float16 has them",
+            "seeding.cu",
+            "energy[row] = square,",
+            "energy[row] = square * scale * scale,",
+        ),
+        Mutant(
+            "weights do not count in the first costs",
+            "seeding.cu",
+            "    costs[row] = cost, labels[row] = 0;\n    sum += (double)weight_of(weights, row) * cost;",
+            "    costs[row] = cost, labels[row] = 0;\n    sum += cost;",
+        ),
+        Mutant(
+            "histograms are not cleared", "seeding.cu", "i += 1024) histogram[i] = 0;", "i += 1024) histogram[i] += 0;"
+        ),
+        Mutant(
+            "running sums forget the warps before",
+            "seeding.cu",
+            "for (int w = 0; w < thread / 32; w++) end += warps[w];",
+            "",
+        ),
+        Mutant(
+            "a block of rows is not looked for", "seeding.cu", "chosen[i] = b, targets[i]", "chosen[i] = 0, targets[i]"
+        ),
+        Mutant(
+            "the last row of a thread's share is drawn",
+            "seeding.cu",
+            "if (i == r && before + cost[r] <= target)",
+            "if (i == r)",
+        ),
+        Mutant(
+            "weights do not count in a draw",
+            "seeding.cu",
+            "row < n ? (double)weight_of(weights, row) * costs[row] : 0;",
+            "row < n ? (double)costs[row] : 0;",
+        ),
+        Mutant(
+            "columns of cosines change places",
+            "seeding.cu",
+            "product[2 * h + e]) * length * inverse[e]",
+            "product[2 * h + 1 - e]) * length * inverse[e]",
+        ),
+        Mutant(
+            "rows of weight zero are near",
+            "seeding.cu",
+            "const bool counted = weight_of(weights, row) > 0;",
+            "const bool counted = true;",
+        ),
+        Mutant(
+            "a block counts from what the last one left",
+            "seeding.cu",
+            "i += THREADS) counts[i] = 0;",
+            "i += THREADS) counts[i] += 0;",
+        ),
+        Mutant(
+            "the bin below is near as well",
+            "seeding.cu",
+            "if (above >= m) break;\n      }",
+            "if (above > m + 8) break;\n      }",
+        ),
+        Mutant(
+            "the share of a candidate is another's",
+            "seeding.cu",
+            "bins[row * CANDIDATES + c] >= from",
+            "bins[row * CANDIDATES] >= from",
+        ),
+        Mutant("the list of a warp is begun anew", "seeding.cu", "count += __popc(taken);", "count = __popc(taken);"),
+        Mutant(
+            "rows are read before all are listed",
+            "seeding.cu",
+            "if (lane == 0) counts[warp] = count;\n    __syncthreads();",
+            "if (lane == 0) counts[warp] = count;",
+        ),
+        Mutant(
+            "lists are overwritten while they are read",
+            "seeding.cu",
+            "      }\n    }\n    __syncthreads();\n  }\n  if (!working) return;",
+            "      }\n    }\n  }\n  if (!working) return;",
+        ),
+        Mutant(
+            "later runs of rows are left out",
+            "seeding.cu",
+            "first += (long long)gridDim.x * LISTED) {\n    int count",
+            "first += n) {\n    int count",
+        ),
+        Mutant(
+            "weights do not count in moments", "seeding.cu", "ratio * ratio * weight_of(weights, row)", "ratio * ratio"
+        ),
+        Mutant(
+            "a partial is left out",
+            "seeding.cu",
+            "for (int p = 0; p < count; p++) sum += partials",
+            "for (int p = 0; p + 1 < count; p++) sum += partials",
+        ),
+        Mutant(
+            "a row's operands change places",
+            "rows.cuh",
+            "a[2 * s + r / 2][h + 2 * (r % 2)]",
+            "a[2 * s + r % 2][h + 2 * (r / 2)]",
+        ),
+        Mutant("lanes add the wrong sums", "rows.cuh", "return (odd ? uneven : even)", "return (odd ? even : uneven)"),
+        Mutant(
+            "a flat of eight directions",
+            "seeding.cu",
+            "for (int f = 0; f < fragments; f++) {",
+            "for (int f = 0; f < 1; f++) {",
+        ),
+        Mutant("distances stay scaled", "seeding.cu", "energy[row] - square * length * length", "energy[row] - square"),
+        Mutant("the potential has no costs", "seeding.cu", "min(costs[row], residual);\n    }", "residual;\n    }"),
+        Mutant("the worst candidate is taken", "seeding.cu", "total < lowest", "total > lowest"),
+        Mutant("costs rise", "seeding.cu", "if (residual < cost) costs[row] = residual", "costs[row] = residual"),
+        Mutant(
+            "steps by S alone, from rows not orthonormal",
+            "candidates.cu",
+            "y[r * PITCH + t] -= factor * y[i * PITCH + t];",
+            ";",
+        ),
+        Mutant(
+            "two rows of a product are one",
+            "candidates.cu",
+            "left[(r + 1) * pitch + i] * entry",
+            "left[r * pitch + i] * entry",
+        ),
+        Mutant(
+            "rows are taken away before they are finished",
+            "candidates.cu",
+            "-= factor * y[i * PITCH + t];\n    }\n    __syncthreads();",
+            "-= factor * y[i * PITCH + t];\n    }",
+        ),
+        Mutant("directions beyond the last", "candidates.cu", "i / WIDTH < j ? scrambled(i) : 0.f", "scrambled(i)"),
     ],
     "exercise_grouped": [
         Mutant("lanes are added by halves", "grouped.cu", "int step = 16", "int step = 8"),

@@ -13,9 +13,9 @@ from planted import planted
 from simulator import simulated
 
 from ksubspaces import kernels, refit
-from ksubspaces.descent import Descent, descend, reseed
+from ksubspaces.alternation import FixedDims, State, alternate, reseed
 from ksubspaces.kernels import cpu, cuda
-from ksubspaces.kernels.cuda import irregular
+from ksubspaces.kernels.cuda import irregular, irregular_kernels
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
 
@@ -27,7 +27,7 @@ def small_blocks():
 
 
 def test_random_numbers_are_philox():
-    assert irregular._random(0, 0, 0) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)  # of its authors
+    assert irregular_kernels._random(0, 0, 0) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)  # of its authors
 
 
 def arrivals(weights, seed):
@@ -107,10 +107,10 @@ def test_starts_are_those_of_the_cpu(monkeypatch, start, affine):
     """And what becomes of them is, too, where both draw the same rows."""
     X, _ = planted(60, 8, 3, 2, offset=3.0 * affine, dtype=np.float64)
     problem = Problem(X, np.where(np.arange(60) % 9, 0.5, 0.0), (2, 1, 2), affine)
-    expected = descend(problem, Descent(STARTS[start](problem, np.random.default_rng(1))), max_iter=3, tol=0)
+    expected = alternate(State(STARTS[start](problem, np.random.default_rng(1))), FixedDims(problem), max_iter=3, tol=0)
     monkeypatch.setattr(cuda, "sample_rows", cpu.sample_rows)
     with simulated_gpu():
-        got = descend(problem, Descent(STARTS[start](problem, np.random.default_rng(1))), max_iter=3, tol=0)
+        got = alternate(State(STARTS[start](problem, np.random.default_rng(1))), FixedDims(problem), max_iter=3, tol=0)
     np.testing.assert_allclose(got.history, expected.history, rtol=1e-9)
     np.testing.assert_array_equal(got.labels, expected.labels)
 
@@ -124,8 +124,9 @@ def test_clusters_are_filled_as_on_the_cpu(weighted, affine):
     problem = Problem(rng.normal(size=(70, 8)), weights, (2, 1, 8), affine)
     labels, residuals = rng.integers(0, 2, 70).astype(np.int32), rng.integers(0, 9, 70) / 4
     labels[3] = 2
-    expected, n_filled = reseed(problem, labels, residuals)
+    counts = problem.counts(labels)
+    expected, n_filled = reseed(problem, labels, residuals, counts)
     with simulated_gpu():
-        got = reseed(problem, labels, residuals)
+        got = reseed(problem, labels, residuals, counts)
     assert n_filled == got[1] == 1
     np.testing.assert_array_equal(got[0], expected)

@@ -90,17 +90,6 @@ def test_a_cusolver_without_batches_solves_them_one_by_one():
     assert [name for name, *_ in solver.calls] == [EACH] * 5
 
 
-@pytest.mark.parametrize(("spread", "again"), [(1.0, 0), (1e-7, 1)], ids=["apart", "too close"])
-def test_float64_is_refined_from_float32(spread, again):
-    """Where float32 cannot tell eigenvalues apart, float64 is solved as such."""
-    solver, Q = CuSolver(), np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
-    S = ((Q * (1 + spread * np.arange(D))) @ Q.T)[None]
-    with emulated(solver=solver):
-        values, vectors = eigen.eigh(S, np.dtype(np.float64))
-    assert_decomposed(S, values, vectors, np.float64)
-    assert len(solver.calls) == 1 + again
-
-
 class Failing(CuSolver):
     """Says of large matrices that they did not converge."""
 

@@ -5,10 +5,10 @@ import pytest
 from emulator import emulated, modes, needs_compiler
 from planted import planted
 
-from ksubspaces import kernels, refit
-from ksubspaces.descent import Descent, descend, finish
+from ksubspaces import kernels
+from ksubspaces.alternation import FixedDims, State, alternate, finish
 from ksubspaces.kernels import cpu, cuda
-from ksubspaces.pricing import Pricing
+from ksubspaces.pricing import PATIENCE, Budget
 from ksubspaces.problem import Problem
 
 pytestmark = needs_compiler
@@ -17,7 +17,7 @@ pytestmark = needs_compiler
 @pytest.fixture
 def on_the_emulator(monkeypatch):
     monkeypatch.setattr(kernels, "_device", lambda array: cuda)
-    monkeypatch.setattr(refit, "UPDATE_SIZE", 0)
+    monkeypatch.setattr(Problem, "on_card", True)
     for name in ("changed_rows", "largest"):  # Numba's have a simulator of their own, see simulated_irregular.py
         monkeypatch.setattr(cuda, name, getattr(cpu, name))
 
@@ -32,12 +32,12 @@ def test_descent_agrees_with_the_cpu(request, mode, dims, affine, weighted):
     X, _ = planted(160, 10, 3, 2, noise=0.4, offset=1.0 * affine)
     weights = np.random.default_rng(0).random(160).astype(np.float32) if weighted else None
     problem = Problem(X, weights, dims, affine)
-    start = Descent((np.arange(160) % 3).astype(np.int32))
-    expected = descend(problem, start, max_iter=3, tol=0)
+    start = State((np.arange(160) % 3).astype(np.int32))
+    expected = alternate(start, FixedDims(problem), max_iter=3, tol=0)
     _, labels, objective = finish(problem, expected.labels)
     request.getfixturevalue("on_the_emulator")
     with emulated(mode):
-        got = descend(problem, start, max_iter=3, tol=0)
+        got = alternate(start, FixedDims(problem), max_iter=3, tol=0)
         _, got_labels, got_objective = finish(problem, got.labels)
     np.testing.assert_allclose(got.history, expected.history, rtol=1e-3)  # refits are power steps there
     assert got_objective == pytest.approx(objective, rel=1e-4)
@@ -54,9 +54,9 @@ def test_descent_within_a_budget_agrees_with_the_cpu(request, affine, exact):
         weights[exact] = 0
 
     def solved():
-        pricing = Pricing(Problem(X, weights, (), affine), 900, exact)
-        solution = pricing.settle(pricing.solve(labels, 3), 2, 0)
-        return pricing.solve(solution.labels, 3, np.float64)
+        budget = Budget(Problem(X, weights, (), affine), 900, exact)
+        solution = alternate(budget.solve(labels, 3), budget, max_iter=2, tol=0, patience=PATIENCE)
+        return budget.solve(solution.labels, 3, np.float64)
 
     expected = solved()
     request.getfixturevalue("on_the_emulator")

@@ -61,7 +61,7 @@ def test_the_record_of_compress(factors):
     energy = WEIGHTS @ (X.astype(np.float64) ** 2).sum(axis=1)
     assert factors.objective == pytest.approx(WEIGHTS @ squares, rel=1e-9)
     assert factors.energy == pytest.approx(energy, rel=1e-9)
-    assert factors.relative_error == factors.measure_error(X, WEIGHTS) != factors.measure_error(X)
+    assert factors.relative_error == pytest.approx(factors.measure_error(X, WEIGHTS), rel=1e-7)
     assert factors.converged
     assert min(factors.history) == pytest.approx(factors.objective, rel=1e-3)
     assert factors.seconds > 0
@@ -86,7 +86,7 @@ def test_the_record_scales_with_the_rows(options):
 def test_rows_kept_exactly_count_in_the_energy():
     factors = compress(X, 0.4, exact_rows=[0, 7], seed=0)
     assert factors.energy == pytest.approx((X.astype(np.float64) ** 2).sum(), rel=1e-9)
-    assert factors.relative_error == factors.measure_error(X)
+    assert factors.relative_error == pytest.approx(factors.measure_error(X), rel=1e-7)
 
 
 def test_the_record_is_saved_and_moved(factors, tmp_path):
@@ -105,7 +105,7 @@ def test_files_without_a_record_say_that_nothing_is_known(factors, tmp_path):
     old = Factorization.load(tmp_path / "old")
     assert all(math.isnan(getattr(old, name)) for name in ("objective", "energy", "relative_error", "seconds"))
     assert (old.history, old.converged) == ([], False)
-    assert old.measure_error(X, WEIGHTS) == factors.relative_error
+    assert old.measure_error(X, WEIGHTS) == pytest.approx(factors.relative_error, rel=1e-7)
     old.save(tmp_path / "again")
     assert math.isnan(Factorization.load(tmp_path / "again").relative_error)
     for name, bad in (("relative_error", "none"), ("history", [math.inf]), ("converged", 1)):
@@ -132,7 +132,7 @@ class TestFormsOfTheVersionBefore:
             assert factors.relative_error(X) == factors.measure_error(X)
         assert caught[0].filename == __file__
         with pytest.warns(DeprecationWarning):
-            assert factors.relative_error(X, WEIGHTS) == factors.relative_error
+            assert factors.relative_error(X, WEIGHTS) == pytest.approx(float(factors.relative_error), rel=1e-7)
 
     def test_an_error_is_a_number_otherwise(self, factors):
         error = factors.relative_error

@@ -6,7 +6,7 @@ from helpers import assert_labels, scale
 from planted import planted
 
 from ksubspaces import kernels, refit
-from ksubspaces.descent import Descent, descend, finish
+from ksubspaces.alternation import FixedDims, State, alternate, finish
 from ksubspaces.kernels import Streamed, reference
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
@@ -39,7 +39,7 @@ def test_a_fit_is_the_fit_of_the_rows_themselves(start, affine, monkeypatch):
     for rows in (X, streamed(X)):
         problem = Problem(rows, None, (2, 7, 0), affine)
         labels = STARTS[start](problem, np.random.default_rng(0))
-        state = descend(problem, Descent(labels), max_iter=6, tol=0)
+        state = alternate(State(labels), FixedDims(problem), max_iter=6, tol=0)
         results.append(finish(problem, state.labels))
     (flats, _, objective), (_, streamed_labels, streamed_objective) = results
     assert_labels(streamed_labels, kernels.sqdistances(X, flats), 1e-9 * scale(X))

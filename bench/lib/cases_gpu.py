@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import kernels
+from ksubspaces.alternation import FixedDims, State
 from ksubspaces.kernels import Flats
 from ksubspaces.problem import Problem
-from ksubspaces.refit import Refit
 
 from .data import planted, random_partition
 
@@ -67,9 +67,9 @@ class Case:
         """Labels and flats after two steps."""
         import cupy
 
-        labels, refit = cupy.asarray(self.start), Refit(self.problem)
+        labels, rule = cupy.asarray(self.start), FixedDims(self.problem)
         for _ in range(2):
-            flats = refit(labels)
+            flats = rule.refit(State(labels))
             labels, _ = kernels.assign(self.X, flats)
         return labels, flats
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import fit_subspaces, kernels
+from ksubspaces.alternation import FixedDims, State
 from ksubspaces.kernels import Flats
 from ksubspaces.problem import Problem
-from ksubspaces.refit import Refit
 from ksubspaces.seeding import kmeans_plusplus
 
 from ..lib import machine
@@ -205,7 +205,7 @@ def greedy_start(case: Case, goal: float) -> Row:
 def _share_left(case: Case, labels: Any) -> float:
     import cupy
 
-    _, distances = kernels.assign(case.X, Refit(case.problem)(cupy.asarray(labels)))
+    _, distances = kernels.assign(case.X, FixedDims(case.problem).refit(State(cupy.asarray(labels))))
     return float(distances.sum(dtype=np.float64) / case.lengths.sum())
 
 

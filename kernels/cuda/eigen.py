@@ -53,13 +53,6 @@ UNSOUND = 16
 """In units of rounding and sqrt(d): how far from orthonormal or from eigenvectors a solver's vectors may be. cuSOLVER's
 come within 1 where they are right; syevjBatched has been off by 130 for an identity of d = 384."""
 
-REFINEMENTS = 2
-"""From float32 to float64: each doubles the digits."""
-
-REFINED = 1e-10
-"""How far from eigenvectors refined ones may be, in units of the largest eigenvalue: pairs of eigenvalues that float32
-cannot tell apart keep some of it. Else float64 is solved as such."""
-
 
 def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
     real = "float" if dtype == np.float32 else "double"
@@ -101,16 +94,16 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     solver = _solver(d, k)
     if solver == "jacobi":
         values, vectors, sweeps = _jacobi(S, dtype)
-        failed = [c for c, count in enumerate(sweeps.tolist()) if count == 0]  # the host waits
-        if failed:
-            raise _not_converged(failed, k)
+        counts = sweeps.tolist()  # the host waits
+        if 0 in counts:
+            raise _not_converged([c for c, count in enumerate(counts) if count == 0], k)
         return values, vectors
     solve = cusolver.eigh_batched if solver == "batched" else cusolver.eigh_each
     at_once = max(1, BATCH_BYTES // (d * d * dtype.itemsize))
     values, vectors, sound = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, bool)
     for start in range(0, k, at_once):
         part = slice(start, start + at_once)
-        values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve, refine=dtype == np.float64)
+        values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve)
     failed = []
     for c in xp.flatnonzero(~sound).tolist():  # the host waits
         one = slice(c, c + 1)
@@ -121,51 +114,23 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _solved(
-    S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Array]], refine: bool = False
-) -> tuple[Array, Array, Array]:
+def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array, Array]:
     """Eigenvalues, descending, and eigenvectors by a solver in some dtype, and which matrices (k,) they are sound for.
 
     Sound vectors are orthonormal and S turns them by their eigenvalues, for solvers give wrong vectors now and then and
-    say nothing of it (as in cupy#4847); two products cost little beside them. To ``refine`` is to solve in float32 and
-    to get to the dtype from there: products take a small part of the time that a solver takes in float64.
+    say nothing of it (as in cupy#4847); two products cost little beside them.
     """
     xp, d = loader.namespace(S), S.shape[-1]
     # Scaled, for second moments of tame float32 rows can leave float32's range.
     scale = traces(S)[:, None]
     scale = xp.where(scale > 0, scale, 1)
     scaled = (S / scale[:, :, None]).astype(dtype)
-    w, V = solve(scaled.astype(np.float32) if refine else scaled)
-    if refine:
-        V = _refined(xp, scaled, V.astype(dtype))
-        w = xp.sort(((V @ scaled) * V).sum(axis=2), axis=1)  # rounding may have had equal ones change places
+    w, V = solve(scaled)
     tolerance = UNSOUND * np.sqrt(d) * float(np.finfo(dtype).eps)
-    largest = xp.abs(w).max(axis=1)[:, None, None] * (REFINED / tolerance if refine else 1)
+    largest = xp.abs(w).max(axis=1)[:, None, None]
     off, rest = xp.abs(V @ xp.swapaxes(V, 1, 2) - xp.eye(d, dtype=dtype)), xp.abs(V @ scaled - w[:, :, None] * V)
     sound = (off <= tolerance).all(axis=(1, 2)) & (rest <= tolerance * largest).all(axis=(1, 2))  # NaN is not
     return xp.maximum(w[:, ::-1] * scale, 0), V[:, ::-1], sound
-
-
-def _refined(xp: Any, S: Array, V: Array) -> Array:
-    """Eigenvectors, as rows, to the precision of S, from some to half of its digits (after Ogita and Aishima, 2018).
-
-    In the basis V the matrix S is nearly diagonal, and what stands beside the diagonal says how to turn each pair of
-    vectors. Pairs whose eigenvalues are as good as equal stay as they are: any turn of them will do.
-    """
-    for _ in range(REFINEMENTS):
-        V = _nearest_orthonormal(xp, V)
-        T = V @ S @ xp.swapaxes(V, 1, 2)
-        w = T.diagonal(axis1=1, axis2=2)
-        gap = w[:, :, None] - w[:, None, :]
-        least = 8 * np.finfo(S.dtype).eps * xp.abs(w).max(axis=1)[:, None, None]
-        apart = (xp.abs(gap) > 100 * xp.abs(T)) & (xp.abs(T) > least)
-        V = V + xp.where(apart, T / xp.where(apart, gap, 1), 0) @ V
-    return _nearest_orthonormal(xp, V)
-
-
-def _nearest_orthonormal(xp: Any, V: Array) -> Array:
-    """Rows next to those of V (k, j, d), which are orthonormal up to half of their digits, that are so to the last."""
-    return 1.5 * V - (V @ xp.swapaxes(V, 1, 2)) @ (0.5 * V)
 
 
 def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:

@@ -32,27 +32,24 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def residuals(X: Array, groups: Groups, flats: Flats) -> Array:
-    xp = loader.namespace(X)
-    result, X = xp.zeros(len(X)), xp.ascontiguousarray(X)
-    if _by_products(flats):
-        _residuals_by_products(X, groups, flats, result)
-    else:
-        _project(X, groups, flats, result, None)
-    return result
+    return _against_flats(X, groups, flats, False, True)[1]
 
 
-def coefficients(X: Array, groups: Groups, flats: Flats) -> Array:
-    xp, layout, X = loader.namespace(X), flats.layout, loader.namespace(X).ascontiguousarray(X)
-    # Where flats are of one dimension the host need not know how many rows each has.
-    total = len(groups.order) * layout.width if layout.uniform else int(np.diff(groups.bounds) @ layout.dims)
-    packed, end = xp.empty(total, X.dtype), 0
-    if not _by_products(flats):
-        _project(X, groups, flats, None, packed)
-        return packed
-    for c, rows in groups.blocks(max(1, BLOCK_BYTES // (8 * layout.d))):
-        start, end = end, end + len(rows) * layout.dims[c]
-        packed[start:end] = (_gathered(X, rows, flats, c) @ flats.basis(c).astype(np.float64).T).reshape(-1)
-    return packed
+def coefficients(X: Array, groups: Groups, flats: Flats, residuals: bool = False) -> tuple[Array, Array | None]:
+    packed, left = _against_flats(X, groups, flats, True, residuals)
+    return packed, left if residuals else None
+
+
+def _against_flats(X: Array, groups: Groups, flats: Flats, wanted: bool, residuals: bool) -> tuple[Array, Array]:
+    """Coefficients and residuals, each if wanted."""
+    xp, layout = loader.namespace(X), flats.layout
+    X, total = xp.ascontiguousarray(X), 0
+    if wanted:  # where flats are of one dimension, the host need not know how many rows each has
+        total = len(groups.order) * layout.width if layout.uniform else int(np.diff(groups.bounds) @ layout.dims)
+    packed, left = xp.empty(total, X.dtype), xp.zeros(len(X) if residuals else 0)
+    work = _by_library if _by_products(flats) else _by_kernel
+    work(X, groups, flats, packed if wanted else None, left if residuals else None)
+    return packed, left
 
 
 def _by_products(flats: Flats) -> bool:
@@ -61,7 +58,7 @@ def _by_products(flats: Flats) -> bool:
     return d > NARROW and (total > FEW * k or d > 32 * COLUMNS[-1])
 
 
-def _project(X: Array, groups: Groups, flats: Flats, result: Array | None, packed: Array | None) -> None:
+def _by_kernel(X: Array, groups: Groups, flats: Flats, packed: Array | None, left: Array | None) -> None:
     xp, layout, d = loader.namespace(X), flats.layout, X.shape[1]
     slots = cut(groups, CHUNK)
     offsets = None if flats.offsets is None else xp.ascontiguousarray(flats.offsets, dtype=np.float64)
@@ -71,20 +68,25 @@ def _project(X: Array, groups: Groups, flats: Flats, result: Array | None, packe
         sizes = groups.counts * xp.asarray(np.array(layout.dims))
         places = xp.cumsum(sizes) - sizes
     flat = bases, xp.asarray(layout.starts), or_null(offsets)
-    results = or_null(result), or_null(places), or_null(packed)
+    results = or_null(left), or_null(places), or_null(packed)
     grid = (len(slots.owners) * -(-CHUNK // PART),)
     kernel = loader.kernel("grouped", "project", _defines(X.dtype, d))
     kernel(grid, (256,), (X, *flat, *slots.arguments, np.int32(d), *results))
 
 
-def _residuals_by_products(X: Array, groups: Groups, flats: Flats, result: Array) -> None:
-    bases = flats.layout.split(flats.bases.astype(np.float64, copy=False))
+def _by_library(X: Array, groups: Groups, flats: Flats, packed: Array | None, left: Array | None) -> None:
+    bases, end = flats.layout.split(flats.bases.astype(np.float64, copy=False)), 0
+    squares = loader.kernel("grouped", "squares", _defines(X.dtype, X.shape[1]))
     for c, rows in groups.blocks(max(1, BLOCK_BYTES // (8 * X.shape[1]))):
         rest, V = _gathered(X, rows, flats, c), bases[c]
-        _subtract_product(rest, rest @ V.T, V)
-        shape = np.int64(len(rows)), np.int32(X.shape[1])
-        squares = loader.kernel("grouped", "squares", _defines(X.dtype, X.shape[1]))
-        squares((-(-len(rows) // 8),), (256,), (rest, rows, *shape, result))
+        part = rest @ V.T
+        if packed is not None:
+            start, end = end, end + part.size
+            packed[start:end] = part.reshape(-1)
+        if left is not None:
+            _subtract_product(rest, part, V)
+            shape = np.int64(len(rows)), np.int32(X.shape[1])
+            squares((-(-len(rows) // 8),), (256,), (rest, rows, *shape, left))
 
 
 def _gathered(X: Array, rows: Array, flats: Flats, c: int) -> Array:

@@ -158,64 +158,61 @@ leave(const double* __restrict__ raw, const double* __restrict__ first, const do
 
 constexpr int PANEL = 32;
 
-// V = L^-1 Y for lower triangular L (k, m, m) and Y (k, m, n): a block for each PANEL columns of a Y, from its first
-// rows to its last. V may be Y.
+// One panel of Cholesky-QR in place: rows `first` to `first` + PANEL of G (k, m, m), from its diagonal block on, and of
+// Y (k, m, n) become L^-1 times themselves, L being the factor of G. When all panels have had their turn Y has
+// orthonormal rows, if G was Y Y^T. A block takes PANEL columns of a G right of the panel, or of a Y; the factor of
+// the diagonal block each finds for itself.
 extern "C" __global__ void __launch_bounds__(THREADS)
-substitute(const REAL* __restrict__ L, int m, const REAL* Y, int n, REAL* V) {
-  __shared__ __align__(16) REAL factor[PANEL][PANEL + 4], rows[PANEL][PANEL];  // factor: columns first
-  const int strips = (n + PANEL - 1) / PANEL, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const long long c = blockIdx.x / strips;
-  const int column = blockIdx.x % strips * PANEL + lane;
-  L += c * m * m, Y += c * m * n, V += c * m * n;
+eliminate(double* G, int m, double* Y, int n, int first) {
+  constexpr int PITCH = PANEL + 1;
+  __shared__ __align__(16) double across[PANEL][PANEL];  // of rows above, the columns of the diagonal block
+  __shared__ double rows[PANEL][PANEL], factor[PANEL * PITCH];
+  const int right = max(0, (m - first - 1) / PANEL), strips = right + (n + PANEL - 1) / PANEL;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, strip = blockIdx.x % strips;
+  G += (size_t)(blockIdx.x / strips) * m * m, Y += (size_t)(blockIdx.x / strips) * m * n;
+  double* const into = strip < right ? G : Y;
+  const int width = strip < right ? m : n;
+  const int column = (strip < right ? first + PANEL + strip * PANEL : (strip - right) * PANEL) + lane;
 
-  for (int first = 0; first < m; first += PANEL) {
-    REAL own[4];
+  double own[4], block[4], above[4], theirs[4];
+  auto read = [&](int start, double* numbers, double* corners) {
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-      const int row = first + 4 * warp + r;
-      own[r] = row < m && column < n ? Y[(long long)row * n + column] : 0;
+      const int row = start + 4 * warp + r;
+      numbers[r] = row < m && column < width ? into[(size_t)row * width + column] : 0;
+      corners[r] = row < m && first + lane < m ? G[(size_t)row * m + first + lane] : 0;
     }
-    REAL l[4], v[4];
-    auto read = [&](int before) {
+  };
+  read(first, own, block);
+  read(0, theirs, above);
+  for (int before = 0; before < first; before += PANEL) {
+    __syncthreads();
 #pragma unroll
-      for (int r = 0; r < 4; r++) {
-        const int row = first + 4 * warp + r, solved = before + 4 * warp + r;
-        l[r] = row < m && before + lane < m ? L[(long long)row * m + before + lane] : row == before + lane;
-        v[r] = before < first && column < n ? V[(long long)solved * n + column] : 0;
-      }
-    };
-    read(0);
-    for (int before = 0; before < first; before += PANEL) {
-#pragma unroll
-      for (int r = 0; r < 4; r++) factor[lane][4 * warp + r] = l[r], rows[4 * warp + r][lane] = v[r];
-      __syncthreads();
-      read(before + PANEL);
+    for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = theirs[r], across[4 * warp + r][lane] = above[r];
+    __syncthreads();
+    read(before + PANEL, theirs, above);
 #pragma unroll 8
-      for (int i = 0; i < PANEL; i++) {
-        const Four<REAL> four = *(const Four<REAL>*)&factor[i][4 * warp];
-        const REAL x = rows[i][lane];
+    for (int i = 0; i < PANEL; i++) {
+      const Four<double> four = *(const Four<double>*)&across[i][4 * warp];
+      const double x = rows[i][lane], corner = across[i][lane];
 #pragma unroll
-        for (int r = 0; r < 4; r++) own[r] -= four.x[r] * x;
-      }
-      __syncthreads();
+      for (int r = 0; r < 4; r++) own[r] -= four.x[r] * x, block[r] -= four.x[r] * corner;
     }
+  }
+  __syncthreads();
 #pragma unroll
-    for (int r = 0; r < 4; r++) factor[lane][4 * warp + r] = l[r], rows[4 * warp + r][lane] = own[r];
-    __syncthreads();
-    if (warp == 0) {
-      REAL x[PANEL];
+  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r], factor[(4 * warp + r) * PITCH + lane] = block[r];
+  __syncthreads();
+  if (warp > 0) return;
+  cholesky(factor, PITCH, PANEL);
+  double x[PANEL];
 #pragma unroll
-      for (int i = 0; i < PANEL; i++) x[i] = rows[i][lane];
+  for (int i = 0; i < PANEL; i++) x[i] = rows[i][lane];
 #pragma unroll
-      for (int i = 0; i < PANEL; i++) {
-        x[i] /= factor[i][i];
+  for (int i = 0; i < PANEL; i++) {
+    x[i] *= factor[i * PITCH + i];
 #pragma unroll
-        for (int r = i + 1; r < PANEL; r++) x[r] -= factor[i][r] * x[i];
-      }
-#pragma unroll
-      for (int i = 0; i < PANEL; i++)
-        if (first + i < m && column < n) V[(long long)(first + i) * n + column] = x[i];
-    }
-    __syncthreads();
+    for (int r = i + 1; r < PANEL; r++) x[r] -= factor[r * PITCH + i] * x[i];
+    if (first + i < m && column < width) into[(size_t)(first + i) * width + column] = x[i];
   }
 }

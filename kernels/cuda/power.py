@@ -2,7 +2,7 @@
 
 For positive semidefinite S a step captures at least what the basis before it did, ``tr(V' S V'^T) >= tr(V S V^T)``, so
 that it is a valid refit while labels still move. Up to d = 128 a kernel takes all steps of all matrices in one launch;
-above, products of the library do, and a Cholesky factor.
+above, products of the library do, and Cholesky-QR by panels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REACH = 128
 
 THREADS, PANEL = 256, 32  # as in power.cu
 SHIFT = 2.0**-20  # of the trace, added to S: bases stay of full rank where S is not
-SOUND = 3  # times the root of rounding: how far from orthonormal a basis may be for one correction to make it good
+SOUND = 16  # roundings that the length of a row may be off by
 
 
 def _defines(dtype: Any) -> dict[str, Any]:
@@ -89,33 +89,36 @@ def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -
 
 
 def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
-    xp, (k, d) = loader.namespace(S), S.shape[:2]
+    """In float64 whatever the dtype: one direction may have a thousand times the share of others, as the mean of word
+    vectors has, and rows are then too much alike for a factor in float32."""
+    xp, (k, d), exact = loader.namespace(S), S.shape[:2], np.dtype(np.float64)
     scale = traces(S)[:, None]
-    M = (S.reshape(k, -1) / xp.where(scale > 0, scale, 1)).astype(dtype)
+    M = S.reshape(k, -1) / xp.where(scale > 0, scale, 1)
     M[:, :: d + 1] += SHIFT
     M = M.reshape(k, d, d)
-    ones = _ones(xp, layout, S, dtype)
+    ones = _ones(xp, layout, S)
     if start is None:
-        V, before = _random(xp, layout, dtype), _repeat(xp, layout, xp.eye(layout.width, d, dtype=dtype))
+        V, before = _random(xp, layout), _repeat(xp, layout, xp.eye(layout.width, d))
     else:
-        V = before = layout.pad(start)
-    for left in reversed(range(FIRST_STEPS if start is None else STEPS)):
-        V = V @ M
-        if start is None or left == 0:  # from a good basis two steps leave the rows well apart
-            V = _orthonormal(xp, V, ones)
-    off = _gram(xp, V, ones)
-    off.reshape(k, -1)[:, :: layout.width + 1] -= 1
-    ok = xp.abs(off).max(axis=(1, 2)) <= SOUND * np.sqrt(np.finfo(dtype).eps)  # not a number is not
-    V = xp.where(ok[:, None, None], V - (off @ V) / 2, before)  # towards the nearest orthonormal basis
-    return layout.pack(V), ok
+        V = before = layout.pad(start).astype(exact)
+    for _ in range(FIRST_STEPS if start is None else STEPS):
+        V = _orthonormal(xp, V @ M, ones)
+    if dtype == exact:
+        V = _orthonormal(xp, V, ones)  # for the digits that the condition of the rows has cost
+    # Where a factor has failed, or all but, rows have other lengths than one.
+    lengths = (V * V).sum(axis=2)
+    if ones is not None:
+        lengths += ones.diagonal(axis1=1, axis2=2)
+    ok = (xp.abs(lengths - 1) <= SOUND * np.finfo(dtype).eps).all(axis=1)
+    return layout.pack(xp.where(ok[:, None, None], V, before).astype(dtype)), ok
 
 
-def _ones(xp: Any, layout: Layout, like: Array, dtype: np.dtype) -> Array | None:
+def _ones(xp: Any, layout: Layout, like: Array) -> Array | None:
     """What stands on the diagonals of Gram matrices (k, width, width) for the rows of zeros that fill bases up."""
     if layout.uniform:
         return None
     filled = xp.arange(layout.width) >= layout.sent(like, "sizes")[:, None]
-    return filled[:, :, None] * xp.eye(layout.width, dtype=dtype)
+    return filled[:, :, None] * xp.eye(layout.width)
 
 
 def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
@@ -123,15 +126,9 @@ def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
     return layout.pad(layout.pack(xp.broadcast_to(rows, (layout.k, *rows.shape))))
 
 
-def _random(xp: Any, layout: Layout, dtype: np.dtype) -> Array:
+def _random(xp: Any, layout: Layout) -> Array:
     """Bases that span anything, not orthonormal, the same for all flats."""
-    entries = np.random.default_rng(0).random((layout.width, layout.d), np.float32) - np.float32(0.5)
-    return _repeat(xp, layout, xp.asarray(entries.astype(dtype)))
-
-
-def _gram(xp: Any, V: Array, ones: Array | None) -> Array:
-    products = V @ xp.swapaxes(V, 1, 2)
-    return products if ones is None else products + ones
+    return _repeat(xp, layout, xp.asarray(np.random.default_rng(0).random((layout.width, layout.d)) - 0.5))
 
 
 def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
@@ -139,31 +136,24 @@ def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
 
     Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
     """
-    gram = _gram(xp, Y, ones)
-    try:
-        L = xp.linalg.cholesky(gram)
-    except np.linalg.LinAlgError:  # CuPy does not look
-        L = xp.full_like(gram, np.nan)
-    _substitute(L, Y)
+    k, j, d = Y.shape
+    gram = Y @ xp.swapaxes(Y, 1, 2)
+    if ones is not None:
+        gram += ones
+    eliminate = loader.kernel("power", "eliminate", _defines(np.float64))
+    for first in range(0, j, PANEL):
+        strips = -(-(j - first) // PANEL) - 1 + -(-d // PANEL)
+        eliminate((k * strips,), (THREADS,), (gram, np.int32(j), Y, np.int32(d), np.int32(first)))
     return Y
 
 
 def complements(layout: Layout, bases: Array) -> Array:
     """Orthonormal rows spanning what the wide flats leave, stacked, by products alone."""
     xp, left = loader.namespace(bases), layout.complements
-    V, exact = layout.pad(bases).astype(np.float64), np.dtype(np.float64)
-    W, ones = _random(xp, left, exact), _ones(xp, left, bases, exact)
+    V, W, ones = layout.pad(bases).astype(np.float64), _random(xp, left), _ones(xp, left, bases)
     for _ in range(2):
         W = _orthonormal(xp, W - (W @ xp.swapaxes(V, 1, 2)) @ V, ones)
     return left.pack(W).astype(bases.dtype)
-
-
-def _substitute(L: Array, V: Array) -> None:
-    """V = L^-1 V, in place, for lower triangular L (k, m, m) and V (k, m, n)."""
-    k, m, n = V.shape
-    loader.kernel("power", "substitute", _defines(V.dtype))(
-        (k * -(-n // PANEL),), (THREADS,), (L, np.int32(m), V, np.int32(n), V)
-    )
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:

@@ -198,7 +198,8 @@ class Factors(nn.Module):
         def own(part: Tensor) -> Tensor:
             return part.detach().to(dtype, copy=True)
 
-        positions = [self.places[labels == c].int() - start for c, start in enumerate(table.starts[:-1])]
+        places = self.places[labels.argsort(stable=True)].int().split(list(self.counts))
+        positions = [part - start for part, start in zip(places, table.starts, strict=False)]
         blocks = [own(table.coefficients(c)).index_select(0, rows) for c, rows in enumerate(positions)]
         offsets = None if table.offsets is None else own(table.offsets)
         home = Home("torch", str(self.places.device))

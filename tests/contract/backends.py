@@ -25,7 +25,7 @@ from ksubspaces.kernels import Streamed, cpu, cuda, reference
 IRREGULAR = {"changed_rows", "largest", "lower_distances", "sample_rows"}
 DISTANCES = {"assign", "sqdistances"}
 ALL = frozenset(cuda.__all__)
-CHANGED = {"lower_distances": "trials", "update_moments": "moments", "sample_rows": "rng"}
+CHANGED = {"lower_distances": "trials", "update_moments": "moments", "sample_rows": "rng", "seed": "rng"}
 """The argument that an operation changes."""
 STREAMED_ROWS = 32  # of a block, so that shapes have fewer rows, some blocks, and one row more
 

@@ -85,10 +85,16 @@ def test_rows_without_a_group_have_no_residual(backend, dtype):
 def test_coefficients(backend, n, d, dims, dtype, affine):
     X, flats, rng = problem(n, d, dims, dtype, affine)
     groups = group_rows(rng.integers(0, len(dims), n).astype(np.int32), len(dims))
-    got, want = backend.coefficients(X, groups, flats), reference.coefficients(X, groups, flats)
+    got, none = backend.coefficients(X, groups, flats)
+    same, residuals = backend.coefficients(X, groups, flats, residuals=True)
+    want, left = reference.coefficients(X, groups, flats, residuals=True)
+    assert none is None
     assert got.dtype == dtype
+    assert residuals.dtype == np.float64
     assert got.shape == want.shape
+    np.testing.assert_array_equal(got, same)
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
+    np.testing.assert_allclose(residuals, left, rtol=0, atol=tolerance(dtype) * scale(X))
 
 
 @pytest.mark.operation("coefficients", reference=True)
@@ -97,8 +103,11 @@ def test_coefficients_of_some_rows_and_of_none(backend, dtype):
     for m in (50, 0):
         rows = rng.choice(90, m, replace=False)
         groups = group_rows(rng.integers(0, 3, m).astype(np.int32), 3)
-        got, want = backend.coefficients(X, groups.among(rows), flats), reference.coefficients(X[rows], groups, flats)
+        got, residuals = backend.coefficients(X, groups.among(rows), flats, residuals=True)
+        want, left = reference.coefficients(X[rows], groups, flats, residuals=True)
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(dtype) * np.sqrt(scale(X)))
+        np.testing.assert_allclose(residuals[rows], left, rtol=0, atol=tolerance(dtype) * scale(X))
+        assert not np.delete(residuals, rows).any()
 
 
 @pytest.mark.operation("assign", case="an offset far away")

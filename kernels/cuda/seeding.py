@@ -1,0 +1,128 @@
+"""Greedy k-means++ for flats on a GPU: all draws are queued, and the host waits for none of them.
+
+A draw is seven launches. Four rows are drawn by running sums of the costs, and |cos| of all rows to them goes into
+bins. The moments of the rows in the upper bins are added up by blocks and then as a whole, a few power steps give four
+flats, and of these the one is taken that leaves the least sum of costs. Rows are multiplied in float16: to tell
+neighbours and sums of costs that is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..flats import Array
+from . import loader
+from .memory import or_null
+
+LONGEST = 256  # columns that the kernels reach to
+FAST, SLOW = 6, 3  # power steps, by the fourth power of the moments and by themselves ...
+STEADY = 12  # ... and where shared memory has no room for the former
+
+# As in seeding.cu.
+CANDIDATES, BINS, ROWS, THREADS, WARPS = 4, 2048, 2048, 256, 8
+PADDING = 64  # bytes after each direction
+
+GATHERERS = 132  # blocks that look for neighbours, each of a share of the rows
+MULTIPLIERS = 528  # blocks that multiply all rows
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    (source, {"STEPS": steps}) for source in ("seeding", "candidates") for steps in (1, 2, 4, 8)
+]
+
+
+def seed(
+    X: Array, dims: Sequence[int], weights: Array | None, rng: np.random.Generator, kept: dict[Any, Any] | None = None
+) -> Array | None:
+    """Labels of a greedy start, or ``None`` for rows and flats that the kernels do not hold.
+
+    See :func:`ksubspaces.kernels.seed`. With weights the host waits once, to learn how many are positive.
+    """
+    n, d = X.shape
+    seeding = _Seeding(n, d, max(dims))
+    if X.dtype != np.float32 or d > LONGEST or not seeding.fits:
+        return None
+    xp, k = loader.namespace(X), len(dims)
+    counted = n if weights is None else int((weights > 0).sum())
+    seeding.begin(xp.ascontiguousarray(X), weights)
+    uniforms = xp.asarray(rng.random((k, CANDIDATES), np.float32))
+    for turn, c in enumerate(sorted(range(k), key=lambda c: -dims[c])):
+        m = min(counted, max(counted // (2 * k), dims[c] + 1))
+        # Rows that have nothing to do with a candidate have a |cos| of about d^(-1/2), and only few are looked for.
+        least = max(1, int(BINS / np.sqrt(d))) if 8 * m <= counted else 1
+        seeding.draw(c, dims[c], uniforms[turn], m, least)
+    return seeding.labels
+
+
+class _Seeding:
+    """Shapes, memory and launches of a start."""
+
+    def __init__(self, n: int, d: int, widest: int) -> None:
+        self.n, self.d = n, d
+        self.steps = 1 << (max(1, -(-d // 32)) - 1).bit_length()
+        self.width, self.most = 32 * self.steps, self._rows(widest)
+        self.squared = self.steps <= 2
+        self.multipliers, self.gatherers = min(MULTIPLIERS, -(-n // (16 * WARPS))), min(GATHERERS, -(-n // ROWS))
+        self.blocks = -(-n // ROWS)
+
+    def _rows(self, j: int) -> int:
+        """Directions of a flat, filled up."""
+        return -(-j // 8) * 8
+
+    def _shared_memory(self, rows: int) -> tuple[int, int]:
+        """What power steps and distances take."""
+        width = self.width
+        steps = 4 * (2 * rows * (width + 1) + (3 * width * width if self.squared else 0))
+        return steps, CANDIDATES * rows * (2 * width + PADDING)
+
+    @property
+    def fits(self) -> bool:
+        """Whether flats have dimensions, and so many that a block can hold four of them."""
+        return self.most > 0 and max(self._shared_memory(self.most)) <= loader.limits().shared_memory - 1024
+
+    def begin(self, X: Array, weights: Array | None) -> None:
+        xp, n, width, four = loader.namespace(X), self.n, self.width, CANDIDATES
+        self.weights = or_null(None if weights is None else xp.ascontiguousarray(weights, dtype=np.float32))
+        self.halves = xp.empty((n, width), np.uint16)
+        self.energy, self.scales, self.costs = (xp.empty(n, np.float32) for _ in range(3))
+        self.labels, self.sums = xp.empty(n, np.int32), xp.empty(self.blocks)
+        self.candidates, self.histogram = xp.empty(four, np.int64), xp.empty((four, BINS), np.int32)
+        self.bins, self.residuals = xp.empty((n, four), np.uint16), xp.empty((n, four), np.float32)
+        self.partials = xp.empty((self.gatherers, four, width, width), np.float32)
+        self.S, self.flats = xp.empty((four, width, width), np.float32), xp.empty(four * self.most * width, np.uint16)
+        self.potentials = xp.empty((self.multipliers, four))
+        rows = self.halves.view(np.uint32), self.energy, self.scales
+        self._run("prepare", -(-n // WARPS), X, np.int64(n), np.int32(self.d), *rows)
+        of_rows = self.energy, self.weights, np.int64(n)
+        self._run("first_costs", self.blocks, *of_rows, self.costs, self.labels, self.sums)
+
+    def draw(self, c: int, j: int, uniforms: Array, m: int, least: int) -> None:
+        """Flat c, of dimension j, through m rows near one that is drawn."""
+        n, rows, lowest, tiles = (
+            np.int64(self.n),
+            np.int32(self._rows(j)),
+            np.int32(least),
+            max(1, self.width // 64) ** 2,
+        )
+        fast, slow = (FAST, SLOW) if self.squared else (0, STEADY)
+        for_steps, for_distances = self._shared_memory(int(rows))
+        measured, costs = (self.energy, self.scales, self.weights, n), (self.costs, self.weights, n)
+        chosen = self.sums, np.int64(self.blocks), *costs, uniforms, self.candidates, self.histogram
+        self._run("draw", 1, *chosen, threads=1024)
+        bins = self.candidates, lowest, self.bins.view(np.uint32), self.histogram
+        self._run("cosines", self.multipliers, self.halves, *measured, *bins)
+        near = self.scales, self.weights, n, self.candidates, self.bins, self.histogram, np.int64(m), lowest
+        self._run("neighbours", (self.gatherers, CANDIDATES * tiles), self.halves, *near, self.partials)
+        self._run("sum_partials", self.S.size // THREADS, self.partials, np.int32(self.gatherers), self.S)
+        power = np.int32(j), rows, np.int32(fast), np.int32(slow), self.flats.view(np.uint32)
+        self._run("power", CANDIDATES, self.S, *power, shared=for_steps)
+        trials = self.flats, np.int32(rows // 8), self.costs, self.residuals, self.potentials
+        self._run("distances", self.multipliers, self.halves, *measured, *trials, shared=for_distances)
+        best = self.potentials, np.int32(self.multipliers), self.residuals, self.weights, n, np.int32(c)
+        self._run("choose", self.blocks, *best, self.costs, self.labels, self.sums)
+
+    def _run(self, name: str, grid: int | tuple[int, int], *args: Any, threads: int = THREADS, shared: int = 0) -> None:
+        run = loader.kernel("candidates" if name == "power" else "seeding", name, {"STEPS": self.steps})
+        run((grid,) if isinstance(grid, int) else grid, (threads,), args, shared_mem=shared)

@@ -1,0 +1,198 @@
+"""The alternation: refit each flat to its rows, assign each row to its best flat, until neither gains.
+
+A :class:`Rule` says which flats may be chosen and what a row pays for each; the loop is the same for all of them.
+
+A step is queued on the device as a whole, and the host waits for it once: for the objective, how many rows moved, how
+many each cluster has, and whether the eigensolver failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Flats
+
+from .arrays import Array, fetch, namespace
+from .problem import Problem
+from .refit import RunningMoments, eigenspaces_by_chunks, moments_of, trivial_eigenspaces
+
+NOISE = 64  # times the rounding of |x|^2: a residual below that is none
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where an alternation stands.
+
+    Attributes
+    ----------
+    labels : (n,) int32 array
+        From which the next step goes on.
+    objective : float
+        After the last step.
+    moved : int
+        Rows whose label the last step changed.
+    n_reseeded : int
+        Clusters that lacked rows and were filled so far.
+    history : tuple of float
+        Objective after each step.
+    converged, stopped : bool
+        No further step gains; a callback asked to stop.
+    """
+
+    labels: Array
+    objective: float = np.inf
+    moved: int = 0
+    n_reseeded: int = 0
+    history: tuple[float, ...] = ()
+    converged: bool = False
+    stopped: bool = False
+
+
+S = TypeVar("S", bound=State)
+
+
+class Rule(Protocol[S]):
+    """Which flats a refit may choose, and what a row pays for each."""
+
+    def refit(self, state: S, exact: bool = False) -> Flats:
+        """The best flats for a state's labels; not ``exact``, they may be no good, but the host does not wait."""
+
+    def assign(self, flats: Flats, state: S) -> tuple[Array, Array]:
+        """Labels of the best flats, and residuals; not waited for either."""
+
+    def measure(self, state: S, flats: Flats, labels: Array, residuals: Array) -> S | None:
+        """The state after these labels, with one wait; ``None`` if the flats were no good."""
+
+    def confirm(self) -> bool:
+        """Whether steps that gain nothing are final; where they are not, refits are exact from now on."""
+
+
+def alternate(
+    state: S,
+    rule: Rule[S],
+    *,
+    max_iter: int,
+    tol: float,
+    patience: int = 0,
+    on_step: Callable[[S], bool | None] | None = None,
+) -> S:
+    """Alternate from the labels of a state, up to max_iter steps in all, and return the best state met.
+
+    It has converged when no label changed, or when more than ``patience`` steps in a row lowered the objective by no
+    more than ``tol`` of itself.
+    """
+    best, idle = state, 0
+    while not (state.converged or state.stopped) and len(state.history) < max_iter:
+        new = _step(state, rule) or _step(state, rule, exact=True)
+        assert new is not None  # what is exact has not failed, or says so itself
+        filled = new.n_reseeded > state.n_reseeded
+        idle = 0 if filled or new.objective * (1 + tol) < best.objective else idle + 1
+        settled = not filled and (new.moved == 0 or idle > patience)
+        history = (*state.history, new.objective)
+        state = replace(new, history=history, converged=settled and rule.confirm())
+        state = replace(state, stopped=bool(on_step and on_step(state)))
+        best = state if state.objective <= best.objective else best
+    told = {name: getattr(state, name) for name in ("n_reseeded", "history", "converged", "stopped")}
+    return replace(best, **told)
+
+
+def _step(state: S, rule: Rule[S], exact: bool = False) -> S | None:
+    flats = rule.refit(state, exact)
+    return rule.measure(state, flats, *rule.assign(flats, state))
+
+
+class FixedDims:
+    """K-subspaces: each flat has its dimension, and one that lacks rows is filled with the rows fitted worst.
+
+    The objective ``f = sum_i w_i min_c r_c(x_i)`` never rises: a refit is the best flat for its rows (Eckart-Young), an
+    assignment the best flat for each row. Where eigenvectors are dear, refits are single steps towards them until the
+    alternation settles.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        d = problem.X.shape[1]
+        self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
+        # On a card the moments that the next refit takes cost less than residuals; elsewhere residuals come for nothing
+        self.by_moments = problem.on_card and self.moments.resident and self.moments.products
+        self.bases: Array | None = None
+        self.warm, self.exact = True, True  # refits need not be exact; whether the last one was
+        self.ok: Array | None = None  # whether it succeeded, (k,)
+
+    def refit(self, state: State, exact: bool = False) -> Flats:
+        p, labels = self.problem, state.labels
+        self.exact, self.ok = True, None
+        if not self.moments.products:
+            moments = moments_of(p, labels, p.k, np.float64, products=False) if exact else self.moments(labels)
+            spaces, means = trivial_eigenspaces(p), moments.means
+        elif exact or not self.moments.resident:
+            spaces, means = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
+        else:
+            moments = self.moments(labels)
+            spaces = kernels.top_eigenspaces(moments.scatter, p.dims, p.X.dtype, self.bases, not self.warm)
+            means, self.bases, self.exact, self.ok = moments.means, spaces.bases, spaces.exact, spaces.ok
+        return spaces.flats(means if p.affine else None)
+
+    def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
+        return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
+
+    def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
+        p = self.problem
+        if self.by_moments:
+            moments = self.moments(labels)
+            left, counts = kernels.measure_objective(moments, flats), moments.counts
+        else:
+            left = p.objective(residuals)
+        if not self.by_moments or p.weights is not None:
+            counts = p.counts(labels)
+        moved = (labels != state.labels).sum()
+        objective, moved, counts, *ok = fetch(left, moved, counts, *([] if self.ok is None else [self.ok]))
+        if not all(flags.all() for flags in ok):
+            return None
+        n_filled = 0
+        if (counts < p.least).any():
+            residuals = kernels.residuals(p.X, kernels.group_rows(labels, p.k), flats) if self.by_moments else residuals
+            labels, n_filled = reseed(p, labels, residuals, counts)
+        return State(labels, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
+
+    def confirm(self) -> bool:
+        self.warm = False
+        return self.exact
+
+
+def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
+    """An exact refit, all of it in float64, the labels it gives, and the objective of the two together."""
+    rule = FixedDims(problem)
+    fitted = rule.refit(State(labels), exact=True)
+    offsets = None if fitted.offsets is None else fitted.offsets.astype(problem.X.dtype)
+    flats = Flats.spanned_by(
+        fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
+    )  # just what a prediction from the result will use
+    labels, _ = kernels.assign(problem.X, flats, residuals=False)
+    return flats, labels, problem.total(kernels.residuals(problem.X, kernels.group_rows(labels, problem.k), flats))
+
+
+def reseed(problem: Problem, labels: Array, residuals: Array, counts: np.ndarray) -> tuple[Array, int]:
+    """Fill clusters that lack rows with those of largest residual; new labels, and how many clusters got some.
+
+    A cluster with fewer rows than its flat passes through anyway, an empty one above all, takes the worst rows of the
+    others for nothing and the objective falls. Rows that are fitted already stay, so with more flats than the rows
+    need, some remain empty. ``counts`` (k,) are of rows of positive weight.
+    """
+    room = np.maximum(0, problem.least - counts.astype(np.int64))
+    xp, distance = namespace(labels), problem.distance_to_middle()
+    noise = NOISE * float(np.finfo(problem.X.dtype).eps) * (distance.max() if problem.affine else distance)
+    settled = xp.asarray(room)[labels] == 0  # rows of the clusters in need stay where they are
+    cost = xp.where(settled & (residuals > noise), residuals, 0).astype(np.float64)
+    if problem.weights is not None:
+        cost *= problem.weights
+    worst = kernels.largest(cost, int(room.sum()))
+    takers = np.repeat(np.arange(problem.k, dtype=labels.dtype), room)[: len(worst)]
+    labels = labels.copy()
+    labels[worst] = xp.asarray(takers)
+    return labels, len(np.unique(takers))
