@@ -34,7 +34,7 @@ FROM_HOST = {"array", "asarray", "asanyarray", "ascontiguousarray"}
 
 @dataclass
 class Counts:
-    """What was asked of the card, by name; waits and uploads by the line that asked; and seconds of the host.
+    """What was asked of the card, by name and by who asked; and seconds of the host.
 
     Those are of its thread, without the calls of kernels and of the library; CuPy takes some 5 us for each of these.
     """
@@ -172,25 +172,29 @@ class CardArray(np.lib.mixins.NDArrayOperatorsMixin):
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(part, CardArray) and part.dtype == bool for part in parts):
             _waited("rows where a mask is true")
-        _counts.uploads[_line()] += sum(isinstance(part, (np.ndarray, list)) for part in parts)
+        _counts.uploads[_asker()] += sum(isinstance(part, (np.ndarray, list)) for part in parts)
         return _given("getitem", self.host[_on_host(index, mixed=True)], [self.host])
 
     @_of_card
     def __setitem__(self, index: Any, value: Any) -> None:
         self.host[_on_host(index, mixed=True)] = _on_host(value)
-        _counts.launches["setitem"] += 1
+        _note(_counts.launches, "setitem")
 
 
-def _line() -> str:
-    """The line of the solver or the kernels that is asking."""
+def _asker() -> str:
+    """The function of the solver or the kernels that is asking."""
     frame = sys._getframe(1)
     while frame.f_back and ("numpy" in frame.f_code.co_filename or frame.f_code.co_filename == __file__):
         frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}:{frame.f_lineno}"
+    return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+
+
+def _note(counter: Counter[str], what: str) -> None:
+    counter[f"{what} in {_asker()}"] += 1
 
 
 def _waited(what: str) -> None:
-    _counts.waits[f"{what} in {_line()}"] += 1
+    _note(_counts.waits, what)
 
 
 def _on_host(value: Any, mixed: bool = False) -> Any:
@@ -200,7 +204,7 @@ def _on_host(value: Any, mixed: bool = False) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_on_host(part, mixed) for part in value)
     if isinstance(value, np.ndarray) and not mixed:
-        raise TypeError(f"an array of the host among those of the card, in {_line()}")
+        raise TypeError(f"an array of the host among those of the card, in {_asker()}")
     return value
 
 
@@ -221,11 +225,11 @@ def _called(function: Callable[..., Any], name: str, args: Any, kwargs: dict[str
     with np.errstate(all="ignore"):
         result = function(*_on_host(tuple(args), mixed), **host)
     if "out" in kwargs:
-        _counts.launches[name] += 1
+        _note(_counts.launches, name)
         return kwargs["out"][0] if isinstance(kwargs["out"], tuple) else kwargs["out"]
     if mixed:
-        _counts.uploads[_line()] += 1
-        _counts.allocations[name] += 1
+        _counts.uploads[_asker()] += 1
+        _note(_counts.allocations, name)
         return CardArray(np.array(result))
     return _given(name, result, _arrays([args, kwargs]))
 
@@ -233,7 +237,7 @@ def _called(function: Callable[..., Any], name: str, args: Any, kwargs: dict[str
 def _given(name: str, result: Any, inputs: list[np.ndarray]) -> Any:
     """The result as arrays of the card, counted as launched and allocated unless it is a view."""
     if result is None:
-        _counts.launches[name] += 1
+        _note(_counts.launches, name)
         return None
     if isinstance(result, (tuple, list)):
         parts = [_given(name, part, inputs) for part in result]
@@ -241,9 +245,9 @@ def _given(name: str, result: Any, inputs: list[np.ndarray]) -> Any:
     if not isinstance(result, (np.ndarray, np.generic)):
         return result
     if not any(np.may_share_memory(result, array) for array in inputs):
-        _counts.allocations[name] += 1
+        _note(_counts.allocations, name)
         if not name.startswith("empty"):
-            _counts.launches[name] += 1
+            _note(_counts.launches, name)
     return CardArray(np.asarray(result))
 
 
@@ -344,7 +348,7 @@ def counting() -> Iterator[Counts]:
             return compiled[key]
 
         patch.setattr(loader, "kernel", kernel)
-        patch.setattr(loader, "numba_kernel", lambda kernel: _counted(_simulated(kernel), "numba", kernel.__name__))
+        patch.setattr(loader, "numba_kernel", lambda *which: _counted(_simulated(*which), *which))
         for name in ("THREADS", "CHUNK"):
             patch.setattr(irregular, name, getattr(simulator, name))
         patch.setattr(loader, "namespace", lambda array: np if isinstance(array, np.ndarray) else modules["cupy"])
@@ -361,12 +365,12 @@ def _counted(launch: loader.Launch, source: str, name: str) -> loader.Launch:
     return counted
 
 
-def _simulated(function: Callable[..., None]) -> loader.Launch:
+def _simulated(source: str, name: str) -> loader.Launch:
     """A kernel of Numba's under its simulator."""
 
     def launch(grid: Any, block: Any, args: Any, **_: Any) -> None:
         if all(grid):
-            for mine, after in zip(args, simulator.launch(function.__name__, grid, block, list(args)), strict=True):
+            for mine, after in zip(args, simulator.launch(source, name, grid, block, list(args)), strict=True):
                 if mine.ndim:
                     mine[...] = after
 

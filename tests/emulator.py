@@ -51,6 +51,7 @@ def emulated(mode="late", limits=H100, replaced=None, solver=None):
     kernel = functools.partial(_kernel, replaced=replaced or {}, limits=limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "kernel", kernel)
+        patch.setattr(loader, "prepare", lambda variants: None)
         patch.setattr(loader, "limits", lambda: limits)
         patch.setattr(loader, "namespace", lambda _: _UNFILLED)
         patch.setattr(cusolver, "library", lambda: solver)

@@ -64,6 +64,7 @@ def check_screened(X, flats, penalty=None, weights=None):
     cost = distances if weights is None else weights[:, None] * distances
     unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
     assert labels.dtype == np.int32
+    assert np.all((labels >= 0) & (labels < flats.k))
     least = cost if penalty is None else cost + penalty
     assert np.all((least[np.arange(len(X)), labels] - least.min(axis=1)) <= tolerance(X.dtype) * unit)
     if residuals is not None:
@@ -79,7 +80,7 @@ def exercise_screen():
                 (150, 64, [8] * 37, False),
                 (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
                 (70, 100, [3, 9, 0, 64, 1, 40], True),
-                (40, 200, [8, 5, 3, 8, 8], False),
+                (40, 200, [8, 5, 3, 8, 2, 1, 140], False),
             ):
                 X, flats, rng = problem(n, d, dims, np.float32, affine)
                 check_screened(X, flats)

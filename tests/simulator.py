@@ -20,13 +20,13 @@ import pytest
 
 # Kinds of arguments that each kernel is launched with: "*f4" is an array of float32.
 SIGNATURES = {
-    "_arrivals": ["*f4 i8 i8 i8 *f8", "*f8 i8 i8 i8 *f8"],
-    "_lower": [f"*{real} *{real} *{weight} i8 i8 i8 i8 *f8" for real in ("f4", "f8") for weight in ("f4", "f8")],
-    "_fold": ["*f8 i8 i8 *f8"],
-    "_count_changed": ["*i4 *i4 i8 *i8", "*i4 *i8 i8 *i8"],
-    "_list_changed": ["*i4 *i4 i8 *i8 *i8", "*i4 *i8 i8 *i8 *i8"],
-    "_least_of_blocks": ["*f8 i8 *f8 *i8 i8 *f8 *i8"],
-    "_least_of_all": ["*f8 *i8 i8 i8 *f8 *i8"],
+    "arrivals": ["*f4 i8 i8 i8 *f8", "*f8 i8 i8 i8 *f8"],
+    "lower": [f"*{real} *{real} *{weight} i8 i8 i8 i8 *f8" for real in ("f4", "f8") for weight in ("f4", "f8")],
+    "fold": ["*f8 i8 i8 *f8"],
+    "count_changed": ["*i4 *i4 i8 *i8", "*i4 *i8 i8 *i8"],
+    "list_changed": ["*i4 *i4 i8 *i8 *i8", "*i4 *i8 i8 *i8 *i8"],
+    "least_of_blocks": ["*f8 i8 *f8 *i8 i8 *f8 *i8"],
+    "least_of_all": ["*f8 *i8 i8 i8 *f8 *i8"],
 }
 THREADS, CHUNK = 8, 32  # every simulated thread is one of Python's: a few of them show as much
 
@@ -36,7 +36,7 @@ def simulated() -> Iterator[None]:
     """Within it, in a process of the simulator's, the loader gives simulated kernels of small blocks."""
     from numba.cuda.simulator.kernelapi import FakeCUDAShared
 
-    from ksubspaces.kernels.cuda import irregular, loader
+    from ksubspaces.kernels.cuda import irregular, irregular_kernels, loader
 
     # The simulator's threads wait for one another in loops, each for as long as a switch takes.
     interval = sys.getswitchinterval()
@@ -44,8 +44,9 @@ def simulated() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeCUDAShared, "array", _shared_array)
         patch.setattr(loader, "numba_kernel", _simulated)
-        patch.setattr(irregular, "THREADS", THREADS)
-        patch.setattr(irregular, "CHUNK", CHUNK)
+        for module in (irregular, irregular_kernels):
+            patch.setattr(module, "THREADS", THREADS)
+            patch.setattr(module, "CHUNK", CHUNK)
         yield
     sys.setswitchinterval(interval)
 
@@ -56,17 +57,19 @@ def _shared_array(memory: Any, shape: int, dtype: Any) -> np.ndarray:
     return memory._allocations.setdefault((line.f_code, line.f_lineno), np.empty(shape, dtype))
 
 
-def _simulated(function: Callable[..., None]) -> Callable[..., None]:
+def _simulated(source: str, name: str) -> Callable[..., None]:
     from numba import cuda
 
-    from ksubspaces.kernels.cuda import loader
+    from ksubspaces.kernels.cuda import irregular_kernels, loader
+
+    assert source == "irregular"
 
     def launch(grid: tuple[int, ...], block: tuple[int, ...], args: Any) -> None:
         kinds = " ".join("*" * array + dtype.str[1:] for dtype, array in loader.kinds(args))
-        assert kinds in SIGNATURES[function.__name__], f"{function.__name__} is not compiled for {kinds}"
+        assert kinds in SIGNATURES[name], f"{name} is not compiled for {kinds}"
         assert all(arg.ndim == 0 or (arg.ndim == 1 and arg.flags.c_contiguous) for arg in args)
         if all(grid):
-            cuda.jit(function)[grid, block](*(arg if arg.ndim else arg.item() for arg in args))
+            cuda.jit(getattr(irregular_kernels, name))[grid, block](*(arg if arg.ndim else arg.item() for arg in args))
 
     return launch
 
@@ -85,16 +88,14 @@ def _turn_on() -> None:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 
-def launch(function: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any]) -> list[Any]:
+def launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any]) -> list[Any]:
     """The arguments of a kernel after a launch."""
-    return _process().submit(_launch, function, grid, block, args).result()
+    return _process().submit(_launch, source, name, grid, block, args).result()
 
 
-def _launch(function: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any]) -> list[Any]:
+def _launch(source: str, name: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any]) -> list[Any]:
     with simulated():
-        from ksubspaces.kernels.cuda import irregular
-
-        _simulated(getattr(irregular, function))(grid, block, args)
+        _simulated(source, name)(grid, block, args)
         return args
 
 

@@ -1,24 +1,14 @@
 """Every CUDA kernel, with every set of definitions it is used with, compiled for real GPUs; no GPU is needed."""
 
-import importlib
-import pkgutil
 import re
 
 import pytest
 from emulator import kernel_names
 
-from ksubspaces.kernels import cuda
 from ksubspaces.kernels.cuda import loader
 
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 STATIC_SHARED_MEMORY = 48 << 10
-
-
-def variants():
-    """(source, definitions) that the modules beside the sources declare."""
-    names = [module.name for module in pkgutil.iter_modules(cuda.__path__) if module.name != "irregular"]  # Numba's
-    modules = [importlib.import_module(f"{cuda.__name__}.{name}") for name in names]
-    return [variant for module in modules for variant in getattr(module, "VARIANTS", [])]
 
 
 def compile_with_nvrtc(text, options):
@@ -66,10 +56,10 @@ def ident(value):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize(("source", "defines"), variants(), ids=ident)
+@pytest.mark.parametrize(("source", "defines"), loader.all_variants(), ids=ident)
 def test_cuda_sources_compile(source, defines, arch):
-    options = [*loader.options(defines), f"--gpu-architecture={arch}", "--ptxas-options=-v"]
-    text = loader.read(source)
+    options = [*loader.OPTIONS, f"--gpu-architecture={arch}", "--ptxas-options=-v"]
+    text = loader.read(source, defines)
     found = resources(compile_with_nvrtc(text, options))
     assert sorted(found) == sorted(kernel_names(text))
     for name, used in found.items():
@@ -79,7 +69,7 @@ def test_cuda_sources_compile(source, defines, arch):
 
 
 def test_every_cuda_source_is_compiled():
-    assert {path.stem for path in loader.FOLDER.glob("*.cu")} == {source for source, _ in variants()}
+    assert {path.stem for path in loader.FOLDER.glob("*.cu")} == {source for source, _ in loader.all_variants()}
 
 
 def test_what_nvcc_takes_and_nvrtc_does_not_is_found():

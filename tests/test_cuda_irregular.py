@@ -19,14 +19,14 @@ numba = import_or_skip("numba")
 from numba.cuda import dispatcher  # noqa: E402
 from simulator import SIGNATURES  # noqa: E402
 
-from ksubspaces.kernels.cuda import irregular, loader  # noqa: E402
+from ksubspaces.kernels.cuda import irregular, irregular_kernels, loader  # noqa: E402
 
 
 def compiled(name, signature, cc):
     """PTX of a kernel and its name there."""
     kinds = tuple((np.dtype(kind.lstrip("*")), kind.startswith("*")) for kind in signature.split())
     try:
-        return loader.numba_ptx(getattr(irregular, name), kinds, cc)
+        return loader.numba_ptx(getattr(irregular_kernels, name), kinds, cc)
     except Exception as failure:
         if "nvvm" in str(failure).lower():
             pytest.skip(f"the compiler of numba-cuda is missing: pip install nvidia-nvvm ({failure})")
@@ -83,11 +83,11 @@ def test_cuda_kernels_link_to_machine_code(name):
 
 
 def test_newer_cards_get_ptx_that_every_nvvm_knows():
-    assert ".target sm_90" in compiled("_fold", SIGNATURES["_fold"][0], (12, 1))[0]
+    assert ".target sm_90" in compiled("fold", SIGNATURES["fold"][0], (12, 1))[0]
 
 
 def test_every_numba_kernel_is_compiled():
-    functions = inspect.getmembers(irregular, inspect.isfunction)
+    functions = inspect.getmembers(irregular_kernels, inspect.isfunction)
     assert {name for name, function in functions if "cuda.threadIdx" in inspect.getsource(function)} == set(SIGNATURES)
 
 
@@ -117,16 +117,17 @@ class CuPy:
 
 
 @pytest.fixture
-def cupy(monkeypatch):
+def cupy(monkeypatch, tmp_path):
     cupy = CuPy()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
     loader._numba_compiled.cache_clear()
     yield cupy
     loader._numba_compiled.cache_clear()
 
 
 def test_launches_are_cupys(cupy, monkeypatch):
-    """Compiled once for a device and the dtypes of the arguments; nothing is copied, waited for or warned of."""
+    """Compiled once for a card and the dtypes of the arguments; nothing is copied, waited for or warned of."""
     made = []
     monkeypatch.setattr(
         loader, "numba_ptx", lambda f, kinds, cc: (made.append((kinds, cc)), (f"{kinds}", f.__name__))[1]
@@ -137,24 +138,24 @@ def test_launches_are_cupys(cupy, monkeypatch):
         warnings.simplefilter("error")
         for device, array in ((0, x), (0, x), (0, y), (1, y)):
             cupy.index = device
-            irregular._launch(irregular._fold, 2, array, m)
-        irregular._launch(irregular._fold, 0, x.astype("i4"), m)
+            irregular._launch("fold", 2, array, m)
+        irregular._launch("fold", 0, x.astype("i4"), m)
     assert [args[0] is array for (_, _, _, args, _), array in zip(cupy.launched, (x, x, y, y), strict=True)] == [
         True
     ] * 4
-    assert {(name, grid, block, shared) for name, grid, block, _, shared in cupy.launched} == {("_fold", (2,), (t,), 0)}
+    assert {(name, grid, block, shared) for name, grid, block, _, shared in cupy.launched} == {("fold", (2,), (t,), 0)}
     single, double = (((np.dtype(real), True), (np.dtype("i8"), False)) for real in ("f4", "f8"))
-    assert made == [(single, (9, 0)), (double, (9, 0)), (double, (9, 0))]
+    assert made == [(single, (9, 0)), (double, (9, 0))]
     assert [device for device, _ in cupy.loaded] == [0, 0, 1]
 
 
 def test_what_is_loaded_is_machine_code_of_the_card(cupy):
-    ptx, _ = compiled("_fold", SIGNATURES["_fold"][0], (9, 0))
+    ptx, _ = compiled("fold", SIGNATURES["fold"][0], (9, 0))
     architectures = {machine_code(ptx, cc)[48:52] for cc in ((9, 0), (10, 0))}  # flags in the header of an ELF file
     assert len(architectures) == 2
     for cupy.capability in ("90", "100"):
         loader._numba_compiled.cache_clear()
-        irregular._launch(irregular._fold, 1, np.zeros(3), np.int64(1), np.int64(3), np.zeros(3))
+        irregular._launch("fold", 1, np.zeros(3), np.int64(1), np.int64(3), np.zeros(3))
         code = cupy.loaded[-1][1]
         architectures.remove(code[48:52])
         assert cupy.launched[-1][0].encode() in code
@@ -168,17 +169,17 @@ def test_a_compiler_that_fails_is_told_with_versions(cupy, monkeypatch):
     with pytest.raises(
         ImportError, match=r"RuntimeError: NVVM is too old.*numpy \d.*numba-cuda \d.*ksubspaces\[cuda12\]"
     ):
-        irregular._launch(irregular._fold, 1, np.zeros(3))
+        irregular._launch("fold", 1, np.zeros(3))
 
 
 def test_random_numbers_are_the_same_in_64_bits():
     """Compiled, the products of Philox overflow into the sign; Python's integers do not, nor do they here."""
-    compiled = numba.njit(irregular._random.py_func)
+    compiled = numba.njit(irregular_kernels._random.py_func)
     assert compiled(0, 0, 0) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
     for row, low, high in np.random.default_rng(0).integers(0, 2**31, (50, 3)).tolist():
         row = row << 20
-        assert compiled(row, low << 1, high) == irregular._random.py_func(row, low << 1, high)
-    inlined = numba.njit(irregular._random.py_func, inline="always")
+        assert compiled(row, low << 1, high) == irregular_kernels._random.py_func(row, low << 1, high)
+    inlined = numba.njit(irregular_kernels._random.py_func, inline="always")
 
     @numba.njit
     def several(n, low, high):  # inlined, as in the kernels, it leaves the seeds as they are

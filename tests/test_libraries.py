@@ -64,9 +64,9 @@ def test_numba_cuda_that_fails(monkeypatch, name, failure):
     with pytest.raises(ImportError, match=expected) as caught:
         libraries.numba_cuda()
     assert caught.value.__cause__ is failure
-    monkeypatch.delitem(sys.modules, "ksubspaces.kernels.cuda.irregular", raising=False)
+    monkeypatch.delitem(sys.modules, "ksubspaces.kernels.cuda.irregular_kernels", raising=False)
     with pytest.raises(ImportError, match=expected):
-        importlib.import_module("ksubspaces.kernels.cuda.irregular")
+        importlib.import_module("ksubspaces.kernels.cuda.irregular_kernels")
 
 
 def test_a_numba_that_numpy_is_too_new_for():
@@ -77,7 +77,7 @@ def test_a_numba_that_numpy_is_too_new_for():
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'numba': raise ImportError('Numba needs NumPy 2.4 or less')\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "import ksubspaces.kernels.cuda.irregular\n"
+        "import ksubspaces.kernels.cuda.irregular_kernels\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert "ImportError: sampling and lists of rows on a CUDA device need numba-cuda" in done.stderr

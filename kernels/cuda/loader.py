@@ -1,14 +1,20 @@
 """Compiles the kernels of this folder, CUDA C++ and Numba's, once per device, and says what the device holds.
 
-Numba compiles its kernels to PTX and is done: CuPy loads and launches them like the others. A launch by Numba's own
-dispatcher takes thirty times as long.
+CUDA C++ is kept on disk by CuPy. Numba compiles its kernels to machine code and is done: that is kept beside, and CuPy
+loads and launches it like the others. A launch by Numba's own dispatcher takes thirty times as long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +24,16 @@ from .. import libraries
 from ..flats import Array
 
 FOLDER = Path(__file__).parent
-OPTIONS = ("--std=c++17",)
+OPTIONS = ("--std=c++17", f"-I{FOLDER}")
+"""The same for all: for each set of options CuPy asks the compiler for its version, which takes 14 ms."""
 NULL = np.uint64(0)
 """Passed where a kernel takes a pointer to nothing."""
 
 Launch = Callable[..., None]
 """``launch(grid, block, args, *, shared_mem=0)``, on the current stream; a grid without blocks is no launch."""
+
+Variant = tuple[str, Mapping[str, Any]]
+"""A ``.cu`` file, and what is defined in it."""
 
 Kinds = tuple[tuple[np.dtype, bool], ...]
 """Of the arguments of a Numba kernel: dtype, and whether it is an array, to which the kernel gets a pointer."""
@@ -47,14 +57,35 @@ class Limits(NamedTuple):
 
 
 def kernel(source: str, name: str, defines: Mapping[str, Any] | None = None) -> Launch:
-    """Kernel ``name`` of ``<source>.cu``, compiled for the current device with ``-D`` for each of ``defines``."""
+    """Kernel ``name`` of ``<source>.cu``, compiled for the current device with these definitions."""
     import cupy
 
-    return _compiled(cupy.cuda.Device().id, source, name, tuple(sorted((defines or {}).items())))
+    return _launch(cupy.cuda.Device().id, source, name, _ordered(defines or {}))
 
 
-def numba_kernel(function: Callable[..., None]) -> Launch:
-    """A function in Numba's CUDA Python as a kernel that takes arrays, as pointers, and NumPy's numbers.
+def prepare(variants: Iterable[Variant]) -> list[Future[Any]]:
+    """Begin to compile these for the current device, side by side; who asks for a kernel waits for its own alone."""
+    import cupy
+
+    device = cupy.cuda.Device().id
+    modules = [_begun((device, source, _ordered(defines))) for source, defines in variants]
+    if begun := [(module, which) for module, which in modules if which]:
+        pool = ThreadPoolExecutor(min(len(begun), os.cpu_count() or 1), "ksubspaces-nvrtc")
+        for module, which in begun:
+            pool.submit(_compile, module, which)
+        pool.shutdown(wait=False)
+    return [module for module, _ in modules]
+
+
+def all_variants() -> list[Variant]:
+    """All that the modules of this folder say they compile."""
+    names = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.endswith(("_kernels", "__")))
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
+    return [variant for module in modules for variant in getattr(module, "VARIANTS", ())]
+
+
+def numba_kernel(source: str, name: str) -> Launch:
+    """Kernel ``name`` of ``<source>_kernels.py``, which takes arrays, as pointers, and NumPy's numbers.
 
     It is compiled for the current device and the dtypes of the arguments of each launch.
     """
@@ -64,7 +95,7 @@ def numba_kernel(function: Callable[..., None]) -> Launch:
 
     def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0) -> None:
         if all(grid):
-            run = _numba_compiled(device, function, kinds(args))
+            run = _numba_compiled(device, source, name, kinds(args))
             run(tuple(grid), tuple(block), tuple(args), shared_mem=shared_mem)
 
     return launch
@@ -91,31 +122,61 @@ def namespace(array: Array) -> Any:
     return cupy
 
 
-def read(source: str) -> str:
-    """Text of ``<source>.cu``, ending with a digest of the headers.
+def read(source: str, defines: Mapping[str, Any]) -> str:
+    """Text of ``<source>.cu``, after its definitions and before a digest of the headers.
 
     Compilers find the headers in this folder, but CuPy's cache on disk knows nothing of them: without the digest
     it would hand out kernels made with old ones.
     """
-    headers = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.cuh")))
-    return f"{(FOLDER / source).with_suffix('.cu').read_text()}\n// {hashlib.sha256(headers).hexdigest()}\n"
-
-
-def options(defines: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options of the compiler."""
-    return (*OPTIONS, f"-I{FOLDER}", *(f"-D{name}={value}" for name, value in sorted(defines.items())))
+    lines = [f"#define {name} {value}" for name, value in sorted(defines.items())]
+    text = (FOLDER / source).with_suffix(".cu").read_text()
+    return "\n".join([*lines, f'#line 1 "{source}.cu"', text, f"// {_headers()}", ""])
 
 
 @functools.cache
-def _module(device: int, source: str, defines: tuple[tuple[str, Any], ...]) -> Any:
+def _headers() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.cuh")))).hexdigest()
+
+
+Defines = tuple[tuple[str, Any], ...]
+_Which = tuple[int, str, Defines]
+
+_modules: dict[_Which, Future[Any]] = {}
+_modules_lock = threading.Lock()
+
+
+def _ordered(defines: Mapping[str, Any]) -> Defines:
+    return tuple(sorted(defines.items()))
+
+
+def _begun(which: _Which) -> tuple[Future[Any], _Which | None]:
+    """The module, compiled or being so, and what is to be compiled if nobody has begun to."""
+    with _modules_lock:
+        if which in _modules:
+            return _modules[which], None
+        return _modules.setdefault(which, Future()), which
+
+
+def _compile(module: Future[Any], which: _Which) -> None:
     import cupy
 
-    return cupy.RawModule(code=read(source), options=options(dict(defines)), backend="nvrtc")
+    device, source, defines = which
+    try:
+        with cupy.cuda.Device(device):
+            compiled = cupy.RawModule(code=read(source, dict(defines)), options=OPTIONS, backend="nvrtc")
+            compiled.compile()
+        module.set_result(compiled)
+    except BaseException as failure:
+        del _modules[which]  # so that the next who asks tries again
+        module.set_exception(failure)
 
 
 @functools.cache
-def _compiled(device: int, source: str, name: str, defines: tuple[tuple[str, Any], ...]) -> Launch:
-    function = _module(device, source, defines).get_function(name)
+def _launch(device: int, source: str, name: str, defines: Defines) -> Launch:
+    module, which = _begun((device, source, defines))
+    if which:
+        _compile(module, which)
+    function = module.result().get_function(name)
     granted = function.max_dynamic_shared_size_bytes
 
     def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0) -> None:
@@ -155,19 +216,52 @@ def linked(ptx: str, cc: tuple[int, int]) -> bytes:
 
 
 @functools.cache
-def _numba_compiled(device: int, function: Callable[..., None], kinds: Kinds) -> Launch:
+def _numba_compiled(device: int, source: str, name: str, kinds: Kinds) -> Launch:
     import cupy
 
     digits = cupy.cuda.Device(device).compute_capability  # "90"
     cc = int(digits[:-1]), int(digits[-1])
-    try:
-        ptx, name = numba_ptx(function, kinds, cc)
-        code = linked(ptx, cc)
-    except Exception as failure:  # of the compiler or its libraries: these kernels are known to compile
-        raise libraries.unusable("kernels for a CUDA device are compiled by numba-cuda", failure) from failure
+    entry, code = _kept(repr((_numba_texts(source), name, kinds, cc)), lambda: _by_numba(source, name, kinds, cc))
     module = cupy.cuda.Module()
     module.load(code)
-    return module.get_function(name)
+    return module.get_function(entry)
+
+
+def _by_numba(source: str, name: str, kinds: Kinds, cc: tuple[int, int]) -> tuple[str, bytes]:
+    """Name and machine code of a Numba kernel."""
+    function = getattr(importlib.import_module(f"{__package__}.{source}_kernels"), name)
+    try:
+        ptx, entry = numba_ptx(function, kinds, cc)
+        return entry, linked(ptx, cc)
+    except Exception as failure:  # of the compiler or its libraries: these kernels are known to compile
+        raise libraries.unusable("kernels for a CUDA device are compiled by numba-cuda", failure) from failure
+
+
+@functools.cache
+def _numba_texts(source: str) -> tuple[str, ...]:
+    """What the machine code of a file's Numba kernels depends on, besides kinds and card."""
+    return libraries.found(), *((FOLDER / f"{source}{part}.py").read_text() for part in ("", "_kernels"))
+
+
+def _kept(key: str, make: Callable[[], tuple[str, bytes]]) -> tuple[str, bytes]:
+    """What is kept on disk under a key; else what ``make`` gives, which is kept if that can be."""
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ksubspaces"
+    with contextlib.suppress(OSError, ValueError):
+        digest, entry, code = path.read_bytes().split(b"\n", 2)
+        if hashlib.sha256(entry + code).hexdigest().encode() == digest:
+            return entry.decode(), code
+    name, code = make()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(b"\n".join([hashlib.sha256(name.encode() + code).hexdigest().encode(), name.encode(), code]))
+        Path(file.name).replace(path)
+    return name, code
+
+
+def cache_folder() -> Path:
+    """Where CuPy keeps compiled kernels."""
+    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
 
 
 @functools.cache
