@@ -387,7 +387,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
         ),
         Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
-        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("strips begin at the diagonal", "power.cu", "first + PANEL + strip * PANEL", "first + strip * PANEL"),
         Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
         Mutant(
             "nobody tells of rows that are alike", "power.cu", "<= ALIKE)) ok[c] = false;", "<= ALIKE)) ok[c] = ok[c];"
