@@ -133,12 +133,24 @@ def exercise_power():
                 patch.setattr(power, "REACH", reach)
                 np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
+    S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
+    S[0] += 1e7 * np.outer(start[0], start[0])
+    V = layout.pad(start)
+    found = power._filtered(np, layout, S, V)
+    for c, (steep, j) in enumerate(zip((True, *[False] * 5), dims, strict=True)):
+        quotients = np.diag(V[c] @ S[c] @ V[c].T)[:j]
+        if j:
+            a, b, g = (1 / quotients.max(), 4, 16) if steep else (4 / (0.98 * quotients.min()), -2, 2)
+            turned = a * S[c] + b * np.eye(d)
+            want = V[c] @ (turned @ turned - g * np.eye(d))
+            np.testing.assert_allclose(found[c], want, atol=1e-9 * np.abs(want).max())
+
     Y, ok = rng.normal(size=(2, 65, 90)), np.ones(2, bool)
     V = power._orthonormal(np, Y.copy(), None, ok)
     assert ok.all()
-    for alike in (50, 64):
+    for alike in (45, 50, 51, 55, 64):
         twice = Y.copy()
-        twice[1, alike] = twice[1, 40]
+        twice[1, alike] = Y[1, 40] + 1e-6 * Y[1, alike]
         power._orthonormal(np, twice, None, ok)
         np.testing.assert_array_equal(ok, [True, False])
         ok[:] = True

@@ -387,7 +387,7 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
         ),
         Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
-        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("strips begin at the diagonal", "power.cu", "first + PANEL + strip * PANEL", "first + strip * PANEL"),
         Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
         Mutant(
             "nobody tells of rows that are alike", "power.cu", "<= ALIKE)) ok[c] = false;", "<= ALIKE)) ok[c] = ok[c];"
@@ -401,6 +401,45 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("pieces overlap", "power.cu", "blockIdx.x % PIECES * THREADS + threadIdx.x;", "threadIdx.x;"),
         Mutant("products of another flat", "power.cu", "Y += (size_t)c * width * d;", "Y += 0;"),
         Mutant("traces are forgotten", "power.cu", "sum += S[(size_t)i * d + i];", "sum += 0;"),
+        Mutant(
+            "quotients of another row",
+            "power.cu",
+            "sum += V[row * d + i] * H[row * d + i];",
+            "sum += V[i] * H[row * d + i];",
+        ),
+        Mutant(
+            "the least is not that of all warps",
+            "power.cu",
+            "low = min(low, least[warp]), high = max(high, most[warp]);",
+            ";",
+        ),
+        Mutant(
+            "the least is looked for before it is there",
+            "power.cu",
+            "most[threadIdx.x / 32] = high;\n  __syncthreads();",
+            "most[threadIdx.x / 32] = high;",
+        ),
+        Mutant(
+            "zeros that fill up are the least",
+            "power.cu",
+            "for (int i = threadIdx.x; i < j; i += THREADS) {\n    const double quotient",
+            "for (int i = threadIdx.x; i < width; i += THREADS) {\n    const double quotient",
+        ),
+        Mutant(
+            "no spectrum is steep",
+            "power.cu",
+            "const bool steep = !(high <= STEEP * low);",
+            "const bool steep = false;",
+        ),
+        Mutant(
+            "every spectrum is steep",
+            "power.cu",
+            "const bool steep = !(high <= STEEP * low);",
+            "const bool steep = true;",
+        ),
+        Mutant("the identity is of ones", "power.cu", "i % d == i / d;", "1;"),
+        Mutant("numbers of the first matrix", "power.cu", "const double y = Y ? Y[at]", "const double y = Y ? Y[i]"),
+        Mutant("the last turn is like the others", "power.cu", "  if (last)", "  if (false)"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),

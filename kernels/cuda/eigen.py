@@ -39,7 +39,8 @@ LAYOUTS: dict[np.dtype, list[Layout]] = {
 # (largest d, fewest matrices, solver): the first line that fits decides. "jacobi" is the kernel here, "batched" and
 # "each" are of cusolver.py. Measured on an H100 in float32: 64 x 256 "batched" 3.8 ms (syevjBatched 23), 16 x 384
 # "batched" 29 and "each" 35, 5 x 384 "each" 12 and "batched" 23, 5 x 768 "each" 29 and "batched" 57 (one after another
-# 40; float64 the same on an H200). So at 384 "each" takes about 2.2 ms a matrix, "batched" 20 and .6 a matrix. Above 1024 nothing was measured.
+# 40). So at 384 "each" takes about 2.2 ms a matrix, "batched" 20 and .6 a matrix. In float64 "each" took as long as in
+# float32 on an H200, 30 ms for 5 x 768. Above 1024 nothing was measured.
 CROSSINGS: list[tuple[float, int, str]] = [
     (128, 0, "jacobi"),
     (256, 4, "batched"),

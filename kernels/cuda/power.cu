@@ -246,3 +246,50 @@ weigh(const double* __restrict__ S, int d, const long long* __restrict__ starts,
   sum = block_sum(sum, sums);
   if (threadIdx.x == 0) left[blockIdx.x] = sum;
 }
+
+// Rayleigh quotients (k, width) of the rows of V (k, width, d), from V and H = V S; a warp each.
+extern "C" __global__ void __launch_bounds__(THREADS)
+rayleigh(const double* __restrict__ V, const double* __restrict__ H, long long rows, int d, double* __restrict__ along) {
+  const long long row = (long long)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+  if (row >= rows) return;
+  double sum = 0;
+  for (int i = threadIdx.x % 32; i < d; i += 32) sum += V[row * d + i] * H[row * d + i];
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) along[row] = sum;
+}
+
+constexpr double STEEP = 1000;  // eigenvalues further apart than that would leave rows too much alike
+
+// A turn of the recurrence of a filter, for matrices X and Y (k, rows, d): a X + c Y, or X - g Y at the `last` turn; Y is
+// the identity if null. With these turns rows x V become (a S + c) ((a S + c) V) - g V. That is twice the Chebyshev
+// polynomial of degree two on [0, b], which grows as fast as any beyond b, for b just below the least of the Rayleigh
+// quotients; where these are STEEP, it is nearly linear, as in a power step. A block takes THREADS numbers.
+extern "C" __global__ void __launch_bounds__(THREADS)
+filter(const double* __restrict__ along, const long long* __restrict__ starts, int width, const double* X,
+       const double* Y, int rows, int d, bool last, double* out) {
+  __shared__ double least[THREADS / 32], most[THREADS / 32];
+  const int blocks = (int)(((long long)rows * d + THREADS - 1) / THREADS), lane = threadIdx.x % 32;
+  const int c = blockIdx.x / blocks, j = (int)(starts[c + 1] - starts[c]);
+  double low = 1e300, high = 0;
+  for (int i = threadIdx.x; i < j; i += THREADS) {
+    const double quotient = along[(size_t)c * width + i];
+    low = min(low, quotient), high = max(high, quotient);
+  }
+#pragma unroll
+  for (int bit = 16; bit > 0; bit /= 2) {
+    low = min(low, __shfl_xor_sync(ALL, low, bit));
+    high = max(high, __shfl_xor_sync(ALL, high, bit));
+  }
+  if (lane == 0) least[threadIdx.x / 32] = low, most[threadIdx.x / 32] = high;
+  __syncthreads();
+  for (int warp = 0; warp < THREADS / 32; warp++) low = min(low, least[warp]), high = max(high, most[warp]);
+  const long long i = (long long)(blockIdx.x % blocks) * THREADS + threadIdx.x;
+  if (i >= (long long)rows * d) return;
+  const bool steep = !(high <= STEEP * low);
+  const size_t at = (size_t)c * rows * d + i;
+  const double y = Y ? Y[at] : i % d == i / d;
+  if (last)
+    out[at] = X[at] - (steep ? 16 : 2) * y;
+  else
+    out[at] = (steep ? 1 / high : 4 / (0.98 * low)) * X[at] + (steep ? 4 : -2) * y;
+}
