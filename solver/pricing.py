@@ -54,11 +54,8 @@ class Spectra:
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
         layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
-        bases, complements = layout.leading(self.vectors)
-        offsets, complements = (
-            part if part is None else part.astype(dtype, copy=False) for part in (self.offsets, complements)
-        )
-        return Flats(layout, bases.astype(dtype, copy=False), offsets, complements)
+        bases, complements = layout.leading(self.vectors.astype(dtype, copy=False))
+        return Flats(layout, bases, None if self.offsets is None else self.offsets.astype(dtype), complements)
 
     def left(self, dims: Sequence[int]) -> np.ndarray:
         """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
