@@ -16,6 +16,7 @@ from helpers import import_or_skip
 from planted import planted
 
 from ksubspaces import fit_subspaces
+from ksubspaces.kernels.cuda import ahead
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
 
@@ -68,6 +69,8 @@ def test_a_step(what: str, shape: dict[str, Any]) -> None:
     with counting() as counts:
         *_, before, last = after_each_step(on_card(X), labels, shape["k"], shape["j"], counts.now)
     check(what, last - before)
+    prepared = ahead.variants_of_a_fit("float32", shape["d"])
+    assert counts.variants <= {(source, *sorted(defines.items())) for source, defines in prepared}
 
 
 def test_a_draw_of_the_seeding() -> None:
