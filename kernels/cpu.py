@@ -22,6 +22,7 @@ PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_DIRECTIONS = 4096  # ... and this many directions at a time
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
+LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
 JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
 FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
 FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
@@ -287,13 +288,22 @@ def _accumulate(
 def _accumulate_directly(
     moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int
 ) -> None:
-    """The same in one loop over the rows, in float64."""
+    """The same in one loop over the rows, in float64; those of each group in their order there."""
     d = X.shape[1]
+    order, owners = groups.order, groups.owners
+    if groups.whole and d * X.itemsize >= LONG_ROW:
+        order, owners = np.arange(len(X)), groups.labels
+    w = np.ones(len(order)) if weights is None else np.array(weights[order], np.float64)
     raw = np.empty((0, d, d)) if moments.raw is None else moments.raw
-    for rows, part in groups.parts(_block_rows(d * X.itemsize)):
-        w = np.ones(len(rows)) if weights is None else np.array(weights[rows], np.float64)
-        sums = (moments.origins, raw, moments.first, moments.mass, moments.counts)
-        loops.add_moments(np.ascontiguousarray(X[rows]), part.starts, w, sign, *sums)
+    sums = moments.origins, raw, moments.first, moments.mass, moments.counts
+    if X.flags.c_contiguous and X.flags.writeable:
+        loops.add_moments(X, order, owners, w, sign, *sums)
+        return
+    size = _block_rows(d * X.itemsize)
+    for start in range(0, len(order), size):
+        span = slice(start, start + size)
+        A = np.ascontiguousarray(X[order[span]])
+        loops.add_moments(A, np.arange(len(A)), owners[span], w[span], sign, *sums)
 
 
 def _block_rows(row_bytes: int) -> int:

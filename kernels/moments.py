@@ -17,15 +17,9 @@ def traces(S: Array) -> Array:
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
     """Weighted sum of squared distances of all rows to their flats, by products of all bases at a time."""
-    raw, xp = moments.known_raw, namespace(moments.first)
-    V = flats.layout.pad(flats.bases).astype(raw.dtype)
-    left = traces(raw) - ((V @ raw) * V).sum(axis=(1, 2))
-    shift = moments.shifts(flats)
-    if shift is not None:
-        along, first = xp.matmul(V, shift[:, :, None])[:, :, 0], xp.matmul(V, moments.first[:, :, None])[:, :, 0]
-        left += moments.mass * ((shift * shift).sum(axis=1) - (along * along).sum(axis=1))
-        left -= 2 * ((moments.first * shift).sum(axis=1) - (first * along).sum(axis=1))
-    return xp.maximum(left, 0).sum()
+    S, xp = moments.about(moments.shifts(flats)), namespace(moments.first)
+    V = flats.layout.pad(flats.bases).astype(S.dtype)
+    return xp.maximum(traces(S) - ((V @ S) * V).sum(axis=(1, 2)), 0).sum()
 
 
 def combined(parts: Iterable[Moments]) -> Moments | None:
@@ -100,6 +94,14 @@ class Moments:
         if flats.offsets is None and not self.center:
             return None
         return (0 if flats.offsets is None else flats.offsets) - self.origins
+
+    def about(self, shifts: Array | None) -> Array:
+        """``sum w_i (x_i - o_c - s_c)(x_i - o_c - s_c)^T``, s (k, d) being shifts from the origins."""
+        raw = self.known_raw
+        if shifts is None:
+            return raw
+        cross = (self.first - 0.5 * self.mass[:, None] * shifts)[:, :, None] * shifts[:, None, :]
+        return raw - cross - cross.swapaxes(1, 2)
 
     def add(self, other: Moments) -> None:
         """Add the moments of further rows, in place, about the origins held here.

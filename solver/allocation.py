@@ -50,9 +50,12 @@ def allocate(spectra: Sequence[np.ndarray] | np.ndarray, costs: Sequence[int], r
     gains = values / paid
     order = np.argsort(-gains, kind="stable")
     order = order[values[order] > 0]
-    dims = [0] * len(spectra)
+    ends = np.cumsum(paid[order])
+    fit = int(np.searchsorted(ends, room, side="right"))  # so many find room one after another
+    room -= int(ends[fit - 1]) if fit else 0
+    dims = np.bincount(owners[order[:fit]], minlength=len(spectra)).tolist()
     price, closed = 0.0, [False] * len(spectra)
-    for item in order:
+    for item in order[fit:]:
         c = int(owners[item])
         if closed[c]:
             continue

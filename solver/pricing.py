@@ -44,19 +44,19 @@ class Spectra:
         Those of the largest eigenvalues first; q = d, or the rows of the largest cluster where these are at most d/2.
     values : (k, q) float64 array
         Eigenvalues, on the host; zeros where a cluster has fewer.
-    means : (k, d) array or None
+    offsets : (k, d) array or None
     """
 
     vectors: Array
     values: np.ndarray
-    means: Array | None
+    offsets: Array | None
 
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
         layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
         bases, complements = layout.leading(self.vectors)
         offsets, complements = (
-            part if part is None else part.astype(dtype, copy=False) for part in (self.means, complements)
+            part if part is None else part.astype(dtype, copy=False) for part in (self.offsets, complements)
         )
         return Flats(layout, bases.astype(dtype, copy=False), offsets, complements)
 
@@ -67,7 +67,7 @@ class Spectra:
     def take(self, chosen: Sequence[int]) -> Spectra:
         """Those of the chosen clusters."""
         rows = namespace(self.vectors).asarray(chosen)
-        return Spectra(self.vectors[rows], self.values[chosen], None if self.means is None else self.means[rows])
+        return Spectra(self.vectors[rows], self.values[chosen], None if self.offsets is None else self.offsets[rows])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,12 +82,15 @@ class Solution(State):
     dims : tuple of int
     price : float
         lambda.
+    costs : (k,) array
+        What each cluster adds to the objective.
     """
 
     spectra: Spectra
     counts: np.ndarray
     dims: tuple[int, ...]
     price: float
+    costs: np.ndarray
 
     @property
     def k(self) -> int:
@@ -115,8 +118,8 @@ class Priced:
         self.problem, self.exact, self.d = problem, exact, problem.X.shape[1]
         self._moments: RunningMoments | None = None
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
-        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, the objective then."""
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, and what each costs."""
         raise NotImplementedError
 
     def refit(self, state: Solution, exact: bool = False) -> Flats:
@@ -128,7 +131,7 @@ class Priced:
         return self._assign(flats, penalty)
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights, residuals=False)
 
     def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
@@ -140,7 +143,7 @@ class Priced:
 
     def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
-        spaces, means = self._eigenspaces(labels, k, dtype)
+        spaces, offsets = self._eigenspaces(labels, k, dtype)
         rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)
@@ -148,12 +151,13 @@ class Priced:
         floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
         vectors, counts = spaces.bases.reshape(k, -1, self.d), counts.astype(np.int64)
-        spectra = Spectra(vectors, values[:, : vectors.shape[1]], means if self.problem.affine else None)
-        dims, price, objective = self.choose(spectra, counts)
-        return Solution(labels, objective, int(moved), spectra=spectra, counts=counts, dims=tuple(dims), price=price)
+        spectra = Spectra(vectors, values[:, : vectors.shape[1]], offsets)
+        dims, price, costs = self.choose(spectra, counts)
+        found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
+        return replace(found, objective=float(costs.sum()), moved=int(moved))
 
-    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-        """All eigenvectors of each cluster's second moments, and the means."""
+    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array | None]:
+        """All eigenvectors of each cluster's second moments, and best offsets."""
         if dtype is not None:  # at the end, where nothing kept between steps is of use any more
             self._moments = None
         elif self._moments is None or self._moments.k != k:
@@ -161,7 +165,9 @@ class Priced:
         if self._moments is None or not self._moments.resident:
             return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
         moments = self._moments(labels)
-        return kernels.top_eigenspaces(moments.scatter, [self.d] * k, self.problem.X.dtype), moments.means
+        return kernels.top_eigenspaces(moments.scatter, [self.d] * k, self.problem.X.dtype), self.problem.offsets(
+            moments
+        )
 
 
 class Budget(Priced):
@@ -172,10 +178,10 @@ class Budget(Priced):
         self.n_parameters, self.n_exact = n_parameters, 0 if exact is None else len(exact)
         self.n_rows = len(problem.X) - self.n_exact
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
         room = self.n_parameters - self.overhead(len(counts))
         dims, price = allocate(spectra.values, counts + self.d, room)
-        return dims, price, float(spectra.left(dims).sum()) if room >= 0 else np.inf
+        return dims, price, spectra.left(dims) if room >= 0 else np.full(len(dims), np.inf)
 
     @property
     def linear(self) -> Budget:
@@ -218,15 +224,10 @@ class FixedPrice(Priced):
         super().__init__(part)
         self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, float]:
+    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
         directions = self.price * (self.shares * counts + self.d)  # what one of each side costs
-        dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1).tolist()
-        return dims, self.price, float(self.costs(spectra, counts, dims).sum())
-
-    def costs(self, spectra: Spectra, counts: np.ndarray, dims: Sequence[int]) -> np.ndarray:
-        """What each pair costs: what it leaves of its rows, and the price of its parameters; (m,)."""
-        directions = self.price * (self.shares * counts + self.d)
-        return (self.shares * spectra.left(dims) + directions * np.array(dims)).reshape(-1, 2).sum(axis=1)
+        dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1)
+        return dims.tolist(), self.price, self.shares * spectra.left(dims) + directions * dims
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
         return assign_within(self.problem, self.starts, flats, penalty)
@@ -253,15 +254,12 @@ def assign_within(
 def compact(solution: Solution) -> Solution:
     """The same without clusters that have no rows."""
     kept = np.flatnonzero(solution.counts).tolist()
-    if len(kept) == solution.k:
-        return solution
-    xp = namespace(solution.labels)
-    number = np.zeros(solution.k, dtype=np.int32)
-    number[kept] = np.arange(len(kept))
+    numbers = np.cumsum(solution.counts > 0, dtype=np.int32) - np.int32(1)
     return replace(
         solution,
-        labels=xp.asarray(number)[solution.labels],
+        labels=namespace(solution.labels).asarray(numbers)[solution.labels],
         spectra=solution.spectra.take(kept),
         counts=solution.counts[kept],
         dims=tuple(solution.dims[c] for c in kept),
+        costs=solution.costs[kept],
     )

@@ -76,8 +76,8 @@ def moments_of(problem: Problem, labels: Array, k: int, dtype: Any = None, produ
 
 def eigenspaces_by_chunks(
     problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
-) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span, and the means.
+) -> tuple[Eigenspaces, Array | None]:
+    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span, and best offsets.
 
     So many clusters at a time as have second moments that take little memory.
     """
@@ -85,50 +85,53 @@ def eigenspaces_by_chunks(
     at_once = max(1, RESIDENT_BYTES // (8 * d * d))
     if k <= at_once:
         moments = moments_of(problem, labels, k, dtype)
-        return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), moments.means
+        return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), problem.offsets(moments)
     groups = kernels.group_rows(labels, k)
     most = max(np.diff(groups.bounds).tolist())
     layout = kernels.layout_of(d, tuple(dims or [d if 2 * most > d else most] * k))
-    bases, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, d)), xp.empty((k, d))
+    bases, values = xp.empty((layout.total, d), dtype), xp.zeros((k, d))
+    offsets = xp.empty((k, d)) if problem.affine else None
     complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
     for first in range(0, k, at_once):
         end = min(first + at_once, k)
-        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
+        spaces, own = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
         bases[layout.starts[first] : layout.starts[end]] = spaces.bases
         values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
         if complements is not None and spaces.complements is not None:
             complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements
-    return Eigenspaces(layout, bases, values, complements), means
+        if offsets is not None:
+            offsets[first:end] = own
+    return Eigenspaces(layout, bases, values, complements), offsets
 
 
 def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Flats:
     """The best j-flat for each list of row numbers."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]
     groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
-    spaces, means = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes))
-    return spaces.flats(means if problem.affine else None)
+    spaces, offsets = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes))
+    return spaces.flats(offsets)
 
 
 def eigenspaces(
     problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int
-) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspace of each group of at most ``most`` rows of X, and their means (k, d); from the rows
+) -> tuple[Eigenspaces, Array | None]:
+    """The leading eigenspace of each group of at most ``most`` rows of X, and best offsets; from the rows
     themselves where these are few, else from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
     few = 2 * most <= X.shape[1]
     moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
+    offsets = problem.offsets(moments)
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype), offsets
     blocks = []
-    for c, mean in enumerate(moments.means):
-        rows = groups.rows(c)
-        A = X[rows].astype(dtype)
-        if problem.affine:
-            A -= mean.astype(dtype)
+    for c in range(groups.k):
+        A = X[groups.rows(c)].astype(dtype)
+        if offsets is not None:
+            A -= offsets[c].astype(dtype)
         if weights is not None:
-            A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
+            A *= xp.sqrt(weights[groups.rows(c)]).astype(dtype)[:, None]
         blocks.append(A)
-    return kernels.batched_svd(blocks, dims), moments.means
+    return kernels.batched_svd(blocks, dims), offsets
 
 
 def trivial_eigenspaces(problem: Problem) -> Eigenspaces:

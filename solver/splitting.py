@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, pairwise
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,22 +31,19 @@ PAYS = 1e-3  # share of the objective that a split must gain
 STALE = 0.1  # a split is tried anew when its cluster's size or dimension changed by this share
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Two flats in place of one.
+class Split(NamedTuple):
+    """Two flats in place of one, tried when the cluster had so many rows and that dimension.
 
-    ``gain`` is what ``f + lambda P`` falls by, and ``flats`` are ``None`` where a split was out of the question;
-    ``count`` and ``dim`` are those of the cluster when the split was tried.
+    ``gain`` is what ``f + lambda P`` falls by; ``flats`` are ``None`` where a split was out of the question.
     """
 
     gain: float
     flats: Flats | None
-    count: int
+    size: int
     dim: int
 
-    def is_stale(self, solution: Solution, c: int) -> bool:
-        count, dim = solution.counts[c], solution.dims[c]
-        return abs(count - self.count) > STALE * self.count or abs(dim - self.dim) > STALE * self.dim
+    def is_stale(self, size: int, dim: int) -> bool:
+        return abs(size - self.size) > STALE * self.size or abs(dim - self.dim) > STALE * self.dim
 
 
 def clusters(
@@ -73,8 +71,7 @@ def clusters(
 
 def equal_dims(budget: Budget, k: int) -> tuple[int, ...]:
     """The largest dimension that k clusters alike can have."""
-    d = budget.problem.X.shape[1]
-    return (min(d, (budget.n_parameters - budget.overhead(k)) // (budget.n_rows + k * d)),) * k
+    return (min(budget.d, (budget.n_parameters - budget.overhead(k)) // (budget.n_rows + k * budget.d)),) * k
 
 
 def grow(
@@ -86,21 +83,22 @@ def grow(
 ) -> Solution:
     """Split the cluster whose split gains most, settle, and so on: to ``most`` clusters, or while a split pays."""
     splits: dict[int, Split] = {}
-    while solution.k < (most or MOST_CLUSTERS):
-        stale = [c for c in range(solution.k) if c not in splits or splits[c].is_stale(solution, c)]
-        splits.update(zip(stale, split_all(budget, solution, stale, rng), strict=True))
+    while (k := solution.k) < (most or MOST_CLUSTERS):
+        sizes = enumerate(zip(solution.counts, solution.dims, strict=True))
+        stale = [c for c, own in sizes if c not in splits or splits[c].is_stale(*own)]
+        splits |= split_all(budget, solution, stale, rng)
         chosen, least = max(splits, key=lambda c: splits[c].gain), PAYS * solution.objective if most is None else 0
-        split = splits.pop(chosen).flats if splits[chosen].gain > least else None
-        if split is None:
+        split = splits.pop(chosen)
+        if split.flats is None or split.gain <= least:
             break
-        labels, _ = budget.assign(_with_split(solution, chosen, split, budget.problem.X.dtype), solution)
-        larger = settle(budget, budget.solve(labels, solution.k + 1), on_step)
+        both = solution.flats(split.flats.bases.dtype).followed_by(split.flats)
+        flats = both.take([*range(chosen), k, *range(chosen + 1, k), k + 1])
+        larger = settle(budget, budget.solve(budget.assign(flats, solution)[0], k + 1), on_step)
         if larger.objective >= solution.objective:
             break
-        full = compact(larger)
-        if full.k != larger.k:
+        solution = compact(larger)
+        if solution.k <= k:
             splits.clear()  # numbers have changed
-        solution = full
     return solution
 
 
@@ -109,24 +107,17 @@ def settle(budget: Budget, solution: Solution, on_step: Callable[[Solution], Non
     return alternate(solution, budget, max_iter=SETTLE_STEPS, tol=SETTLE_TOL, patience=PATIENCE, on_step=on_step)
 
 
-def _with_split(solution: Solution, c: int, split: Flats, dtype: np.dtype) -> Flats:
-    """The flats of a solution with one of the two of a split in the place of c, and the other at the end."""
-    k = solution.k
-    both = solution.flats(dtype).followed_by(split)
-    return both.take([*range(c), k, *range(c + 1, k), k + 1])
-
-
-def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np.random.Generator) -> list[Split]:
+def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np.random.Generator) -> dict[int, Split]:
     """The best split found of each chosen cluster, at the solution's price; many are tried at a time."""
-    d, counts, dims = budget.problem.X.shape[1], solution.counts, solution.dims
+    counts, dims = solution.counts, solution.dims
     splits = {c: Split(-np.inf, None, counts[c], dims[c]) for c in chosen}
     worth = [c for c in chosen if counts[c] >= FEWEST and solution.price > 0]
     # As many as second moments, and copies of rows, fit in a bounded memory.
-    clusters = np.arange(len(worth)) // max(1, RESIDENT_BYTES // (16 * d * d))
+    clusters = np.arange(len(worth)) // max(1, RESIDENT_BYTES // (16 * budget.d**2))
     rows = np.cumsum([min(counts[c], SAMPLE) for c in worth]) // max(SAMPLE, len(budget.problem.X) // 4)
     for _, batch in groupby(zip(clusters + rows, worth, strict=True), key=itemgetter(0)):
         splits.update(_try_splits(budget, solution, [c for _, c in batch], rng))
-    return [splits[c] for c in chosen]
+    return splits
 
 
 def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.random.Generator) -> dict[int, Split]:
@@ -143,17 +134,13 @@ def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.r
     def tried(labels: Array, steps: int) -> Solution:
         return alternate(rule.solve(labels, 2 * len(chosen)), rule, max_iter=steps, tol=0)
 
-    def costs(trial: Solution) -> np.ndarray:
-        return rule.costs(trial.spectra, trial.counts, trial.dims)
-
     ways = [tried(first + sides, TRIAL_STEPS) for sides in _sides(part, starts, solution, chosen, rng)]
-    best = xp.asarray(np.repeat(np.argmin([costs(way) for way in ways], axis=0), sizes))
-    labels = xp.stack([way.labels for way in ways])[best, xp.arange(len(best))]
-    trial = tried(labels, SPLIT_STEPS)
-    kept = np.array(solution.dims)[chosen]
-    whole = solution.spectra.left(solution.dims)[chosen] + solution.price * (counts + p.X.shape[1]) * kept
-    dearer = solution.price * (budget.overhead(solution.k + 1) - budget.overhead(solution.k))
-    gains, flats = whole - costs(trial) - dearer, trial.flats(p.X.dtype)
+    best = np.argmin([way.costs.reshape(-1, 2).sum(axis=1) for way in ways], axis=0)
+    labels = xp.stack([way.labels for way in ways])[xp.asarray(np.repeat(best, sizes)), xp.arange(len(first))]
+    trial, kept = tried(labels, SPLIT_STEPS), np.array(solution.dims)[chosen]
+    more = budget.overhead(solution.k + 1) - budget.overhead(solution.k) - (counts + budget.d) * kept
+    gains = solution.costs[chosen] - solution.price * more - trial.costs.reshape(-1, 2).sum(axis=1)
+    flats = trial.flats(p.X.dtype)
     return {
         c: Split(float(gains[i]), flats.take([2 * i, 2 * i + 1]), int(counts[i]), int(kept[i]))
         for i, c in enumerate(chosen)

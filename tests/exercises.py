@@ -64,6 +64,7 @@ def check_screened(X, flats, penalty=None, weights=None):
     cost = distances if weights is None else weights[:, None] * distances
     unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
     assert labels.dtype == np.int32
+    assert np.all((labels >= 0) & (labels < flats.k))
     least = cost if penalty is None else cost + penalty
     assert np.all((least[np.arange(len(X)), labels] - least.min(axis=1)) <= tolerance(X.dtype) * unit)
     if residuals is not None:
@@ -79,7 +80,7 @@ def exercise_screen():
                 (150, 64, [8] * 37, False),
                 (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
                 (70, 100, [3, 9, 0, 64, 1, 40], True),
-                (40, 200, [8, 5, 3, 8, 8], False),
+                (40, 200, [8, 5, 3, 8, 2, 1, 140], False),
             ):
                 X, flats, rng = problem(n, d, dims, np.float32, affine)
                 check_screened(X, flats)
@@ -127,10 +128,20 @@ def exercise_power():
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
         held = reference.second_moments(X, group_rows(labels, 6), weights)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
-        np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+        for reach in (power.REACH, 0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(power, "REACH", reach)
+                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
-    Y = rng.normal(size=(2, 65, 90))
-    V = power._orthonormal(np, Y.copy(), None)
+    Y, ok = rng.normal(size=(2, 65, 90)), np.ones(2, bool)
+    V = power._orthonormal(np, Y.copy(), None, ok)
+    assert ok.all()
+    for alike in (50, 64):
+        twice = Y.copy()
+        twice[1, alike] = twice[1, 40]
+        power._orthonormal(np, twice, None, ok)
+        np.testing.assert_array_equal(ok, [True, False])
+        ok[:] = True
     for v, rows in zip(V, Y, strict=True):
         np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)

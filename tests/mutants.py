@@ -139,24 +139,18 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("a tile begins where none does", "screen.cu", "at % FRAGMENTS == 0", "at % FRAGMENTS == 1"),
         Mutant(
             "operands of rows change places",
-            "screen.cu",
+            "rows.cuh",
             "a[2 * s + r / 2][h + 2 * (r % 2)]",
             "a[2 * s + r % 2][h + 2 * (r / 2)]",
         ),
-        Mutant("lanes add the wrong halves", "screen.cu", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
-        Mutant("lanes add the wrong flats", "screen.cu", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
+        Mutant("lanes add the wrong halves", "rows.cuh", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
+        Mutant("lanes add the wrong flats", "rows.cuh", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
         Mutant("the third best is forgotten", "screen.cu", "c = max(c, w);", "c = max(c, u & 0);"),
         Mutant("the second best is forgotten", "screen.cu", "  b = max(b, u);", "  b = max(b, w);"),
         Mutant(
             "negative keys are the larger ones",
             "screen.cu",
             "u ^ ((unsigned)((int)u >> 31) | 0x80000000u)",
-            "u ^ 0x80000000u",
-        ),
-        Mutant(
-            "keys are read without their order",
-            "screen.cu",
-            "u ^ ((unsigned)((int)~u >> 31) | 0x80000000u)",
             "u ^ 0x80000000u",
         ),
         Mutant("flats past the last count", "screen.cu", "flat < k ? named : 0", "named"),
@@ -233,22 +227,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             "i < pieces[c] + 1; i++",
         ),
         Mutant(
-            "screened by assign.cu: the bound lacks offsets",
-            "assign.cu",
-            "flat.terms.slope * (own_lost",
-            "0 * (own_lost",
-        ),
-        Mutant(
             "screened by assign.cu: the second lowest is forgotten",
             "assign.cu",
             "low == label ? second : lowest",
             "low == label ? __int_as_float(0x7f800000) : lowest",
-        ),
-        Mutant(
-            "screened by assign.cu: the lowest of all is the nearest",
-            "assign.cu",
-            "low == label ? second : lowest",
-            "second",
         ),
         Mutant(
             "screened by assign.cu: no row is listed",
@@ -375,7 +357,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
         Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
         Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
-        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("one warp counts", "power.cu", "x += sums[warp];", "x += 0 * sums[warp];"),
         Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
         Mutant(
             "panels are read before they are there",
@@ -407,6 +389,18 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
         Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
         Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
+        Mutant(
+            "nobody tells of rows that are alike", "power.cu", "<= ALIKE)) ok[c] = false;", "<= ALIKE)) ok[c] = ok[c];"
+        ),
+        Mutant(
+            "another row's square",
+            "power.cu",
+            "if (4 * warp + r == lane) squares[lane]",
+            "if (4 * warp + r == 0) squares[lane]",
+        ),
+        Mutant("pieces overlap", "power.cu", "blockIdx.x % PIECES * THREADS + threadIdx.x;", "threadIdx.x;"),
+        Mutant("products of another flat", "power.cu", "Y += (size_t)c * width * d;", "Y += 0;"),
+        Mutant("traces are forgotten", "power.cu", "sum += S[(size_t)i * d + i];", "sum += 0;"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
@@ -479,12 +473,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
     ],
     "exercise_seeding": [
-        Mutant(
-            "lengths as float16 has them",
-            "seeding.cu",
-            "energy[row] = square,",
-            "energy[row] = square * scale * scale,",
-        ),
         Mutant(
             "weights do not count in the first costs",
             "seeding.cu",

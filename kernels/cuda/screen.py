@@ -13,8 +13,8 @@ With e_x = |x - x'|, with e_V, at least the spectral norm of V - V', both measur
 so that ``|V' x'|^2`` is off by at most ``e (2 |V x| + e)``. A flat is the nearest for certain if it is nearer than any
 other by more than the sum of what both may be off by.
 
-- e_V: directions go in pieces of 64; the square of the norm of E = V - V' is at most the sum of those of its pieces, and
-  that of a piece is the norm of ``E E^T``, at most its norm of Frobenius and its largest sum of absolute values in a row.
+- e_V: directions go in pieces of 64; the squared norm of E = V - V' is at most the sum of those of its pieces, and that
+  of a piece is the norm of ``E E^T``, at most its norm of Frobenius and its largest sum of absolute values in a row.
 - g: tensor cores add eight products at a time to a sum that they round toward zero. With the sums of all directions as
   a vector, each addition loses at most 2^-22 of its length, and that is at most |x|: ``g = (d / 8) 2^-22``.
 - An offset m counts by its part across the flat: ``|x|^2 - |V x|^2 - 2 m x + |m|^2``. In two halves m loses nothing
@@ -34,9 +34,9 @@ import numpy as np
 
 from ..flats import Array, Flats, Layout
 from . import loader
+from .halves import half_rows
 
 VARIANTS = [
-    ("halves", {}),
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
     *(("assign", {"PRODUCT": "Half", "RESIDENT": r}) for r in (0, 1)),
     *(("assign", {"PRODUCT": "SplitTF32", "RESIDENT": r, "LISTED": 1}) for r in (0, 1)),
@@ -50,7 +50,6 @@ FEWEST = 16  # flats for which screen.cu pays
 FEWEST_DIRECTIONS = 128  # for which assign.cu does
 PRODUCTS = 1 << 27  # multiplications for which screening pays at all
 LISTED_SHARE = 100  # of so many rows one, about, is listed
-ROOM = 256  # rows are padded to
 MTILES = {1: 4, 2: 4, 4: 2, 8: 1}
 WIDE_WARPS = 4
 
@@ -83,24 +82,6 @@ def assign(
     search = _Screening(X, flats, penalty, weights, {} if kept is None else kept)
     labels = search.screen_narrow() if search.narrow else search.screen_wide()
     return labels, search.residuals(labels) if residuals else None
-
-
-class _Rows:
-    """Rows about a centre, as float16 of ``width`` columns, and what ``prepare`` of halves.cu measures of them."""
-
-    def __init__(self, X: Array, centre: Array | None, width: int) -> None:
-        xp = loader.namespace(X)
-        n, d = X.shape
-        self.centre = loader.NULL
-        if centre is not None:
-            self.centre = xp.zeros(-(-d // STEP) * STEP, dtype=np.float32)
-            self.centre[:d] = centre
-        room = -(-n // ROOM) * ROOM
-        self.halves = xp.empty((n, width // 2), dtype=np.uint32)
-        self.energy, self.lost, self.scales = (xp.empty(room, dtype=np.float32) for _ in range(3))
-        args = (X, np.int64(n), np.int32(d), np.int32(width), self.centre, self.halves)
-        run = loader.kernel("halves", "prepare")
-        run((-(-n // 8),), (256,), (*args, self.energy, self.lost, self.scales))
 
 
 class _Plan:
@@ -210,10 +191,7 @@ class _Screening:
         self.splits = plan.search.splits
         self.single = self.narrow and plan.single and penalty is None
         width = plan.steps * STEP
-        name = "halves", width, affine
-        if name not in kept:
-            kept[name] = _Rows(self.X, flats.centre, width)
-        self.rows = kept[name]
+        self.rows = half_rows(self.X, flats.centre, width, kept)
         self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if affine else loader.NULL
         self.directions = xp.ascontiguousarray(flats.directions, dtype=np.float32)
         args = (
