@@ -24,7 +24,7 @@ OF_A_CPU = {"update_moments", "changed_rows"}
 @needs_compiler
 def test_everything_is_compiled_and_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
-    monkeypatch.setattr(warmup, "SHAPES", ((60, 5, 2, 1),))
+    monkeypatch.setattr(warmup, "SHAPES", ((24, 16, 2, 1),))
     called = set()
 
     def watched(name: str) -> Callable[..., Any]:
@@ -33,9 +33,9 @@ def test_everything_is_compiled_and_run(monkeypatch: pytest.MonkeyPatch, capsys:
 
     for name in cuda.__all__:
         monkeypatch.setattr(cuda, name, watched(name))
-    with counting():
-        asked: list[object] = []
-        monkeypatch.setattr(loader, "prepare", lambda variants: asked.extend(variants) or [])
+    asked: list[object] = []
+    with counting(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "prepare", lambda variants: asked.extend(variants) or [])
         assert cli.main(["warmup"]) == 0
     assert [variant for variant in loader.all_variants() if variant not in asked] == []
     assert "variants of kernels are ready for cuda:0" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from ..budget import compress
 from ..fit import fit_subspaces
 from .common import open_console, status
 
-SHAPES = ((400, 48, 3, 4), (400, 40, 2, 30), (700, 136, 3, 100), (20_000, 64, 32, 8))
+SHAPES = ((400, 48, 3, 4), (400, 40, 2, 30), (100, 160, 3, 4), (700, 136, 3, 100), (20_000, 64, 32, 8))
 """Rows, columns, flats and dimensions of problems that together take every way there is."""
 
 
