@@ -58,6 +58,7 @@ __all__ = [
     "lookup",
     "lower_distances",
     "measure_objective",
+    "prepare",
     "residuals",
     "sample_rows",
     "second_moments",
@@ -97,6 +98,12 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
                 result[span] = part
     assert whole is not None
     return whole
+
+
+def prepare(X: Array | Rows) -> None:
+    """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
+    if X.ndim == 2 and as_rows(X).xp is not np:
+        importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
 def assign(

@@ -128,15 +128,15 @@ class RunningMoments:
 
 
 def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Flats:
-    """The best j-flat for each list of row numbers."""
+    """The best j-flat for each list of row numbers; one near it where eigenvectors are dear."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]
     groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
-    spaces, offsets = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes))
+    spaces, offsets = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes), exact=False)
     return spaces.flats(offsets)
 
 
 def eigenspaces(
-    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int
+    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int, exact: bool = True
 ) -> tuple[Eigenspaces, Array | None]:
     """The leading eigenspace of each group of at most ``most`` rows of X, and best offsets; from the rows
     themselves where these are few, else from their second moments."""
@@ -145,7 +145,7 @@ def eigenspaces(
     moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
     offsets = problem.offsets(moments)
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, dims, dtype), offsets
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype, exact=exact), offsets
     blocks = []
     for c in range(groups.k):
         A = X[groups.rows(c)].astype(dtype)

@@ -16,6 +16,7 @@ from helpers import import_or_skip
 from planted import planted
 
 from ksubspaces import fit_subspaces
+from ksubspaces.kernels.cuda import ahead, screen
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
 
@@ -63,11 +64,14 @@ def check(what: str, counts: Counts) -> None:
 
 
 @pytest.mark.parametrize(("what", "shape"), [("warm step, patches", PATCHES), ("warm step, tables", TABLES)])
-def test_a_step(what: str, shape: dict[str, Any]) -> None:
+def test_a_step(what: str, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "PRODUCTS", 0)  # labels come as in problems of any size
     X, labels = start(**shape)
     with counting() as counts:
         *_, before, last = after_each_step(on_card(X), labels, shape["k"], shape["j"], counts.now)
     check(what, last - before)
+    prepared = ahead.variants_of_a_fit("float32", shape["d"])
+    assert counts.variants <= {(source, *sorted(defines.items())) for source, defines in prepared}
 
 
 def test_a_draw_of_the_seeding() -> None:

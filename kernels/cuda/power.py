@@ -7,6 +7,7 @@ above, products of the library do, and Cholesky-QR by panels.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,12 @@ def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
 
 def _random(xp: Any, layout: Layout) -> Array:
     """Bases that span anything, not orthonormal, the same for all flats."""
-    return _repeat(xp, layout, xp.asarray(np.random.default_rng(0).random((layout.width, layout.d)) - 0.5))
+    return _repeat(xp, layout, xp.asarray(_uniform(layout.width, layout.d)))
+
+
+@functools.lru_cache(maxsize=8)
+def _uniform(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape) - 0.5
 
 
 def _orthonormal(xp: Any, Y: Array, ones: Array | None, ok: Array | None = None) -> Array:
