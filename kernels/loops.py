@@ -142,17 +142,21 @@ def residual_directly(X, i, probes, start, stop, exact, offsets, c):  # type: ig
 
 @_jit
 def add_moments(A, rows, labels, weights, sign, origins, raw, first, mass, counts):  # type: ignore[no-untyped-def]
-    """Add ``sign`` times the moments of rows of A, each with a label, about their origins; raw is left out if empty."""
+    """Add ``sign`` times the moments of rows of A, each with a label, about their origins, to what is not empty."""
     d = A.shape[1]
     x = np.empty(d)
+    summed, squared = first.shape[0] > 0, raw.shape[0] > 0
     for i in range(labels.size):
         row, c, w = rows[i], labels[i], sign * weights[i]
         counts[c] += sign
-        mass[c] += w
         for t in range(d):
-            x[t] = A[row, t] - origins[c, t]
-            first[c, t] += w * x[t]
-        for s in range(d if raw.shape[0] > 0 else 0):
+            x[t] = A[row, t]
+        if summed:
+            mass[c] += w
+            for t in range(d):
+                x[t] -= origins[c, t]
+                first[c, t] += w * x[t]
+        for s in range(d if squared else 0):
             y = w * x[s]
             for t in range(d):
                 raw[c, s, t] += y * x[t]

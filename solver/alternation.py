@@ -19,7 +19,7 @@ from ksubspaces.kernels import Flats
 
 from .arrays import Array, fetch, namespace
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, moments_of, trivial_eigenspaces
+from .refit import RunningMoments
 
 NOISE = 64  # times the rounding of |x|^2: a residual below that is none
 
@@ -125,18 +125,9 @@ class FixedDims:
         self.ok: Array | None = None  # where the last one succeeded, (k,)
 
     def refit(self, state: State, exact: bool = False) -> Flats:
-        p, labels = self.problem, state.labels
-        self.exact, self.ok = True, None
-        if not self.moments.products:
-            moments = moments_of(p, labels, p.k, np.float64, products=False) if exact else self.moments(labels)
-            spaces, offsets = trivial_eigenspaces(p), p.offsets(moments)
-        elif exact or not self.moments.resident:
-            spaces, offsets = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
-        else:
-            moments = self.moments(labels)
-            spaces = kernels.top_eigenspaces(moments.scatter, p.dims, p.X.dtype, self.bases, self.doubted)
-            offsets, self.bases, self.exact, self.ok = p.offsets(moments), spaces.bases, spaces.exact, spaces.ok
-            self.doubted = False
+        dtype, dims = np.float64 if exact else None, self.problem.dims
+        spaces, offsets = self.moments.eigenspaces(state.labels, dims, dtype, self.bases, exact or self.doubted)
+        self.bases, self.exact, self.ok, self.doubted = spaces.bases, spaces.exact, spaces.ok, False
         return spaces.flats(offsets)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:

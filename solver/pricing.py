@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats
+from ksubspaces.kernels import Flats
 
 from .allocation import allocate
 from .alternation import State
 from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks
+from .refit import RunningMoments
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
@@ -54,11 +54,8 @@ class Spectra:
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
         layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
-        bases, complements = layout.leading(self.vectors)
-        offsets, complements = (
-            part if part is None else part.astype(dtype, copy=False) for part in (self.offsets, complements)
-        )
-        return Flats(layout, bases.astype(dtype, copy=False), offsets, complements)
+        bases, complements = layout.leading(self.vectors.astype(dtype, copy=False))
+        return Flats(layout, bases, None if self.offsets is None else self.offsets.astype(dtype), complements)
 
     def left(self, dims: Sequence[int]) -> np.ndarray:
         """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
@@ -143,7 +140,9 @@ class Priced:
 
     def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
-        spaces, offsets = self._eigenspaces(labels, k, dtype)
+        if self._moments is None or self._moments.k != k:
+            self._moments = RunningMoments(self.problem, k)
+        spaces, offsets = self._moments.eigenspaces(labels, None, dtype)
         rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)
@@ -155,19 +154,6 @@ class Priced:
         dims, price, costs = self.choose(spectra, counts)
         found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
         return replace(found, objective=float(costs.sum()), moved=int(moved))
-
-    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array | None]:
-        """All eigenvectors of each cluster's second moments, and best offsets."""
-        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
-            self._moments = None
-        elif self._moments is None or self._moments.k != k:
-            self._moments = RunningMoments(self.problem, k)
-        if self._moments is None or not self._moments.resident:
-            return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
-        moments = self._moments(labels)
-        return kernels.top_eigenspaces(moments.scatter, [self.d] * k, self.problem.X.dtype), self.problem.offsets(
-            moments
-        )
 
 
 class Budget(Priced):

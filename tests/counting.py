@@ -44,6 +44,7 @@ class Counts:
     waits: Counter[str] = field(default_factory=Counter)
     uploads: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    variants: set[tuple[Any, ...]] = field(default_factory=set)
 
     def __sub__(self, other: Counts) -> Counts:
         """What came in between."""
@@ -343,6 +344,7 @@ def counting() -> Iterator[Counts]:
 
         def kernel(source: str, name: str, defines: Mapping[str, Any] | None = None) -> loader.Launch:
             key = source, name, *sorted((defines or {}).items())
+            _counts.variants.add((source, *key[2:]))
             if key not in compiled:
                 compiled[key] = _counted(_of_card(emulator)(source, name, defines), source, name)
             return compiled[key]

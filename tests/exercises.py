@@ -126,7 +126,7 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights)
+        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:
@@ -176,6 +176,7 @@ def exercise_moments():
             X = (rng.normal(size=(n, d)) + 3).astype(dtype)
             weights = rng.random(n)
             labels = rng.integers(0, 3, n).astype(np.int32)
+            assert not moments.second_moments(X, group_rows(labels, 4), weights).raw[3].any()
             got = moments.second_moments(X, group_rows(labels, 3), weights, center=True)
             want = reference.second_moments(X, group_rows(labels, 3), weights, center=True)
             assert_accurate(got.raw, want.raw, dtype)

@@ -479,6 +479,9 @@ MUTANTS: dict[str, list[Mutant]] = {
             "slots of an earlier turn are added again", "moments.cu", "max(slots[group], first_slot)", "slots[group]"
         ),
         Mutant("rows that leave are added", "moments.cu", "fold(c, -1)", "fold(c, 1)"),
+        Mutant("what lay in memory is added", "moments.cu", "if (!fresh && inside", "if (inside"),
+        Mutant("groups without rows keep what lay there", "moments.cu", "if (!fresh && first(come)", "if (first(come)"),
+        Mutant("sums stay about the origin", "moments.cu", "total - weight * mean", "total"),
         Mutant("the mirror image is not turned", "moments.cu", "+ row + m] = found[m][n]", "+ row + m] = found[n][m]"),
         Mutant(
             "sums before all rows were read",

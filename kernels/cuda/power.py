@@ -12,6 +12,7 @@ factors of the library took five times as long, most of it on the host.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,12 @@ def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
 
 def _random(xp: Any, layout: Layout) -> Array:
     """Bases that span anything, not orthonormal, the same for all flats."""
-    return _repeat(xp, layout, xp.asarray(np.random.default_rng(0).random((layout.width, layout.d)) - 0.5))
+    return _repeat(xp, layout, xp.asarray(_uniform(layout.width, layout.d)))
+
+
+@functools.lru_cache(maxsize=8)
+def _uniform(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape) - 0.5
 
 
 def _orthonormal(xp: Any, Y: Array, ones: Array | None, ok: Array | None = None) -> Array:
@@ -181,7 +187,7 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     starts, shared = layout.sent(raw, "starts"), 8 * d * _pitch(layout)
     if shared <= _room(layout):
         left = xp.empty(layout.k)
-        means = moments.first, moments.mass, np.int32(d), or_null(shifts)
+        means = or_null(moments.first), or_null(moments.mass), np.int32(d), or_null(shifts)
         loader.kernel("power", "leave", defines)(
             (layout.k,), (THREADS,), (raw, *means, starts, np.int32(_pitch(layout)), V, left), shared_mem=shared
         )
