@@ -113,7 +113,7 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None)
 
 
 def _filtered(xp: Any, layout: Layout, S: Array, V: Array) -> Array:
-    """Rows of V (k, width, d) times a Chebyshev polynomial of S, small below the eigenvalues that V has about got to."""
+    """Rows of V (k, width, d) times a Chebyshev polynomial of S, small below the eigenvalues that V has reached."""
     k, width, d = V.shape
     H, along, starts = V @ S, xp.empty((k, width)), layout.sent(S, "starts")
     rows = np.int64(k * width)
