@@ -126,7 +126,7 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
+        held = reference.second_moments(X, group_rows(labels, 6), weights)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:
