@@ -11,7 +11,7 @@
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
-``seed``            labels of a greedy start, where a device has it as one operation
+``seed``            labels of a greedy start, where a device has it as one operation (``seed_directions``: by direction)
 ``largest``         rows of the largest costs
 ``changed_rows``    rows whose label differs
 ``label_counts``    rows of each label
@@ -63,6 +63,7 @@ __all__ = [
     "sample_rows",
     "second_moments",
     "seed",
+    "seed_directions",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
@@ -308,9 +309,19 @@ def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.ra
     It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
     of a few that are fitted to the rows close in direction to one drawn by its cost.
     """
+    return _at_once("seed", X, dims, weights, rng)
+
+
+def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.random.Generator) -> Array | None:
+    """Labels (n,) by the nearest of k directions, those of rows drawn by ``1 - cos`` in the same way; or ``None``."""
+    return _at_once("seed_directions", X, k, weights, rng)
+
+
+def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
+    """The result of an operation that a device need not have."""
     rows = as_rows(X)
-    at_once = None if isinstance(rows, Streamed) else getattr(_device(rows.array), "seed", None)
-    return None if at_once is None else at_once(rows.array, dims, weights, rng, kept=rows.kept)
+    operation = None if isinstance(rows, Streamed) else getattr(_device(rows.array), name, None)
+    return None if operation is None else operation(rows.array, *args, kept=rows.kept)
 
 
 def largest(costs: Array, m: int) -> Array:

@@ -41,16 +41,18 @@ def test_planted_flats_are_found_in_any_order_of_warps(d):
     assert normalized_mutual_info_score(truth, found[0]) > 0.9
 
 
-def test_a_draw_is_seven_launches(monkeypatch):
+def test_a_draw_is_seven_launches_or_three(monkeypatch):
     counts = Counter()
     with emulated():
         compiled = loader.kernel
         monkeypatch.setattr(
-            loader, "kernel", lambda source, name, defines: counts.update([name]) or compiled(source, name, defines)
+            loader, "kernel", lambda source, name, *rest: counts.update([name]) or compiled(source, name, *rest)
         )
-        seeding.seed(np.ones((9, 3), np.float32), (1,) * 6, None, np.random.default_rng(0))
-    assert counts.pop("prepare") == counts.pop("first_costs") == 1
-    assert sorted(counts.values()) == [6] * 7
+        for start, clusters in ((seeding.seed, (1,) * 6), (seeding.seed_directions, 6)):
+            start(np.ones((9, 3), np.float32), clusters, None, np.random.default_rng(0))
+            assert counts.pop("prepare") == counts.pop("first_costs") == 1
+            assert sorted(counts.values()) == [6] * (7 if start == seeding.seed else 3)
+            counts.clear()
 
 
 def test_other_rows_and_flats_are_left_to_the_solver():
