@@ -107,11 +107,10 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     if len(centres) == 0:
         return xp.zeros(len(X), dtype=np.int32)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
-    scale = xp.sqrt((lengths.astype(np.float64) ** 2).mean())
     labels = None
     for _ in range(KMEANS_STEPS):
-        # Among centres of one length the nearest is the one with the largest cosine.
-        assigned, _ = kernels.assign(X, Flats.points(scale * centres, X.dtype))
+        units = centres.T.astype(X.dtype)
+        assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
         if labels is not None and not bool((assigned != labels).any()):
             break
         labels = assigned

@@ -17,7 +17,7 @@ def check_start(n, d, dims, weighted, m, least=1, seed=0):
     w = np.ones(n) if weights is None else weights
     state = _Seeding(n, d, max(dims))
     state.begin(X, weights)
-    rows, scales = state.halves.view(np.float16)[:, :d].astype(np.float64), state.scales[:, None]
+    rows, scales = state.halves.view(np.float16)[:, :d].astype(np.float64), state.scales[:n, None]
     squares = (X.astype(np.float64) ** 2).sum(axis=1)
     np.testing.assert_allclose(rows / scales, X, atol=1e-3 / scales.min(), rtol=1e-3)
     assert not state.halves[:, d:].any()
@@ -68,7 +68,7 @@ def check_neighbours(state, rows, w, drawn, m, least):
         above = counts[::-1].cumsum()[::-1]
         lowest = max(np.flatnonzero(above >= m).max(initial=0), least)
         near = state.bins[:, c] >= lowest
-        A = rows[near] * (np.sqrt(w[near]) / state.scales[near] * state.scales[drawn[c]])[:, None]
+        A = rows[near] * (np.sqrt(w[near]) / state.scales[: len(w)][near] * state.scales[drawn[c]])[:, None]
         S = A.T @ A
         np.testing.assert_allclose(state.S[c, : len(S), : len(S)], S, rtol=0, atol=1e-5 * (np.trace(S) + 1e-30))
 

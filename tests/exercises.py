@@ -128,12 +128,34 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights)
+        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
-        np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+        for reach in (power.REACH, 0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(power, "REACH", reach)
+                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
-    Y = rng.normal(size=(2, 65, 90))
-    V = power._orthonormal(np, Y.copy(), None)
+    S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
+    S[0] += 1e7 * np.outer(start[0], start[0])
+    V = layout.pad(start)
+    found = power._filtered(np, layout, S, V)
+    for c, (steep, j) in enumerate(zip((True, *[False] * 5), dims, strict=True)):
+        quotients = np.diag(V[c] @ S[c] @ V[c].T)[:j]
+        if j:
+            a, b, g = (1 / quotients.max(), 4, 16) if steep else (4 / (0.98 * quotients.min()), -2, 2)
+            turned = a * S[c] + b * np.eye(d)
+            want = V[c] @ (turned @ turned - g * np.eye(d))
+            np.testing.assert_allclose(found[c], want, atol=1e-9 * np.abs(want).max())
+
+    Y, ok = rng.normal(size=(2, 65, 90)), np.ones(2, bool)
+    V = power._orthonormal(np, Y.copy(), None, ok)
+    assert ok.all()
+    for alike in (45, 50, 51, 55, 64):
+        twice = Y.copy()
+        twice[1, alike] = Y[1, 40] + 1e-6 * Y[1, alike]
+        power._orthonormal(np, twice, None, ok)
+        np.testing.assert_array_equal(ok, [True, False])
+        ok[:] = True
     for v, rows in zip(V, Y, strict=True):
         np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
@@ -156,6 +178,7 @@ def exercise_moments():
             X = (rng.normal(size=(n, d)) + 3).astype(dtype)
             weights = rng.random(n)
             labels = rng.integers(0, 3, n).astype(np.int32)
+            assert not moments.second_moments(X, group_rows(labels, 4), weights).raw[3].any()
             got = moments.second_moments(X, group_rows(labels, 3), weights, center=True)
             want = reference.second_moments(X, group_rows(labels, 3), weights, center=True)
             assert_accurate(got.raw, want.raw, dtype)

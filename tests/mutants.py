@@ -139,12 +139,12 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("a tile begins where none does", "screen.cu", "at % FRAGMENTS == 0", "at % FRAGMENTS == 1"),
         Mutant(
             "operands of rows change places",
-            "screen.cu",
+            "rows.cuh",
             "a[2 * s + r / 2][h + 2 * (r % 2)]",
             "a[2 * s + r % 2][h + 2 * (r / 2)]",
         ),
-        Mutant("lanes add the wrong halves", "screen.cu", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
-        Mutant("lanes add the wrong flats", "screen.cu", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
+        Mutant("lanes add the wrong halves", "rows.cuh", "upper ? p[0] : p[2], 2)", "upper ? p[2] : p[0], 2)"),
+        Mutant("lanes add the wrong flats", "rows.cuh", "odd ? even : uneven, 1)", "odd ? even : uneven, 2)"),
         Mutant("the third best is forgotten", "screen.cu", "c = max(c, w);", "c = max(c, u & 0);"),
         Mutant("the second best is forgotten", "screen.cu", "  b = max(b, u);", "  b = max(b, w);"),
         Mutant(
@@ -355,7 +355,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
         Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
         Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
-        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("one warp counts", "power.cu", "x += sums[warp];", "x += 0 * sums[warp];"),
         Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
         Mutant(
             "panels are read before they are there",
@@ -385,8 +385,59 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
         ),
         Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
-        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("strips begin at the diagonal", "power.cu", "first + PANEL + strip * PANEL", "first + strip * PANEL"),
         Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
+        Mutant(
+            "nobody tells of rows that are alike", "power.cu", "<= ALIKE)) ok[c] = false;", "<= ALIKE)) ok[c] = ok[c];"
+        ),
+        Mutant(
+            "another row's square",
+            "power.cu",
+            "if (4 * warp + r == lane) squares[lane]",
+            "if (4 * warp + r == 0) squares[lane]",
+        ),
+        Mutant("pieces overlap", "power.cu", "blockIdx.x % PIECES * THREADS + threadIdx.x;", "threadIdx.x;"),
+        Mutant("products of another flat", "power.cu", "Y += (size_t)c * width * d;", "Y += 0;"),
+        Mutant("traces are forgotten", "power.cu", "sum += S[(size_t)i * d + i];", "sum += 0;"),
+        Mutant(
+            "quotients of another row",
+            "power.cu",
+            "sum += V[row * d + i] * H[row * d + i];",
+            "sum += V[i] * H[row * d + i];",
+        ),
+        Mutant(
+            "the least is not that of all warps",
+            "power.cu",
+            "low = min(low, least[warp]), high = max(high, most[warp]);",
+            ";",
+        ),
+        Mutant(
+            "the least is looked for before it is there",
+            "power.cu",
+            "most[threadIdx.x / 32] = high;\n  __syncthreads();",
+            "most[threadIdx.x / 32] = high;",
+        ),
+        Mutant(
+            "zeros that fill up are the least",
+            "power.cu",
+            "for (int i = threadIdx.x; i < j; i += THREADS) {\n    const double quotient",
+            "for (int i = threadIdx.x; i < width; i += THREADS) {\n    const double quotient",
+        ),
+        Mutant(
+            "no spectrum is steep",
+            "power.cu",
+            "const bool steep = !(high <= STEEP * low);",
+            "const bool steep = false;",
+        ),
+        Mutant(
+            "every spectrum is steep",
+            "power.cu",
+            "const bool steep = !(high <= STEEP * low);",
+            "const bool steep = true;",
+        ),
+        Mutant("the identity is of ones", "power.cu", "i % d == i / d;", "1;"),
+        Mutant("numbers of the first matrix", "power.cu", "const double y = Y ? Y[at]", "const double y = Y ? Y[i]"),
+        Mutant("the last turn is like the others", "power.cu", "  if (last)", "  if (false)"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
@@ -426,6 +477,9 @@ MUTANTS: dict[str, list[Mutant]] = {
             "slots of an earlier turn are added again", "moments.cu", "max(slots[group], first_slot)", "slots[group]"
         ),
         Mutant("rows that leave are added", "moments.cu", "fold(c, -1)", "fold(c, 1)"),
+        Mutant("what lay in memory is added", "moments.cu", "if (!fresh && inside", "if (inside"),
+        Mutant("groups without rows keep what lay there", "moments.cu", "if (!fresh && first(come)", "if (first(come)"),
+        Mutant("sums stay about the origin", "moments.cu", "total - weight * mean", "total"),
         Mutant("the mirror image is not turned", "moments.cu", "+ row + m] = found[m][n]", "+ row + m] = found[n][m]"),
         Mutant(
             "sums before all rows were read",
@@ -459,12 +513,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("float64 rows too near", "tile.cuh", "a[m * THREADS_M * AM", "a[m * AM"),
     ],
     "exercise_seeding": [
-        Mutant(
-            "lengths as float16 has them",
-            "seeding.cu",
-            "energy[row] = square,",
-            "energy[row] = square * scale * scale,",
-        ),
         Mutant(
             "weights do not count in the first costs",
             "seeding.cu",

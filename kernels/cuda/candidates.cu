@@ -1,12 +1,13 @@
 // Flats through the rows near to a few candidates, from their second moments. See seeding.py.
 #include "rows.cuh"
+#include "warp.cuh"
 
 __device__ __forceinline__ float scrambled(unsigned i) {  // in [-1, 1), from a number
   i ^= i >> 16, i *= 0x7feb352du, i ^= i >> 15, i *= 0x846ca68bu, i ^= i >> 16;
   return (int)i * (1.f / 2147483648.f);
 }
 
-enum { SQUARED = STEPS <= 2, PITCH = WIDTH + 1 };
+enum { THREADS = 256, WARPS = THREADS / 32, SQUARED = STEPS <= 2, PITCH = WIDTH + 1 };
 
 // v = orthonormal rows that span those of y (j), which are changed; rows of zeros where nothing is left.
 __device__ void orthonormalise(float* y, float* v, int j) {
@@ -58,7 +59,7 @@ power(const float* __restrict__ S, int j, int rows, int fast, int slow, unsigned
   const float* plain = S + (long long)blockIdx.x * WIDTH * WIDTH;
   double trace = 0;
   for (int i = threadIdx.x; i < WIDTH; i += THREADS) trace += plain[i * WIDTH + i];
-  trace = block_sum(trace, parts);
+  trace = block_sum<WARPS>(trace, parts);
   const float factor = trace > 0 ? 1 / trace : 0;
   const float* quick = plain;
   if (SQUARED) {

@@ -1,12 +1,6 @@
 // Rows and flats made ready for one product in float16. See screen.py.
 #include "half.cuh"
-
-template <class Real>
-__device__ __forceinline__ Real warp_sum(Real x) {
-#pragma unroll
-  for (int o = 16; o; o /= 2) x += __shfl_xor_sync(~0u, x, o);
-  return x;
-}
+#include "warp.cuh"
 
 __device__ __forceinline__ float power_of_two(int exponent) { return __uint_as_float((unsigned)(127 + exponent) << 23); }
 __device__ __forceinline__ int exponent_of(float x) { return (int)(__float_as_uint(x) >> 23) - 127; }

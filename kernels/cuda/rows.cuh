@@ -6,30 +6,9 @@
 struct __align__(16) Chunk { unsigned x[4]; };
 
 enum {
-  THREADS = 256,
-  WARPS = THREADS / 32,
   WIDTH = 32 * STEPS,  // columns, with zeros at the end
   CHUNKS = 4 * STEPS,  // of a row, of eight float16 each
 };
-
-template <class Real>
-__device__ __forceinline__ Real warp_sum(Real x) {
-#pragma unroll
-  for (int o = 16; o; o /= 2) x += __shfl_xor_sync(~0u, x, o);
-  return x;
-}
-
-// Sum over the 256 threads; the same for all.
-__device__ __forceinline__ double block_sum(double x, double* parts) {
-  x = warp_sum(x);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = parts[0];
-#pragma unroll
-  for (int w = 1; w < WARPS; w++) x += parts[w];
-  return x;
-}
 
 // A warp's operand of 16 rows: lane (g, t) takes chunks t, t + 4, ... of rows g and g + 8. Which column a register stands
 // for does not matter, as long as it is the same for rows and flats.

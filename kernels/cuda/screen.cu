@@ -6,10 +6,7 @@
 //   key = w (sign S + slope s l x) - s^2 (w m^2 + penalty)     narrow flats, S = |V s x|^2, sign = 1
 //   key = ... + w |s x|^2,                                     flats measured along complements, S = |W s x|^2, sign = -1
 // with the row's scale s and weight w: s^2 w |x|^2 less s^2 the cost. PLAIN: flats of one fragment each and nothing but S.
-#include "half.cuh"
-#include "ptx.cuh"
-
-struct __align__(16) Chunk { unsigned x[4]; };
+#include "rows.cuh"
 
 #ifndef MTILES
 #define MTILES (STEPS <= 2 ? 4 : STEPS <= 4 ? 2 : 1)
@@ -26,35 +23,10 @@ enum {
   WARPS = 4,
   THREADS = 32 * WARPS,
   ROWS = 16 * MTILES * WARPS,
-  CHUNKS = 4 * STEPS,        // of a row, of eight float16 each
   FRAGMENT = 32 * STEPS,     // chunks
   FRAGMENTS = STAGE_BYTES / 512 / STEPS > 4 ? STAGE_BYTES / 512 / STEPS : 4,  // of a tile
   TILE = FRAGMENT * FRAGMENTS,
 };
-
-// A warp's operand of 16 rows: lane (g, t) takes chunks t, t + 4, ... of rows g and g + 8. Which column a register stands
-// for does not matter, as long as it is the same for rows and flats.
-__device__ __forceinline__ void load_rows(unsigned (&a)[2 * STEPS][4], const Chunk* rows, long long first, long long n) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const long long row = min(first + g + 8 * h, n - 1);
-#pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      const Chunk chunk = rows[row * CHUNKS + t + 4 * s];
-#pragma unroll
-      for (int r = 0; r < 4; r++) a[2 * s + r / 2][h + 2 * (r % 2)] = chunk.x[r];
-    }
-  }
-}
-
-// Over the four lanes of a row: each gives its parts of four sums and gets the sum that has its number.
-__device__ __forceinline__ float own_sum(const float* p, int t) {
-  const bool upper = t & 2, odd = t & 1;
-  const float even = (upper ? p[2] : p[0]) + __shfl_xor_sync(~0u, upper ? p[0] : p[2], 2);
-  const float uneven = (upper ? p[3] : p[1]) + __shfl_xor_sync(~0u, upper ? p[1] : p[3], 2);
-  return (odd ? uneven : even) + __shfl_xor_sync(~0u, odd ? even : uneven, 1);
-}
 
 // Floats as integers in the same order, and back; without negative ones they are that already.
 __device__ __forceinline__ unsigned ordered(float x) {

@@ -35,9 +35,9 @@ import numpy as np
 from ..flats import Array, Flats, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
+from .halves import half_rows
 
 VARIANTS = [
-    ("halves", {}),
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
     *(("assign", {"PRODUCT": "Half", "RESIDENT": r}) for r in (0, 1)),
     *(("assign", {"PRODUCT": "SplitTF32", "RESIDENT": r, "LISTED": 1}) for r in (0, 1)),
@@ -85,23 +85,6 @@ def assign(
     search = _Screening(X, flats, penalty, weights, {} if kept is None else kept)
     labels = search.screen_narrow() if search.plan.narrow else search.screen_wide()
     return labels, search.residuals(labels) if residuals else None
-
-
-class _Rows:
-    """Rows about a centre, as float16 of ``width`` columns, and what ``prepare`` of halves.cu measures of them."""
-
-    def __init__(self, X: Array, centre: Array | None, width: int) -> None:
-        xp = loader.namespace(X)
-        n, d = X.shape
-        self.centre = loader.NULL
-        if centre is not None:
-            self.centre = xp.zeros(-(-d // STEP) * STEP, dtype=np.float32)
-            self.centre[:d] = centre
-        self.halves = xp.empty((n, width), dtype=np.uint16)
-        self.energy, self.lost, self.scales = (xp.empty(-(-n // ROWS) * ROWS, dtype=np.float32) for _ in range(3))
-        args = (X, np.int64(n), np.int32(d), np.int32(width), self.centre, self.halves.view(np.uint32))
-        run = loader.kernel("halves", "prepare")
-        run((-(-n // 8),), (256,), (*args, self.energy, self.lost, self.scales))
 
 
 class _Plan:
@@ -220,10 +203,9 @@ class _Screening:
         splits = _splits(is_narrow(directions), self.n_tiles, flats.k, directions.total)
         shapes = flats.layout, flats.complements is not None, self.affine, splits
         self.plan = plan = _plan((xp, *stream), *shapes)
-        name = "halves", plan.steps, self.affine
-        if name not in kept:
-            kept[name] = _Rows(self.X, flats.centre, plan.steps * STEP)
-        self.rows = kept[name]
+        if self.affine and "centre" not in kept:
+            kept["centre"] = flats.centre  # of the first flats; any that is near will do
+        self.rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
         self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if self.affine else loader.NULL
         self.directions = xp.ascontiguousarray(flats.directions, dtype=np.float32)
         self.defines = {"STEPS": plan.steps, "PLAIN": int(plan.narrow and plan.single and penalty is None)}
@@ -270,7 +252,7 @@ class _Screening:
         plan, rows = self.plan, self.rows
         pairs, seconds, found, costs = self.work
         args: tuple[Any, ...] = (
-            rows.halves.view(np.uint32),
+            rows.halves,
             np.int64(self.n),
             plan.halves,
             np.int32(self.k),
@@ -336,7 +318,7 @@ class _Screening:
         plan, rows, half = self.plan, self.rows, product == "Half"
         parts = plan.screened if half else plan.listed
         args = (
-            rows.halves if half else self.X,
+            rows.halves.view(np.uint16) if half else self.X,
             np.int64(self.n),
             np.int32(plan.steps * STEP if half else self.d),
             plan.halves_as_chunks if half else plan.floats,

@@ -1,7 +1,10 @@
 // Greedy k-means++ for flats: what is done to all rows at each draw. See seeding.py.
 #include "rows.cuh"
+#include "warp.cuh"
 
 enum {
+  THREADS = 256,
+  WARPS = THREADS / 32,
   CANDIDATES = 4,
   SUMMED = 2048,       // rows whose costs are added up together
   LISTED = 2048,       // rows of which those near to a candidate are listed together
@@ -11,24 +14,6 @@ enum {
 };
 
 __device__ __forceinline__ float weight_of(const float* weights, long long row) { return weights ? weights[row] : 1.f; }
-
-// Each row times the power of two that brings its length into [1, 2), as float16; its squared length as it was, and the
-// scale. A warp a row.
-extern "C" __global__ void __launch_bounds__(THREADS)
-prepare(const float* __restrict__ X, long long n, int d, unsigned* __restrict__ halves, float* __restrict__ energy,
-        float* __restrict__ scales) {
-  const long long row = ((long long)blockIdx.x * THREADS + threadIdx.x) / 32;
-  const int lane = threadIdx.x % 32;
-  if (row >= n) return;
-  auto at = [&](int i) { return i < d ? X[row * d + i] : 0.f; };
-  float square = 0;
-  for (int i = lane; i < d; i += 32) square += at(i) * at(i);
-  square = warp_sum(square);
-  const int exponent = (int)(__float_as_uint(sqrtf(square)) >> 23) - 127;
-  const float scale = __uint_as_float((unsigned)(127 + max(-100, min(40, -exponent))) << 23);
-  for (int i = lane; i < WIDTH / 2; i += 32) halves[row * (WIDTH / 2) + i] = floats_to_half2(scale * at(2 * i), scale * at(2 * i + 1));
-  if (lane == 0) energy[row] = square, scales[row] = scale;
-}
 
 // Costs before there is a flat, and their weighted sums.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -43,7 +28,7 @@ first_costs(const float* __restrict__ energy, const float* __restrict__ weights,
     costs[row] = cost, labels[row] = 0;
     sum += (double)weight_of(weights, row) * cost;
   }
-  sum = block_sum(sum, parts);
+  sum = block_sum<WARPS>(sum, parts);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
@@ -321,6 +306,6 @@ choose(const double* __restrict__ potentials, int blocks, const float* __restric
     if (residual < cost) costs[row] = residual, labels[row] = number;
     sum += (double)weight_of(weights, row) * min(residual, cost);
   }
-  sum = block_sum(sum, parts);
+  sum = block_sum<WARPS>(sum, parts);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..flats import Array
 from . import loader
+from .halves import half_rows
 from .memory import or_null
 
 LONGEST = 256  # columns that the kernels reach to
@@ -46,7 +47,7 @@ def seed(
         return None
     xp, k = loader.namespace(X), len(dims)
     counted = n if weights is None else int((weights > 0).sum())
-    seeding.begin(xp.ascontiguousarray(X), weights)
+    seeding.begin(xp.ascontiguousarray(X), weights, kept)
     uniforms = xp.asarray(rng.random((k, CANDIDATES), np.float32))
     for turn, c in enumerate(sorted(range(k), key=lambda c: -dims[c])):
         m = min(counted, max(counted // (2 * k), dims[c] + 1))
@@ -82,19 +83,17 @@ class _Seeding:
         """Whether flats have dimensions, and so many that a block can hold four of them."""
         return self.most > 0 and max(self._shared_memory(self.most)) <= loader.limits().shared_memory - 1024
 
-    def begin(self, X: Array, weights: Array | None) -> None:
+    def begin(self, X: Array, weights: Array | None, kept: dict[Any, Any] | None = None) -> None:
         xp, n, width, four = loader.namespace(X), self.n, self.width, CANDIDATES
         self.weights = or_null(None if weights is None else xp.ascontiguousarray(weights, dtype=np.float32))
-        self.halves = xp.empty((n, width), np.uint16)
-        self.energy, self.scales, self.costs = (xp.empty(n, np.float32) for _ in range(3))
-        self.labels, self.sums = xp.empty(n, np.int32), xp.empty(self.blocks)
+        rows = half_rows(X, None, width, kept)
+        self.halves, self.energy, self.scales = rows.halves.view(np.uint16), rows.energy, rows.scales
+        self.costs, self.labels, self.sums = xp.empty(n, np.float32), xp.empty(n, np.int32), xp.empty(self.blocks)
         self.candidates, self.histogram = xp.empty(four, np.int64), xp.empty((four, BINS), np.int32)
         self.bins, self.residuals = xp.empty((n, four), np.uint16), xp.empty((n, four), np.float32)
         self.partials = xp.empty((self.gatherers, four, width, width), np.float32)
         self.S, self.flats = xp.empty((four, width, width), np.float32), xp.empty(four * self.most * width, np.uint16)
         self.potentials = xp.empty((self.multipliers, four))
-        rows = self.halves.view(np.uint32), self.energy, self.scales
-        self._run("prepare", -(-n // WARPS), X, np.int64(n), np.int32(self.d), *rows)
         of_rows = self.energy, self.weights, np.int64(n)
         self._run("first_costs", self.blocks, *of_rows, self.costs, self.labels, self.sums)
 
