@@ -36,7 +36,7 @@ import numpy as np
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
-from .rows import Rows, Streamed, as_rows
+from .rows import Rows, Streamed
 
 __all__ = [
     "Eigenspaces",
@@ -84,9 +84,17 @@ def _device_of(kind: Any) -> ModuleType:
     raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
 
 
+def _rows(X: Array | Rows) -> Rows:
+    """X as rows; what is no array is refused."""
+    if isinstance(X, Rows):
+        return X
+    _device(X)
+    return Rows(X)
+
+
 def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
     """What an operation gives for each row, from the rows of one block after another."""
-    rows, whole = as_rows(X), None
+    rows, whole = _rows(X), None
     for span, block in rows.blocks():
         parts = work(block, span)
         if len(block) == len(rows):
@@ -102,7 +110,7 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
 
 def prepare(X: Array | Rows) -> None:
     """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
-    if X.ndim == 2 and as_rows(X).xp is not np:
+    if X.ndim == 2 and _rows(X).xp is not np:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
@@ -134,7 +142,7 @@ def assign(
     residuals : (n,) array of X's dtype
         Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
 
     def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
@@ -158,7 +166,7 @@ def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
 
     Rows without a group have 0.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
     result = rows.xp.zeros(len(rows))
     for numbers, block, part in rows.grouped(groups):
         found = _device(block).residuals(block, part, flats)
@@ -180,7 +188,7 @@ def coefficients(
     residuals : (n,) float64 array, if asked for
         Squared distance of each row to what its coefficients stand for; 0 for rows without a group.
     """
-    rows, parts = as_rows(X), []
+    rows, parts = _rows(X), []
     left = rows.xp.zeros(len(rows)) if residuals else None
     for numbers, block, part in rows.ordered(groups):
         packed, found = _device(block).coefficients(block, part, flats, residuals)
@@ -217,7 +225,7 @@ def second_moments(
         _device(block).second_moments(
             block, part, None if weights is None else weights[numbers], center, products, dtype
         )
-        for numbers, block, part in as_rows(X).grouped(groups)
+        for numbers, block, part in _rows(X).grouped(groups)
     )
     assert total is not None
     return total
@@ -230,7 +238,7 @@ def update_moments(
 
     Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
     """
-    for span, numbers, block, local in as_rows(X).gathered(rows):
+    for span, numbers, block, local in _rows(X).gathered(rows):
         part = None if weights is None else weights[numbers]
         _device(block).update_moments(moments, block, local, old[span], new[span], part)
 
@@ -308,7 +316,7 @@ def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.ra
     It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
     of a few that are fitted to the rows close in direction to one drawn by its cost.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
     at_once = None if isinstance(rows, Streamed) else getattr(_device(rows.array), "seed", None)
     return None if at_once is None else at_once(rows.array, dims, weights, rng, kept=rows.kept)
 
