@@ -7,12 +7,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from contract.backends import screening
 from contract.problems import SHAPES, problem
 from emulator import H100, emulated, needs_compiler
 from exercises import PRECISIONS, RAGGED, SMALL, check_assign, cuda_assign, options
+from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, reference
 from ksubspaces.kernels.cuda import loader
 
 pytestmark = needs_compiler
@@ -44,7 +46,7 @@ def test_however_the_work_is_divided(precision, limits, splits, affine, monkeypa
     with emulated(limits=limits):
         search = cuda_assign._Search(X, flats, "fp32")
         assert (search.splits > 1) == (splits > 1)
-        assert search._is_resident() == (limits is H100)
+        assert search.resident == (limits is H100)
         check_assign(X, flats, precision, penalty)
 
 
@@ -100,3 +102,31 @@ def test_a_precision_that_is_none():
     X, flats, _ = problem(4, 5, [2, 1], np.float32, False)
     with emulated(), pytest.raises(ValueError, match="precision must be one of 'fp32', 'fp16x3', 'tf32', got 'fp8'"):
         cuda_assign.assign(X, flats, precision="fp8")
+
+
+@pytest.mark.parametrize(("narrow", "launches"), [(True, 5), (False, 5)])
+def test_labels_take_few_launches_once_rows_are_ready(narrow, launches, monkeypatch):
+    X, flats, _ = problem(150, 24, [5, 20, 11], np.float32, False)
+    kept, begun = {}, []
+    with emulated(), screening(narrow):
+        emulated_kernel = loader.kernel
+        monkeypatch.setattr(loader, "kernel", lambda *which: begun.append(which[1]) or emulated_kernel(*which))
+        first, _ = cuda_assign.assign(X, flats, residuals=False, kept=kept)
+        assert begun.pop(0) == "prepare"
+        assert len(begun) == launches
+        begun.clear()
+        again, _ = cuda_assign.assign(X, flats, residuals=False, kept=kept)
+    assert len(begun) == launches
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_bound_that_proves_nothing_costs_no_label():
+    """Lists have room for all rows."""
+    X, flats, _ = problem(150, 64, [8] * 20, np.float32, False)
+    X = np.repeat(X[:50], 3, axis=0)
+    twice = Flats.from_bases([flats.basis(c // 3) for c in range(60)])
+    for narrow in (True, False):
+        with emulated(), screening(narrow):
+            labels, _ = cuda_assign.assign(X, twice, residuals=False)
+        assert np.all(labels % 3 == 0)
+        assert_labels(labels, reference.sqdistances(X, twice), tolerance(np.float32) * scale(X))
