@@ -4,6 +4,7 @@ What ``assign`` and ``sqdistances`` mean is tested in ``contract/``.
 """
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
 from ksubspaces.kernels import Flats, reference
-from ksubspaces.kernels.cuda import loader
+from ksubspaces.kernels.cuda import loader, screen
 
 pytestmark = needs_compiler
 
@@ -130,3 +131,16 @@ def test_a_bound_that_proves_nothing_costs_no_label():
             labels, _ = cuda_assign.assign(X, twice, residuals=False)
         assert np.all(labels % 3 == 0)
         assert_labels(labels, reference.sqdistances(X, twice), tolerance(np.float32) * scale(X))
+
+
+@pytest.mark.parametrize(("free", "screened"), [(2**20, True), (2**10, False)])
+def test_rows_are_screened_only_where_there_is_room(free, screened, monkeypatch):
+    X, flats, _ = problem(150, 24, [5, 20, 11], np.float32, False)
+    pool = SimpleNamespace(free_bytes=lambda: free // 2)
+    card = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(memGetInfo=lambda: (free // 2, 2**30))))
+    card.get_default_memory_pool = lambda: pool
+    monkeypatch.setattr(screen, "LARGE", 0)
+    monkeypatch.setattr(loader, "namespace", lambda _: card)
+    with screening():
+        assert screen.pays(X, flats, residuals=False, kept=None) == screened
+        assert screen.pays(X, flats, residuals=False, kept={"halves": None})

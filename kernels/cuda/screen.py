@@ -52,19 +52,28 @@ WIDEST, LONGEST = PIECE, 256
 
 FEWEST = 16  # flats for which screen.cu pays
 FEWEST_DIRECTIONS = 128  # for which assign.cu does
+LARGE = 1 << 30  # bytes of rows that are screened only if there is twice as much room
 PRODUCTS = 1 << 27  # multiplications for which screening pays at all
 LISTED_SHARE = 100  # of so many rows one, about, is listed
 MOST_SPLITS = 16
 MOST_BLOCKS = 1 << 14  # that find nothing to do for rows that are not listed
 
 
-def pays(X: Array, flats: Flats, *, residuals: bool) -> bool:
+def pays(X: Array, flats: Flats, *, residuals: bool, kept: dict[Any, Any] | None) -> bool:
     """Whether labels come faster by screening."""
     n, d = X.shape
     directions = flats.direction_layout
     if X.dtype != np.float32 or flats.k < 2 or n == 0 or n * d * directions.total < PRODUCTS:
         return False
-    return is_narrow(directions) or (not residuals and directions.total >= FEWEST_DIRECTIONS)
+    if not is_narrow(directions) and (residuals or directions.total < FEWEST_DIRECTIONS):
+        return False
+    return bool(kept) or X.nbytes < LARGE or 2 * X.nbytes < _free_bytes(X)
+
+
+def _free_bytes(X: Array) -> int:
+    """Of the memory where X lives."""
+    xp = loader.namespace(X)
+    return int(xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes())
 
 
 def is_narrow(directions: Layout) -> bool:
