@@ -42,7 +42,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             "cp_async4(slots[32 * i].x + j, from, there && column + j + 1 < source.d)",
         ),
         Mutant(
-            "a row past the end is written", "assign.cu", "distances || decided() >= n", "distances || decided() > n"
+            "a row past the end is written",
+            "assign.cu",
+            "distances || decided() >= rows_there",
+            "distances || decided() > rows_there",
         ),
         Mutant("the centre stays", "assign.cu", "if (centre) subtract", "if (false) subtract"),
         Mutant(
@@ -187,7 +190,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("pairs: offsets are ignored", "screen.cu", ": offsets ? (float)(x[i]", ": false ? (float)(x[i]"),
         Mutant("rows are not measured", "halves.cu", "error += ex * ex + ey * ey;", ";"),
         Mutant("rows are not centred", "halves.cu", "- (centre ? centre[i] : 0.f)", ""),
-        Mutant("flats are not measured", "halves.cu", "lost = v - half_to_float(rounded);", "lost = 0;"),
+        Mutant("flats are not measured", "halves.cu", "= v[q][h] - half_to_float(rounded);", "= 0;"),
         Mutant("shifts are forgotten", "halves.cu", "if (lane == 0) sums[r] += shift;", ";"),
         Mutant(
             "the offset along a flat counts as across",
@@ -208,6 +211,8 @@ MUTANTS: dict[str, list[Mutant]] = {
             "rows.x[j / 2][i / 2][i % 2 + j % 2 * 2]",
             "rows.x[j / 2][i / 2][i % 2 * 2 + j % 2]",
         ),
+        Mutant("directions stand one beside the other", "halves.cu", "(tile == 8 ? 8 : 2)", "2"),
+        Mutant("flats by size have numbers by place", "screen.cu", ": names[4 * quad + t]", ": 4 * quad + t"),
         Mutant("parts: the bound lacks what rows lost", "halves.cu", "off = rounded +", "off = 0 * rounded +"),
         Mutant("parts: the bound lacks what flats lost", "halves.cu", "(sqrtf(loss) + d", "(0 * sqrtf(loss) + d"),
         Mutant(

@@ -46,7 +46,7 @@ def assign(
     -----
     Besides the result this takes memory for the flats and a few numbers for each row.
     """
-    if precision is None and screen.pays(X, flats, residuals=residuals):
+    if precision is None and screen.pays(X, flats, residuals=residuals, kept=kept):
         return screen.assign(X, flats, penalty, weights, residuals=residuals, kept=kept)
     xp = loader.namespace(X)
     n = X.shape[0]
