@@ -58,6 +58,7 @@ __all__ = [
     "lookup",
     "lower_distances",
     "measure_objective",
+    "prepare",
     "residuals",
     "sample_rows",
     "second_moments",
@@ -98,6 +99,12 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
                 result[span] = part
     assert whole is not None
     return whole
+
+
+def prepare(X: Array | Rows) -> None:
+    """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
+    if X.ndim == 2 and as_rows(X).xp is not np:
+        importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
 def assign(
@@ -203,7 +210,7 @@ def second_moments(
     center : bool
         Take the second moments about the weighted means.
     products : bool
-        ``False`` computes the means alone.
+        ``False`` computes the sums and means alone, which else come with ``center`` only.
     dtype : dtype, optional
         Precision of the products; default that of X.
     """
@@ -235,7 +242,7 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     From the moments of the clusters alone, ``sum_c tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row
     is read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
     """
-    return _device(moments.first).measure_objective(moments, flats)
+    return _device(moments.counts).measure_objective(moments, flats)
 
 
 def top_eigenspaces(

@@ -24,6 +24,7 @@ PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_DIRECTIONS = 4096  # ... and this many directions at a time
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
+LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
 FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
 FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
 
@@ -226,19 +227,20 @@ def second_moments(
     products: bool = True,
     dtype: Any = None,
 ) -> Moments:
-    k, d = groups.k, X.shape[1]
+    (k, d), sums = (groups.k, X.shape[1]), center or not products
     moments = Moments(
         raw=np.zeros((k, d, d)) if products else None,
-        first=np.zeros((k, d)),
-        mass=np.zeros(k),
+        first=np.zeros((k, d)) if sums else None,
+        mass=np.zeros(k) if sums else None,
         counts=np.zeros(k, dtype=np.int64),
-        origins=np.zeros((k, d)),
+        origins=np.zeros((k, d)) if sums else None,
         center=center,
     )
     if center:
         # Any origin near the mean will do: what it misses is in ``first`` and corrected exactly.
-        means = second_moments(X, groups, weights, products=False)
-        moments.origins = means.means.astype(X.dtype).astype(np.float64)
+        means = second_moments(X, groups, weights, products=False).means
+        assert means is not None
+        moments.origins = means.astype(X.dtype).astype(np.float64)
     _accumulate(moments, X, groups, weights, 1, X.dtype if dtype is None else np.dtype(dtype))
     return moments
 
@@ -259,7 +261,7 @@ def _accumulate(
     moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int, dtype: np.dtype
 ) -> None:
     """Add (or take away) the moments of the groups, multiplied in a precision."""
-    k, d = moments.first.shape
+    k, d = groups.k, X.shape[1]
     if moments.raw is None or len(groups.order) * d * d <= FEW_SQUARES * k:
         _accumulate_directly(moments, X, groups, weights, sign)
         return
@@ -268,15 +270,14 @@ def _accumulate(
     for c, rows in groups.blocks(_block_rows(d * dtype.itemsize)):
         A = X[rows].astype(dtype, copy=False)
         if moments.center:
-            A -= moments.origins[c].astype(dtype)
-        if weights is None:
-            moments.mass[c] += sign * len(rows)
-            moments.first[c] += sign * (np.ones(len(rows), dtype) @ A)
-        else:
-            w = weights[rows]
-            moments.mass[c] += sign * w.sum(dtype=np.float64)
-            root = np.sqrt(w).astype(dtype)
+            A -= moments.known_sums[2][c].astype(dtype)
+        root = np.ones(len(rows), dtype)
+        if weights is not None:
+            root = np.sqrt(weights[rows]).astype(dtype)
             A *= root[:, None]
+        if moments.first is not None and moments.mass is not None:
+            mass = len(rows) if weights is None else weights[rows].sum(dtype=np.float64)
+            moments.mass[c] += sign * mass
             moments.first[c] += sign * (root @ A)
         np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
         if sign > 0:
@@ -288,13 +289,26 @@ def _accumulate(
 def _accumulate_directly(
     moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int
 ) -> None:
-    """The same in one loop over the rows, in float64."""
+    """The same in one loop over the rows, in float64; those of each group in their order there."""
     d = X.shape[1]
+    order, owners = groups.order, groups.owners
+    if groups.whole and d * X.itemsize >= LONG_ROW:
+        order, owners = np.arange(len(X)), groups.labels
+    w = np.ones(len(order)) if weights is None else np.array(weights[order], np.float64)
     raw = np.empty((0, d, d)) if moments.raw is None else moments.raw
-    for rows, part in groups.parts(_block_rows(d * X.itemsize)):
-        w = np.ones(len(rows)) if weights is None else np.array(weights[rows], np.float64)
-        sums = (moments.origins, raw, moments.first, moments.mass, moments.counts)
-        loops.add_moments(np.ascontiguousarray(X[rows]), part.starts, w, sign, *sums)
+    if moments.first is None:
+        first, mass, origins = np.empty((0, d)), np.empty(0), np.empty((0, d))
+    else:
+        first, mass, origins = moments.known_sums
+    sums = origins, raw, first, mass, moments.counts
+    if X.flags.c_contiguous and X.flags.writeable:
+        loops.add_moments(X, order, owners, w, sign, *sums)
+        return
+    size = _block_rows(d * X.itemsize)
+    for start in range(0, len(order), size):
+        span = slice(start, start + size)
+        A = np.ascontiguousarray(X[order[span]])
+        loops.add_moments(A, np.arange(len(A)), owners[span], w[span], sign, *sums)
 
 
 def _block_rows(row_bytes: int) -> int:

@@ -52,7 +52,17 @@ class Groups:
     def owners(self) -> Array:
         """Group of each row in ``order``, (m,) int32."""
         xp = namespace(self.order)
+        if xp is np:
+            return np.repeat(np.arange(self.k, dtype=np.int32), self.counts)
+        # A repeat would have the host wait.
         return xp.searchsorted(self.starts[1:], xp.arange(len(self.order)), side="right").astype(np.int32)
+
+    @cached_property
+    def labels(self) -> Array:
+        """Group of each row, (n,) int32, where each has one."""
+        labels = namespace(self.order).empty(len(self.order), np.int32)
+        labels[self.order] = self.owners
+        return labels
 
     def rows(self, c: int) -> Array:
         """Row numbers of group c."""

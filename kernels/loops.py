@@ -141,22 +141,25 @@ def residual_directly(X, i, probes, start, stop, exact, offsets, c):  # type: ig
 
 
 @_jit
-def add_moments(A, starts, weights, sign, origins, raw, first, mass, counts):  # type: ignore[no-untyped-def]
-    """Add ``sign`` times the moments of A (m, d), group after group, about their origins; raw (0, d, d) is left out."""
+def add_moments(A, rows, labels, weights, sign, origins, raw, first, mass, counts):  # type: ignore[no-untyped-def]
+    """Add ``sign`` times the moments of rows of A, each with a label, about their origins, to what is not empty."""
     d = A.shape[1]
     x = np.empty(d)
-    for c in range(starts.size - 1):
-        counts[c] += sign * (starts[c + 1] - starts[c])
-        for i in range(starts[c], starts[c + 1]):
-            w = sign * weights[i]
+    summed, squared = first.shape[0] > 0, raw.shape[0] > 0
+    for i in range(labels.size):
+        row, c, w = rows[i], labels[i], sign * weights[i]
+        counts[c] += sign
+        for t in range(d):
+            x[t] = A[row, t]
+        if summed:
             mass[c] += w
             for t in range(d):
-                x[t] = A[i, t] - origins[c, t]
+                x[t] -= origins[c, t]
                 first[c, t] += w * x[t]
-            for s in range(d if raw.shape[0] > 0 else 0):
-                y = w * x[s]
-                for t in range(d):
-                    raw[c, s, t] += y * x[t]
+        for s in range(d if squared else 0):
+            y = w * x[s]
+            for t in range(d):
+                raw[c, s, t] += y * x[t]
 
 
 @_jit

@@ -17,15 +17,9 @@ def traces(S: Array) -> Array:
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
     """Weighted sum of squared distances of all rows to their flats, by products of all bases at a time."""
-    raw, xp = moments.known_raw, namespace(moments.first)
-    V = flats.layout.pad(flats.bases).astype(raw.dtype)
-    left = traces(raw) - ((V @ raw) * V).sum(axis=(1, 2))
-    shift = moments.shifts(flats)
-    if shift is not None:
-        along, first = xp.matmul(V, shift[:, :, None])[:, :, 0], xp.matmul(V, moments.first[:, :, None])[:, :, 0]
-        left += moments.mass * ((shift * shift).sum(axis=1) - (along * along).sum(axis=1))
-        left -= 2 * ((moments.first * shift).sum(axis=1) - (first * along).sum(axis=1))
-    return xp.maximum(left, 0).sum()
+    S, xp = moments.about(moments.shifts(flats)), namespace(moments.counts)
+    V = flats.layout.pad(flats.bases).astype(S.dtype)
+    return xp.maximum(traces(S) - ((V @ S) * V).sum(axis=(1, 2)), 0).sum()
 
 
 def combined(parts: Iterable[Moments]) -> Moments | None:
@@ -43,39 +37,48 @@ def combined(parts: Iterable[Moments]) -> Moments | None:
 class Moments:
     """Sums over the rows of each cluster, in float64, about one origin per cluster.
 
+    Second moments for flats through the origin hold no sums: ``first``, ``mass`` and ``origins`` are ``None``.
+
     Attributes
     ----------
     raw : (k, d, d) array or None
         ``sum w_i (x_i - o_c)(x_i - o_c)^T``; ``None`` when only the means were asked for.
-    first : (k, d) array
+    first : (k, d) array or None
         ``sum w_i (x_i - o_c)``.
-    mass : (k,) array
+    mass : (k,) array or None
         ``sum w_i``.
     counts : (k,) int64 array
         Number of rows.
-    origins : (k, d) array
-        o_c: zero for flats through the origin; near the cluster's mean when ``center`` is set, so that a large
-        common offset costs no digits.
+    origins : (k, d) array or None
+        o_c: near the cluster's mean when ``center`` is set, so that a large common offset costs no digits; else zero.
     center : bool
         Whether ``scatter`` is taken about the means.
     """
 
     raw: Array | None
-    first: Array
-    mass: Array
+    first: Array | None
+    mass: Array | None
     counts: Array
-    origins: Array
+    origins: Array | None
     center: bool
 
     @property
-    def means(self) -> Array:
-        """Weighted mean of each cluster, (k, d); the origin for a cluster without mass."""
-        return self.origins + self.first / self._safe_mass[:, None]
+    def means(self) -> Array | None:
+        """Weighted mean of each cluster, (k, d), the origin for a cluster without mass; ``None`` without sums."""
+        return None if self.first is None else self.origins + self._shift
 
     @property
     def sums(self) -> Array:
         """``sum w_i x_i``, (k, d)."""
-        return self.first + self.mass[:, None] * self.origins
+        first, mass, origins = self.known_sums
+        return first + mass[:, None] * origins
+
+    @property
+    def known_sums(self) -> tuple[Array, Array, Array]:
+        """``first``, ``mass`` and ``origins``, or an error if there are none."""
+        if self.first is None or self.mass is None or self.origins is None:
+            raise ValueError("these moments hold no sums; ask second_moments for center=True or products=False")
+        return self.first, self.mass, self.origins
 
     @property
     def known_raw(self) -> Array:
@@ -90,8 +93,7 @@ class Moments:
         raw = self.known_raw
         if not self.center:
             return raw
-        shift = self.first / self._safe_mass[:, None]
-        about_means = raw - self.first[:, :, None] * shift[:, None, :]
+        about_means = raw - self.known_sums[0][:, :, None] * self._shift[:, None, :]
         # Of rows that are all alike, what is left after the mean is rounding, and no more semidefinite.
         return about_means * (traces(about_means) > ROUNDING * traces(raw))[:, None, None]
 
@@ -99,7 +101,16 @@ class Moments:
         """From the origins to the offsets of the flats, (k, d) float64; ``None`` where both are zero."""
         if flats.offsets is None and not self.center:
             return None
-        return (0 if flats.offsets is None else flats.offsets) - self.origins
+        return (0 if flats.offsets is None else flats.offsets) - self.known_sums[2]
+
+    def about(self, shifts: Array | None) -> Array:
+        """``sum w_i (x_i - o_c - s_c)(x_i - o_c - s_c)^T``, s (k, d) being shifts from the origins."""
+        raw = self.known_raw
+        if shifts is None:
+            return raw
+        first, mass, _ = self.known_sums
+        cross = (first - 0.5 * mass[:, None] * shifts)[:, :, None] * shifts[:, None, :]
+        return raw - cross - cross.swapaxes(1, 2)
 
     def add(self, other: Moments) -> None:
         """Add the moments of further rows, in place, about the origins held here.
@@ -107,19 +118,24 @@ class Moments:
         A cluster without mass here takes the other's origin. With ``s = o' - o`` between the two origins,
         ``sum w (x - o)(x - o)^T = sum w (x - o')(x - o')^T + first' s^T + s first'^T + mass' s s^T``.
         """
-        new = (self.mass <= 0)[:, None]
-        self.origins = new * other.origins + ~new * self.origins
-        shift = other.origins - self.origins
-        gained = other.mass[:, None] * shift
-        if self.raw is not None and other.raw is not None:
-            self.raw += other.raw
-            if self.center:  # else all origins are zero
-                self.raw += (other.first + gained)[:, :, None] * shift[:, None, :]
-                self.raw += shift[:, :, None] * other.first[:, None, :]
-        self.first += other.first + gained
-        self.mass += other.mass
         self.counts += other.counts
+        if self.raw is not None:
+            self.raw += other.raw
+        if self.first is None:
+            return
+        (first, mass, origins), (more, gained_mass, theirs) = self.known_sums, other.known_sums
+        new = (mass <= 0)[:, None]
+        self.origins = new * theirs + ~new * origins
+        shift = theirs - self.origins
+        gained = more + gained_mass[:, None] * shift
+        if self.raw is not None:
+            self.raw += gained[:, :, None] * shift[:, None, :]
+            self.raw += shift[:, :, None] * more[:, None, :]
+        self.first = first + gained
+        self.mass = mass + gained_mass
 
     @property
-    def _safe_mass(self) -> Array:
-        return self.mass + (self.mass <= 0)
+    def _shift(self) -> Array:
+        """From the origins to the means."""
+        first, mass, _ = self.known_sums
+        return first / (mass + (mass <= 0))[:, None]

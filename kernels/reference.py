@@ -88,6 +88,8 @@ def second_moments(
         centred = members - origins[c]
         first[c] = wc @ centred
         raw[c] = (wc[:, None] * centred).T @ centred
+    if products and not center:
+        return Moments(raw, None, None, counts, None, center)
     return Moments(raw if products else None, first, mass, counts, origins, center)
 
 
@@ -98,10 +100,13 @@ def update_moments(
     for i, a, b in zip(rows, old, new, strict=True):
         w = 1.0 if weights is None else float(weights[i])
         for c, sign in ((a, -1), (b, 1)):
-            x = np.asarray(X[i], dtype=np.float64) - moments.origins[c]
+            x = np.asarray(X[i], dtype=np.float64)
             moments.counts[c] += sign
-            moments.mass[c] += sign * w
-            moments.first[c] += sign * w * x
+            if moments.first is not None:
+                first, mass, origins = moments.known_sums
+                x = x - origins[c]
+                mass[c] += sign * w
+                first[c] += sign * w * x
             if moments.raw is not None:
                 moments.raw[c] += sign * w * np.outer(x, x)
 
@@ -110,14 +115,11 @@ def measure_objective(moments: Moments, flats: Flats) -> np.ndarray:
     """sum_c tr S_c - tr V_c S_c V_c^T with S_c = sum w (x - mu_c)(x - mu_c)^T."""
     objective = np.zeros(())
     for c in range(flats.k):
-        V, first = np.asarray(flats.basis(c), dtype=np.float64), moments.first[c]
-        shift = (0 if flats.offsets is None else flats.offsets[c]) - moments.origins[c]
-        S = (
-            moments.known_raw[c]
-            - np.outer(first, shift)
-            - np.outer(shift, first)
-            + moments.mass[c] * np.outer(shift, shift)
-        )
+        V, S = np.asarray(flats.basis(c), dtype=np.float64), moments.known_raw[c]
+        if moments.first is not None or flats.offsets is not None:
+            first, mass, origin = (part[c] for part in moments.known_sums)
+            shift = (0 if flats.offsets is None else flats.offsets[c]) - origin
+            S = S - np.outer(first, shift) - np.outer(shift, first) + mass * np.outer(shift, shift)
         objective += max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
     return objective
 

@@ -128,10 +128,8 @@ class Streamed(Rows):
             return
         from ksubspaces import kernels
 
-        labels = self.xp.empty(len(self), np.int32)
-        labels[groups.order] = groups.owners
         for span, block in self.blocks():
-            yield span, block, kernels.group_rows(labels[span], groups.k)
+            yield span, block, kernels.group_rows(groups.labels[span], groups.k)
 
     def ordered(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
         return ((numbers, self[numbers], part) for numbers, part in groups.parts(self.block_rows))

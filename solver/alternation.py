@@ -19,7 +19,7 @@ from ksubspaces.kernels import Flats
 
 from .arrays import Array, fetch, namespace
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks, moments_of, trivial_eigenspaces
+from .refit import RunningMoments
 
 NOISE = 64  # times the rounding of |x|^2: a residual below that is none
 
@@ -69,7 +69,7 @@ class Rule(Protocol[S]):
         """The state after these labels, with one wait; ``None`` if the flats were no good."""
 
     def confirm(self) -> bool:
-        """Whether steps that gain nothing are final; where they are not, refits are exact from now on."""
+        """Whether a step that gains nothing is the last; where it is not, the next refit is exact."""
 
 
 def alternate(
@@ -110,8 +110,8 @@ class FixedDims:
     """K-subspaces: each flat has its dimension, and one that lacks rows is filled with the rows fitted worst.
 
     The objective ``f = sum_i w_i min_c r_c(x_i)`` never rises: a refit is the best flat for its rows (Eckart-Young), an
-    assignment the best flat for each row. Where eigenvectors are dear, refits are single steps towards them until the
-    alternation settles.
+    assignment the best flat for each row. Where eigenvectors are dear, refits are a few steps towards them until these
+    gain nothing more, which an exact refit confirms or mends.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -121,22 +121,14 @@ class FixedDims:
         # On a card the moments that the next refit takes cost less than residuals; elsewhere residuals come for nothing
         self.by_moments = problem.on_card and self.moments.resident and self.moments.products
         self.bases: Array | None = None
-        self.warm, self.exact = True, True  # refits need not be exact; whether the last one was
-        self.ok: Array | None = None  # whether it succeeded, (k,)
+        self.exact, self.doubted = True, False  # whether the last refit was, and whether the next one has to be
+        self.ok: Array | None = None  # where the last one succeeded, (k,)
 
     def refit(self, state: State, exact: bool = False) -> Flats:
-        p, labels = self.problem, state.labels
-        self.exact, self.ok = True, None
-        if not self.moments.products:
-            moments = moments_of(p, labels, p.k, np.float64, products=False) if exact else self.moments(labels)
-            spaces, means = trivial_eigenspaces(p), moments.means
-        elif exact or not self.moments.resident:
-            spaces, means = eigenspaces_by_chunks(p, labels, p.k, p.dims, np.float64 if exact else p.X.dtype)
-        else:
-            moments = self.moments(labels)
-            spaces = kernels.top_eigenspaces(moments.scatter, p.dims, p.X.dtype, self.bases, not self.warm)
-            means, self.bases, self.exact, self.ok = moments.means, spaces.bases, spaces.exact, spaces.ok
-        return spaces.flats(means if p.affine else None)
+        dtype, dims = np.float64 if exact else None, self.problem.dims
+        spaces, offsets = self.moments.eigenspaces(state.labels, dims, dtype, self.bases, exact or self.doubted)
+        self.bases, self.exact, self.ok, self.doubted = spaces.bases, spaces.exact, spaces.ok, False
+        return spaces.flats(offsets)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
         return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
@@ -161,7 +153,7 @@ class FixedDims:
         return State(labels, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
 
     def confirm(self) -> bool:
-        self.warm = False
+        self.doubted = not self.exact
         return self.exact
 
 

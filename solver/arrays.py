@@ -315,7 +315,7 @@ def fetch(*arrays: Array) -> list[np.ndarray]:
     """A few small arrays as float64 on the host: a device is waited for once."""
     if all(isinstance(array, (np.ndarray, np.generic)) for array in arrays):
         return [np.asarray(array, np.float64) for array in arrays]
-    told = to_numpy(load_cupy().concatenate([array.reshape(-1).astype(np.float64) for array in arrays]))
+    told = to_numpy(load_cupy().concatenate([array.reshape(-1) for array in arrays], dtype=np.float64))
     parts = np.split(told, np.cumsum([array.size for array in arrays])[:-1])
     return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 

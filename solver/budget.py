@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ksubspaces import kernels
 from ksubspaces.kernels import Flats, layout_of
 
 from .alternation import alternate
@@ -142,6 +143,7 @@ def compress(
     most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
     max_iter, tol, affine = whole("max_iter", max_iter, 1), tolerance(tol), flag("affine", affine)
     with entered(A, "A", device, dtype) as (array, home):
+        kernels.prepare(array)
         exponent = check_matrix(array, "A")
         rows = scaled(array, -exponent)
         n, d = array.shape

@@ -172,6 +172,7 @@ def fit_subspaces(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     with entered(X, "X", device, dtype) as (array, home):
+        kernels.prepare(array)
         exponent = check_matrix(array, "X")
         array = scaled(array, -exponent)
         n, d = array.shape

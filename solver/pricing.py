@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats
+from ksubspaces.kernels import Flats
 
 from .allocation import allocate
 from .alternation import State
 from .arrays import Array, fetch, namespace
 from .coefficients import count_parameters
 from .problem import Problem
-from .refit import RunningMoments, eigenspaces_by_chunks
+from .refit import RunningMoments
 
 NOISE = 4  # times the rounding of the largest eigenvalue and the root of d: an eigenvalue below that is none
 PATIENCE = 1  # steps in a row that may gain nothing: a new price can cost at first what it brings later
@@ -44,21 +44,18 @@ class Spectra:
         Those of the largest eigenvalues first; q = d, or the rows of the largest cluster where these are at most d/2.
     values : (k, q) float64 array
         Eigenvalues, on the host; zeros where a cluster has fewer.
-    means : (k, d) array or None
+    offsets : (k, d) array or None
     """
 
     vectors: Array
     values: np.ndarray
-    means: Array | None
+    offsets: Array | None
 
     def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
         """The best flats of these dimensions."""
         layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
-        bases, complements = layout.leading(self.vectors)
-        offsets, complements = (
-            part if part is None else part.astype(dtype, copy=False) for part in (self.means, complements)
-        )
-        return Flats(layout, bases.astype(dtype, copy=False), offsets, complements)
+        bases, complements = layout.leading(self.vectors.astype(dtype, copy=False))
+        return Flats(layout, bases, None if self.offsets is None else self.offsets.astype(dtype), complements)
 
     def left(self, dims: Sequence[int]) -> np.ndarray:
         """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
@@ -67,7 +64,7 @@ class Spectra:
     def take(self, chosen: Sequence[int]) -> Spectra:
         """Those of the chosen clusters."""
         rows = namespace(self.vectors).asarray(chosen)
-        return Spectra(self.vectors[rows], self.values[chosen], None if self.means is None else self.means[rows])
+        return Spectra(self.vectors[rows], self.values[chosen], None if self.offsets is None else self.offsets[rows])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,7 +128,7 @@ class Priced:
         return self._assign(flats, penalty)
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights)
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights, residuals=False)
 
     def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
@@ -143,7 +140,9 @@ class Priced:
 
     def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
-        spaces, means = self._eigenspaces(labels, k, dtype)
+        if self._moments is None or self._moments.k != k:
+            self._moments = RunningMoments(self.problem, k)
+        spaces, offsets = self._moments.eigenspaces(labels, None, dtype)
         rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)
@@ -151,21 +150,10 @@ class Priced:
         floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
         vectors, counts = spaces.bases.reshape(k, -1, self.d), counts.astype(np.int64)
-        spectra = Spectra(vectors, values[:, : vectors.shape[1]], means if self.problem.affine else None)
+        spectra = Spectra(vectors, values[:, : vectors.shape[1]], offsets)
         dims, price, costs = self.choose(spectra, counts)
         found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
         return replace(found, objective=float(costs.sum()), moved=int(moved))
-
-    def _eigenspaces(self, labels: Array, k: int, dtype: Any) -> tuple[Eigenspaces, Array]:
-        """All eigenvectors of each cluster's second moments, and the means."""
-        if dtype is not None:  # at the end, where nothing kept between steps is of use any more
-            self._moments = None
-        elif self._moments is None or self._moments.k != k:
-            self._moments = RunningMoments(self.problem, k)
-        if self._moments is None or not self._moments.resident:
-            return eigenspaces_by_chunks(self.problem, labels, k, None, dtype or self.problem.X.dtype)
-        moments = self._moments(labels)
-        return kernels.top_eigenspaces(moments.scatter, [self.d] * k, self.problem.X.dtype), moments.means
 
 
 class Budget(Priced):

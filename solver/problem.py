@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Rows, Streamed
+from ksubspaces.kernels import Flats, Moments, Rows, Streamed
 from ksubspaces.kernels.rows import as_rows
 
 from .arrays import Array, namespace
@@ -48,6 +48,10 @@ class Problem:
     def total(self, residuals: Array) -> float:
         """``sum_i w_i r_i`` in float64."""
         return self.unit * float(self.objective(residuals))
+
+    def offsets(self, moments: Moments) -> Array | None:
+        """Best offsets of flats for rows of these moments: their means, if affine."""
+        return moments.means if self.affine else None
 
     def counts(self, labels: Array) -> Array:
         """Rows of positive weight in each cluster, (k,), where the labels are."""

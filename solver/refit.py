@@ -26,7 +26,7 @@ class RunningMoments:
     """Second moments of k clusters whose labels change little by little: only rows that moved are touched."""
 
     def __init__(self, problem: Problem, k: int, products: bool = True) -> None:
-        self.problem, self.k, self.products = problem, k, products
+        self.problem, self.k, self.d, self.products = problem, k, problem.X.shape[1], products
         self.moments: Moments | None = None
         self.labels: Array | None = None
         self.updates = 0
@@ -35,8 +35,8 @@ class RunningMoments:
     @property
     def resident(self) -> bool:
         """Whether there is room for those of all clusters at a time."""
-        X = self.problem.X
-        return not self.products or self.k * X.shape[1] ** 2 * 8 <= max(RESIDENT_BYTES, RESIDENT_SHARE * X.nbytes)
+        most = max(RESIDENT_BYTES, RESIDENT_SHARE * self.problem.X.nbytes)
+        return not self.products or self.k * self.d**2 * 8 <= most
 
     def __call__(self, labels: Array) -> Moments:
         p = self.problem
@@ -50,7 +50,7 @@ class RunningMoments:
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
-        self.moments = moments_of(p, labels, self.k, products=self.products)
+        self.moments = self._afresh(labels)
         self.labels, self.updates, self.peak = labels, 0, None
         if not fresh:
             self._faded(self.moments)
@@ -67,73 +67,91 @@ class RunningMoments:
         self.peak = xp.maximum(before, left)
         return bool(((left < FADED * before) | ((left > 0) & (left < FADED * held))).any())
 
+    def eigenspaces(
+        self,
+        labels: Array,
+        dims: Sequence[int] | None,
+        dtype: Any = None,
+        start: Array | None = None,
+        exact: bool = True,
+    ) -> tuple[Eigenspaces, Array | None]:
+        """The leading eigenspace of each cluster, and best offsets; without dims all of it, or what few rows span.
 
-def moments_of(problem: Problem, labels: Array, k: int, dtype: Any = None, products: bool = True) -> Moments:
-    """Moments of k clusters, multiplied in X's precision or the one given."""
-    groups = kernels.group_rows(labels, k)
-    return kernels.second_moments(problem.X, groups, problem.weights, problem.affine, products, dtype)
+        In X's precision ``exact`` or some steps from ``start``; in another one, nothing is kept. Clusters whose second
+        moments take too much memory together are taken some at a time.
+        """
+        p, at_once, precision = self.problem, max(1, RESIDENT_BYTES // (8 * self.d**2)), dtype or self.problem.X.dtype
+        if dtype is not None:
+            self.moments = self.labels = None
+        if self.products and not (self.resident if dtype is None else self.k <= at_once):
+            return self._by_chunks(labels, dims, precision, at_once)
+        moments = self(labels) if dtype is None else self._afresh(labels, dtype)
+        if not self.products:
+            return self._trivial(), p.offsets(moments)
+        dims = [self.d] * self.k if dims is None else dims
+        return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
 
+    def _afresh(self, labels: Array, dtype: Any = None) -> Moments:
+        p, groups = self.problem, kernels.group_rows(labels, self.k)
+        return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype)
 
-def eigenspaces_by_chunks(
-    problem: Problem, labels: Array, k: int, dims: Sequence[int] | None, dtype: Any
-) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspaces of k clusters, without dims all of them or those that few rows span, and the means.
+    def _by_chunks(
+        self, labels: Array, dims: Sequence[int] | None, dtype: Any, at_once: int
+    ) -> tuple[Eigenspaces, Array | None]:
+        k, d, xp, groups = self.k, self.d, namespace(labels), kernels.group_rows(labels, self.k)
+        most = max(np.diff(groups.bounds).tolist())
+        layout = kernels.layout_of(d, tuple(dims or [d if 2 * most > d else most] * k))
+        bases, values = xp.empty((layout.total, d), dtype), xp.zeros((k, d))
+        offsets = xp.empty((k, d)) if self.problem.affine else None
+        complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
+        for first in range(0, k, at_once):
+            end = min(first + at_once, k)
+            own = groups.take(first, end), layout.dims[first:end]
+            spaces, means = eigenspaces(self.problem, *own, dtype, most)
+            bases[layout.starts[first] : layout.starts[end]] = spaces.bases
+            values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
+            if complements is not None and spaces.complements is not None:
+                complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements
+            if offsets is not None:
+                offsets[first:end] = means
+        return Eigenspaces(layout, bases, values, complements), offsets
 
-    So many clusters at a time as have second moments that take little memory.
-    """
-    xp, d = namespace(labels), problem.X.shape[1]
-    at_once = max(1, RESIDENT_BYTES // (8 * d * d))
-    if k <= at_once:
-        moments = moments_of(problem, labels, k, dtype)
-        return kernels.top_eigenspaces(moments.scatter, dims or [d] * k, dtype), moments.means
-    groups = kernels.group_rows(labels, k)
-    most = max(np.diff(groups.bounds).tolist())
-    layout = kernels.layout_of(d, tuple(dims or [d if 2 * most > d else most] * k))
-    bases, values, means = xp.empty((layout.total, d), dtype), xp.zeros((k, d)), xp.empty((k, d))
-    complements = xp.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-    for first in range(0, k, at_once):
-        end = min(first + at_once, k)
-        spaces, means[first:end] = eigenspaces(problem, groups.take(first, end), layout.dims[first:end], dtype, most)
-        bases[layout.starts[first] : layout.starts[end]] = spaces.bases
-        values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
-        if complements is not None and spaces.complements is not None:
-            complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements
-    return Eigenspaces(layout, bases, values, complements), means
+    def _trivial(self) -> Eigenspaces:
+        """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
+        xp, layout, dtype = (
+            namespace(self.problem.X),
+            kernels.layout_of(self.d, self.problem.dims),
+            self.problem.X.dtype,
+        )
+        bases = xp.tile(xp.eye(self.d, dtype=dtype), (layout.total // self.d, 1))
+        return Eigenspaces(layout, bases, None, bases[:0] if layout.has_wide else None)
 
 
 def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Flats:
-    """The best j-flat for each list of row numbers."""
+    """The best j-flat for each list of row numbers; one near it where eigenvectors are dear."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]
     groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
-    spaces, means = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes))
-    return spaces.flats(means if problem.affine else None)
+    spaces, offsets = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes), exact=False)
+    return spaces.flats(offsets)
 
 
 def eigenspaces(
-    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int
-) -> tuple[Eigenspaces, Array]:
-    """The leading eigenspace of each group of at most ``most`` rows of X, and their means (k, d); from the rows
+    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int, exact: bool = True
+) -> tuple[Eigenspaces, Array | None]:
+    """The leading eigenspace of each group of at most ``most`` rows of X, and best offsets; from the rows
     themselves where these are few, else from their second moments."""
     X, xp, weights = problem.X, namespace(problem.X), problem.weights
     few = 2 * most <= X.shape[1]
     moments = kernels.second_moments(X, groups, weights, problem.affine, not few, dtype)
+    offsets = problem.offsets(moments)
     if not few:
-        return kernels.top_eigenspaces(moments.scatter, dims, dtype), moments.means
+        return kernels.top_eigenspaces(moments.scatter, dims, dtype, exact=exact), offsets
     blocks = []
-    for c, mean in enumerate(moments.means):
-        rows = groups.rows(c)
-        A = X[rows].astype(dtype)
-        if problem.affine:
-            A -= mean.astype(dtype)
+    for c in range(groups.k):
+        A = X[groups.rows(c)].astype(dtype)
+        if offsets is not None:
+            A -= offsets[c].astype(dtype)
         if weights is not None:
-            A *= xp.sqrt(weights[rows]).astype(dtype)[:, None]
+            A *= xp.sqrt(weights[groups.rows(c)]).astype(dtype)[:, None]
         blocks.append(A)
-    return kernels.batched_svd(blocks, dims), moments.means
-
-
-def trivial_eigenspaces(problem: Problem) -> Eigenspaces:
-    """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
-    xp, d, dtype = namespace(problem.X), problem.X.shape[1], problem.X.dtype
-    layout = kernels.layout_of(d, problem.dims)
-    bases = xp.tile(xp.eye(d, dtype=dtype), (layout.total // d, 1)) if layout.total else xp.zeros((0, d), dtype)
-    return Eigenspaces(layout, bases, None, xp.zeros((0, d), dtype) if layout.has_wide else None)
+    return kernels.batched_svd(blocks, dims), offsets

@@ -122,15 +122,14 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     if labels is None:
         labels = _draw(range(k), xp.ones_like(lengths), weights, lambda c, drawn: _angles(X, lengths, drawn), rng)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
-    scale = xp.sqrt((lengths.astype(np.float64) ** 2).mean())
     centres = xp.zeros((k, X.shape[1]))
     for _ in range(KMEANS_STEPS):
         sums = kernels.second_moments(X, kernels.group_rows(labels, k), per_length, products=False).first
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
-        # Among centres of one length the nearest is the one with the largest cosine.
-        assigned, _ = kernels.assign(X, Flats.points(scale * centres, X.dtype))
+        units = centres.T.astype(X.dtype)
+        assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
         settled = not problem.on_card and bool((assigned == labels).all())  # a card goes on rather than wait
         labels = assigned
         if settled:

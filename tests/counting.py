@@ -34,7 +34,7 @@ FROM_HOST = {"array", "asarray", "asanyarray", "ascontiguousarray"}
 
 @dataclass
 class Counts:
-    """What was asked of the card, by name; waits and uploads by the line that asked; and seconds of the host.
+    """What was asked of the card, by name and by who asked; and seconds of the host.
 
     Those are of its thread, without the calls of kernels and of the library; CuPy takes some 5 us for each of these.
     """
@@ -44,6 +44,7 @@ class Counts:
     waits: Counter[str] = field(default_factory=Counter)
     uploads: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    variants: set[tuple[Any, ...]] = field(default_factory=set)
 
     def __sub__(self, other: Counts) -> Counts:
         """What came in between."""
@@ -172,25 +173,29 @@ class CardArray(np.lib.mixins.NDArrayOperatorsMixin):
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(part, CardArray) and part.dtype == bool for part in parts):
             _waited("rows where a mask is true")
-        _counts.uploads[_line()] += sum(isinstance(part, (np.ndarray, list)) for part in parts)
+        _counts.uploads[_asker()] += sum(isinstance(part, (np.ndarray, list)) for part in parts)
         return _given("getitem", self.host[_on_host(index, mixed=True)], [self.host])
 
     @_of_card
     def __setitem__(self, index: Any, value: Any) -> None:
         self.host[_on_host(index, mixed=True)] = _on_host(value)
-        _counts.launches["setitem"] += 1
+        _note(_counts.launches, "setitem")
 
 
-def _line() -> str:
-    """The line of the solver or the kernels that is asking."""
+def _asker() -> str:
+    """The function of the solver or the kernels that is asking."""
     frame = sys._getframe(1)
     while frame.f_back and ("numpy" in frame.f_code.co_filename or frame.f_code.co_filename == __file__):
         frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}:{frame.f_lineno}"
+    return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+
+
+def _note(counter: Counter[str], what: str) -> None:
+    counter[f"{what} in {_asker()}"] += 1
 
 
 def _waited(what: str) -> None:
-    _counts.waits[f"{what} in {_line()}"] += 1
+    _note(_counts.waits, what)
 
 
 def _on_host(value: Any, mixed: bool = False) -> Any:
@@ -200,7 +205,7 @@ def _on_host(value: Any, mixed: bool = False) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_on_host(part, mixed) for part in value)
     if isinstance(value, np.ndarray) and not mixed:
-        raise TypeError(f"an array of the host among those of the card, in {_line()}")
+        raise TypeError(f"an array of the host among those of the card, in {_asker()}")
     return value
 
 
@@ -221,11 +226,11 @@ def _called(function: Callable[..., Any], name: str, args: Any, kwargs: dict[str
     with np.errstate(all="ignore"):
         result = function(*_on_host(tuple(args), mixed), **host)
     if "out" in kwargs:
-        _counts.launches[name] += 1
+        _note(_counts.launches, name)
         return kwargs["out"][0] if isinstance(kwargs["out"], tuple) else kwargs["out"]
     if mixed:
-        _counts.uploads[_line()] += 1
-        _counts.allocations[name] += 1
+        _counts.uploads[_asker()] += 1
+        _note(_counts.allocations, name)
         return CardArray(np.array(result))
     return _given(name, result, _arrays([args, kwargs]))
 
@@ -233,7 +238,7 @@ def _called(function: Callable[..., Any], name: str, args: Any, kwargs: dict[str
 def _given(name: str, result: Any, inputs: list[np.ndarray]) -> Any:
     """The result as arrays of the card, counted as launched and allocated unless it is a view."""
     if result is None:
-        _counts.launches[name] += 1
+        _note(_counts.launches, name)
         return None
     if isinstance(result, (tuple, list)):
         parts = [_given(name, part, inputs) for part in result]
@@ -241,9 +246,9 @@ def _given(name: str, result: Any, inputs: list[np.ndarray]) -> Any:
     if not isinstance(result, (np.ndarray, np.generic)):
         return result
     if not any(np.may_share_memory(result, array) for array in inputs):
-        _counts.allocations[name] += 1
+        _note(_counts.allocations, name)
         if not name.startswith("empty"):
-            _counts.launches[name] += 1
+            _note(_counts.launches, name)
     return CardArray(np.asarray(result))
 
 
@@ -339,6 +344,7 @@ def counting() -> Iterator[Counts]:
 
         def kernel(source: str, name: str, defines: Mapping[str, Any] | None = None) -> loader.Launch:
             key = source, name, *sorted((defines or {}).items())
+            _counts.variants.add((source, *key[2:]))
             if key not in compiled:
                 compiled[key] = _counted(_of_card(emulator)(source, name, defines), source, name)
             return compiled[key]

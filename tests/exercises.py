@@ -8,7 +8,7 @@ import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
-from draws import check_start
+from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -64,6 +64,7 @@ def check_screened(X, flats, penalty=None, weights=None):
     cost = distances if weights is None else weights[:, None] * distances
     unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
     assert labels.dtype == np.int32
+    assert np.all((labels >= 0) & (labels < flats.k))
     least = cost if penalty is None else cost + penalty
     assert np.all((least[np.arange(len(X)), labels] - least.min(axis=1)) <= tolerance(X.dtype) * unit)
     if residuals is not None:
@@ -79,7 +80,7 @@ def exercise_screen():
                 (150, 64, [8] * 37, False),
                 (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
                 (70, 100, [3, 9, 0, 64, 1, 40], True),
-                (40, 200, [8, 5, 3, 8, 8], False),
+                (40, 200, [8, 5, 3, 8, 2, 1, 140], False),
             ):
                 X, flats, rng = problem(n, d, dims, np.float32, affine)
                 check_screened(X, flats)
@@ -125,12 +126,34 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights)
+        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
-        np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+        for reach in (power.REACH, 0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(power, "REACH", reach)
+                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
 
-    Y = rng.normal(size=(2, 65, 90))
-    V = power._orthonormal(np, Y.copy(), None)
+    S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
+    S[0] += 1e7 * np.outer(start[0], start[0])
+    V = layout.pad(start)
+    found = power._filtered(np, layout, S, V)
+    for c, (steep, j) in enumerate(zip((True, *[False] * 5), dims, strict=True)):
+        quotients = np.diag(V[c] @ S[c] @ V[c].T)[:j]
+        if j:
+            a, b, g = (1 / quotients.max(), 4, 16) if steep else (4 / (0.98 * quotients.min()), -2, 2)
+            turned = a * S[c] + b * np.eye(d)
+            want = V[c] @ (turned @ turned - g * np.eye(d))
+            np.testing.assert_allclose(found[c], want, atol=1e-9 * np.abs(want).max())
+
+    Y, ok = rng.normal(size=(2, 65, 90)), np.ones(2, bool)
+    V = power._orthonormal(np, Y.copy(), None, ok)
+    assert ok.all()
+    for alike in (45, 50, 51, 55, 64):
+        twice = Y.copy()
+        twice[1, alike] = Y[1, 40] + 1e-6 * Y[1, alike]
+        power._orthonormal(np, twice, None, ok)
+        np.testing.assert_array_equal(ok, [True, False])
+        ok[:] = True
     for v, rows in zip(V, Y, strict=True):
         np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
@@ -153,6 +176,7 @@ def exercise_moments():
             X = (rng.normal(size=(n, d)) + 3).astype(dtype)
             weights = rng.random(n)
             labels = rng.integers(0, 3, n).astype(np.int32)
+            assert not moments.second_moments(X, group_rows(labels, 4), weights).raw[3].any()
             got = moments.second_moments(X, group_rows(labels, 3), weights, center=True)
             want = reference.second_moments(X, group_rows(labels, 3), weights, center=True)
             assert_accurate(got.raw, want.raw, dtype)
@@ -187,6 +211,7 @@ def exercise_seeding():
             check_start(2 * 2048 + 77, 64, [9], True, 60)
     check_start(300, 70, [3], False, 40, least=200)
     check_start(500, 20, [2] * 8, True, 20)
+    check_directions(700, 40, 6, True)
 
 
 def exercise_lookup():

@@ -153,12 +153,6 @@ MUTANTS: dict[str, list[Mutant]] = {
             "u ^ ((unsigned)((int)u >> 31) | 0x80000000u)",
             "u ^ 0x80000000u",
         ),
-        Mutant(
-            "keys are read without their order",
-            "screen.cu",
-            "u ^ ((unsigned)((int)~u >> 31) | 0x80000000u)",
-            "u ^ 0x80000000u",
-        ),
         Mutant("flats past the last count", "screen.cu", "flat < k ? named : 0", "named"),
         Mutant(
             "ties go to the highest flat",
@@ -233,22 +227,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             "i < pieces[c] + 1; i++",
         ),
         Mutant(
-            "screened by assign.cu: the bound lacks offsets",
-            "assign.cu",
-            "flat.terms.slope * (own_lost",
-            "0 * (own_lost",
-        ),
-        Mutant(
             "screened by assign.cu: the second lowest is forgotten",
             "assign.cu",
             "low == label ? second : lowest",
             "low == label ? __int_as_float(0x7f800000) : lowest",
-        ),
-        Mutant(
-            "screened by assign.cu: the lowest of all is the nearest",
-            "assign.cu",
-            "low == label ? second : lowest",
-            "second",
         ),
         Mutant(
             "screened by assign.cu: no row is listed",
@@ -375,7 +357,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
         Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
         Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
-        Mutant("one warp counts", "power.cu", "sum += sums[warp];", "sum += 0 * sums[warp];"),
+        Mutant("one warp counts", "power.cu", "x += sums[warp];", "x += 0 * sums[warp];"),
         Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
         Mutant(
             "panels are read before they are there",
@@ -405,8 +387,59 @@ MUTANTS: dict[str, list[Mutant]] = {
             "the same panel again", "power.cu", "read(before + PANEL, theirs, above);", "read(before, theirs, above);"
         ),
         Mutant("the diagonal block stays as it was", "power.cu", ", block[r] -= four.x[r] * corner", ""),
-        Mutant("one strip too few", "power.cu", "(m - first - 1) / PANEL)", "(m - first - 2) / PANEL)"),
+        Mutant("strips begin at the diagonal", "power.cu", "first + PANEL + strip * PANEL", "first + strip * PANEL"),
         Mutant("rows are not divided by the diagonal", "power.cu", "x[i] *= factor[i * PITCH + i];", ";"),
+        Mutant(
+            "nobody tells of rows that are alike", "power.cu", "<= ALIKE)) ok[c] = false;", "<= ALIKE)) ok[c] = ok[c];"
+        ),
+        Mutant(
+            "another row's square",
+            "power.cu",
+            "if (4 * warp + r == lane) squares[lane]",
+            "if (4 * warp + r == 0) squares[lane]",
+        ),
+        Mutant("pieces overlap", "power.cu", "blockIdx.x % PIECES * THREADS + threadIdx.x;", "threadIdx.x;"),
+        Mutant("products of another flat", "power.cu", "Y += (size_t)c * width * d;", "Y += 0;"),
+        Mutant("traces are forgotten", "power.cu", "sum += S[(size_t)i * d + i];", "sum += 0;"),
+        Mutant(
+            "quotients of another row",
+            "power.cu",
+            "sum += V[row * d + i] * H[row * d + i];",
+            "sum += V[i] * H[row * d + i];",
+        ),
+        Mutant(
+            "the least is not that of all warps",
+            "power.cu",
+            "low = min(low, least[warp]), high = max(high, most[warp]);",
+            ";",
+        ),
+        Mutant(
+            "the least is looked for before it is there",
+            "power.cu",
+            "most[threadIdx.x / 32] = high;\n  __syncthreads();",
+            "most[threadIdx.x / 32] = high;",
+        ),
+        Mutant(
+            "zeros that fill up are the least",
+            "power.cu",
+            "for (int i = threadIdx.x; i < j; i += THREADS) {\n    const double quotient",
+            "for (int i = threadIdx.x; i < width; i += THREADS) {\n    const double quotient",
+        ),
+        Mutant(
+            "no spectrum is steep",
+            "power.cu",
+            "const bool steep = !(high <= STEEP * low);",
+            "const bool steep = false;",
+        ),
+        Mutant(
+            "every spectrum is steep",
+            "power.cu",
+            "const bool steep = !(high <= STEEP * low);",
+            "const bool steep = true;",
+        ),
+        Mutant("the identity is of ones", "power.cu", "i % d == i / d;", "1;"),
+        Mutant("numbers of the first matrix", "power.cu", "const double y = Y ? Y[at]", "const double y = Y ? Y[i]"),
+        Mutant("the last turn is like the others", "power.cu", "  if (last)", "  if (false)"),
     ],
     "exercise_moments": [
         Mutant("rows of a label change places", "groups.cu", "((1u << lane) - 1)", "(~0u << lane << 1)"),
@@ -446,6 +479,9 @@ MUTANTS: dict[str, list[Mutant]] = {
             "slots of an earlier turn are added again", "moments.cu", "max(slots[group], first_slot)", "slots[group]"
         ),
         Mutant("rows that leave are added", "moments.cu", "fold(c, -1)", "fold(c, 1)"),
+        Mutant("what lay in memory is added", "moments.cu", "if (!fresh && inside", "if (inside"),
+        Mutant("groups without rows keep what lay there", "moments.cu", "if (!fresh && first(come)", "if (first(come)"),
+        Mutant("sums stay about the origin", "moments.cu", "total - weight * mean", "total"),
         Mutant("the mirror image is not turned", "moments.cu", "+ row + m] = found[m][n]", "+ row + m] = found[n][m]"),
         Mutant(
             "sums before all rows were read",
@@ -512,9 +548,26 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "columns of cosines change places",
             "seeding.cu",
-            "product[2 * h + e]) * length * inverse[e]",
-            "product[2 * h + 1 - e]) * length * inverse[e]",
+            "product[2 * h] * length * inverse[0], product[2 * h + 1]",
+            "product[2 * h + 1] * length * inverse[0], product[2 * h]",
         ),
+        Mutant(
+            "a candidate's length is another's",
+            "seeding.cu",
+            "inverse[e] = inverse_length(candidates[2 * t + e])",
+            "inverse[e] = inverse_length(candidates[2 * t])",
+        ),
+        Mutant("cosines have no sign", "seeding.cu", "? 1 - both[e] : 0;", "? 1 - fabsf(both[e]) : 0;"),
+        Mutant(
+            "sums of potentials change places", "seeding.cu", "lane % 2 ? second : first", "lane % 2 ? first : second"
+        ),
+        Mutant(
+            "potentials of other candidates",
+            "seeding.cu",
+            "lane / 4 * 4 + lane % 4 / 2), second",
+            "lane / 4 * 4), second",
+        ),
+        Mutant("rows of length zero cost something", "seeding.cu", "energy[row] > 0 ? 2.f : 0.f", "2.f"),
         Mutant(
             "rows of weight zero are near",
             "seeding.cu",

@@ -29,7 +29,7 @@ def _unit(row, column):
 
 def rounded_flats(before=0, copies=1, weight=None):
     """Directions are rounded, rows are not; the nearest flat comes last, ``before`` its decisive directions others."""
-    d = 67 + before
+    d = 67 + 2 * before
     x = np.zeros(d)
     x[:63], x[64] = SIDE[:63], np.sqrt(1.2 * STEP)
     wrong, right = np.zeros((1, d)), np.zeros((2 + before, d))
@@ -37,7 +37,7 @@ def rounded_flats(before=0, copies=1, weight=None):
     _unit(wrong[0], 65)
     _unit(right[before], 65)
     right[before + 1, 64] = 1
-    right[:before, 67:] = np.eye(before)
+    right[:before, 67 : 67 + before] = np.eye(before)
     flats = _flats([*[wrong] * copies, np.eye(d)[[66]], right])
     X = _rows(x)
     if weight is None:
@@ -64,6 +64,16 @@ def rounded_rows_far_from_offsets():
     return X, _flats([np.zeros((0, d))] * 4, [wrong, -wrong, right, -right]), None, None
 
 
+def rounded_offsets():
+    """Points that are rounded; rows are not."""
+    d, far, t = 129, 64.0, 64 * np.sqrt(0.5 * STEP)
+    x = np.concatenate([far * SIDE, far * SIDE, [t]])
+    right, wrong = np.zeros(d), np.zeros(d)
+    right[:64], right[128], wrong[64:128] = UNDER * far * SIDE, t, OVER * far * SIDE
+    X = np.repeat(x[None], 20, axis=0).astype(np.float32)
+    return X, _flats([np.zeros((0, d))] * 4, [wrong, -wrong, right, -right]), None, None
+
+
 def last_bits(k=512):
     """The numbers of many flats take bits that decide."""
     d = 32
@@ -81,6 +91,7 @@ ALL = {
     "rounded flats, three near": lambda: rounded_flats(copies=2),
     "rounded flats, weighted": lambda: rounded_flats(weight=64.0),
     "rounded rows": rounded_rows,
+    "rounded offsets": rounded_offsets,
     "rounded rows far from offsets": rounded_rows_far_from_offsets,
     "last bits": last_bits,
 }

@@ -127,6 +127,27 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
     assert got.history[-1] == pytest.approx(expected.history[-1], rel=0.03)
 
 
+def test_a_refit_that_failed_is_taken_again_exactly(monkeypatch):
+    """Flags of the solver come with the step; what it could not find is solved for in float64, in the same step."""
+    X, _ = planted(300, 12, 3, 2, noise=0.5)
+    problem, start = Problem(X, None, (2, 7, 3), False), State((np.arange(300) % 3).astype(np.int32))
+    exactly = kernels.top_eigenspaces
+    asked = []
+
+    def failing(S, dims, dtype=None, start=None, exact=True):
+        asked.append(np.dtype(dtype))
+        spaces = exactly(S, dims, dtype)
+        if dtype == np.float64:
+            return spaces
+        return spaces._replace(bases=np.roll(spaces.bases, 1, axis=1), ok=np.array([True, False, True]))
+
+    expected = alternate(start, FixedDims(problem), max_iter=4, tol=0)
+    monkeypatch.setattr(kernels, "top_eigenspaces", failing)
+    got = alternate(start, FixedDims(problem), max_iter=4, tol=0)
+    assert asked == [np.float32, np.float64] * 4
+    np.testing.assert_allclose(got.history, expected.history, rtol=1e-5)
+
+
 @pytest.mark.parametrize("affine", [False, True])
 def test_updates_leave_no_rounding_in_a_cluster_that_fades(affine, monkeypatch):
     """Rows leave a cluster until it is empty: its moments must stay positive semidefinite up to little rounding."""

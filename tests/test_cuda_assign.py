@@ -83,15 +83,16 @@ def test_ties_go_to_the_lowest_flat(precision, affine, splits, monkeypatch):
     assert np.all(distances[:, tied] == distances[:, tied[:1]])
 
 
-def test_memory_beside_the_result_is_for_the_flats_and_a_few_numbers_a_row(monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", None])
+def test_memory_beside_the_result_is_for_the_flats_and_a_few_numbers_a_row(precision, monkeypatch):
     X, flats, _ = problem(100_000, 16, [8] * 100, np.float32, False)
     monkeypatch.setattr(loader, "kernel", lambda *_: lambda *_, **__: None)
     monkeypatch.setattr(loader, "limits", lambda: H100)
     tracemalloc.start()
-    cuda_assign.assign(X, flats)
+    cuda_assign.assign(X, flats, precision=precision)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 100 * len(X) + 20 * 4 * 800 * 16
+    assert peak < (100 if precision else 200) * len(X) + 20 * 4 * 800 * 16
     assert peak < 0.4 * len(X) * flats.k * 4
 
 

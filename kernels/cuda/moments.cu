@@ -39,16 +39,25 @@ sums(const Real* X, const double* weights, const double* origins, const long lon
   partial[s * (d + 1) + column] = sum;
 }
 
-// totals (groups, d + 1): the partial sums of each group's slots, in order.
+// first (groups, d) and mass (groups): the partial sums of each group's slots, in order. With `center` they are taken
+// about `origins` (groups, d), the means in X's precision, which are then written, and as `means` besides.
 extern "C" __global__ void __launch_bounds__(256)
-fold_sums(const double* partial, const long long* slots, int groups, int d, double* totals) {
+fold_sums(const double* partial, const long long* slots, int groups, int d, int center, double* first, double* mass,
+          double* origins, Real* means) {
   const long long i = (long long)blockIdx.x * 256 + threadIdx.x;
-  if (i >= (long long)groups * (d + 1)) return;
-  const long long group = i / (d + 1), column = i % (d + 1);
-  double total = 0;
+  if (i >= (long long)groups * d) return;
+  const long long group = i / d, column = i % d;
+  double total = 0, weight = 0;
 #pragma unroll 8
-  for (long long s = slots[group]; s < slots[group + 1]; s++) total += partial[s * (d + 1) + column];
-  totals[i] = total;
+  for (long long s = slots[group]; s < slots[group + 1]; s++) {
+    total += partial[s * (d + 1) + column];
+    weight += partial[s * (d + 1) + d];
+  }
+  if (column == 0) mass[group] = weight;
+  const Real mean = center && weight > 0 ? (Real)(total / weight) : (Real)0;
+  first[i] = total - weight * mean;
+  if (origins) origins[i] = mean;
+  if (means) means[i] = mean;
 }
 
 // ---- second moments
@@ -151,11 +160,11 @@ products(const Real* X, const double* weights, const Real* origins, const long l
 constexpr int PATCH = 32;
 
 // S_c += partial sums of the slots of group `groups - k + c`, one after another, less those of group c if there are 2 k
-// groups: the rows that come, and those that go. Slots [first_slot, last_slot) are at hand. A block of PATCH x 8
-// threads works on a patch of the lower triangle and its mirror image.
+// groups: the rows that come, and those that go. Slots [first_slot, last_slot) are at hand. What S is before does not
+// count if `fresh`. A block of PATCH x 8 threads works on a patch of the lower triangle and its mirror image.
 extern "C" __global__ void __launch_bounds__(256)
 fold_products(const Real* partial, const long long* slots, int groups, int k, int d, long long first_slot,
-              long long last_slot, double* S) {
+              long long last_slot, int fresh, double* S) {
   __shared__ double found[PATCH][PATCH + 1];
   constexpr int EACH = PATCH / 8;
   const int side = (d + PATCH - 1) / PATCH, patches = side * (side + 1) / 2;
@@ -163,7 +172,7 @@ fold_products(const Real* partial, const long long* slots, int groups, int k, in
   auto first = [&](int group) { return max(slots[group], first_slot); };
   auto last = [&](int group) { return min(slots[group + 1], last_slot); };
   const bool some_go = groups > k && first(c) < last(c);
-  if (first(come) >= last(come) && !some_go) return;
+  if (!fresh && first(come) >= last(come) && !some_go) return;
 
   int row, column;
   triangle(blockIdx.x % patches, row, column);
@@ -174,7 +183,7 @@ fold_products(const Real* partial, const long long* slots, int groups, int k, in
   double total[EACH] = {};
   for (int i = 0; i < EACH; i++) {
     const int m = threadIdx.y + 8 * i, n = threadIdx.x;
-    if (inside(m, n)) total[i] = S[(long long)(row + m) * d + column + n];
+    if (!fresh && inside(m, n)) total[i] = S[(long long)(row + m) * d + column + n];
   }
 
   const int tile_row = row / TILE, tile = tile_row * (tile_row + 1) / 2 + column / TILE, tiles = (d + TILE - 1) / TILE;

@@ -52,66 +52,84 @@ def second_moments(
         )
         assert total is not None
         return total
-    X, weights = xp.ascontiguousarray(X), _float64(weights)
-    slots = cut(groups, CHUNK)
-    totals = _sums(X, slots, k, weights, None)
-    first, mass = totals[:, :d], totals[:, d].copy()
-    origins = xp.zeros((k, d))
-    if center:
+    X, weights, slots = xp.ascontiguousarray(X), _float64(weights), cut(groups, CHUNK)
+    moments = Moments(None, None, None, groups.counts, None, center)
+    means = xp.empty((k, d), X.dtype) if center else None
+    if center or not products:
         # Any origin near the mean will do: what it misses is in ``first`` and corrected exactly.
-        origins = (first / (mass + (mass <= 0))[:, None]).astype(X.dtype).astype(np.float64)
-        first = first - mass[:, None] * origins
-    moments = Moments(None, xp.ascontiguousarray(first), mass, groups.counts, origins, center)
+        moments.origins = xp.empty((k, d))
+        moments.first, moments.mass = _sums(X, slots, k, weights, None, moments.origins, means)
     if products:
-        moments.raw = xp.zeros((k, d, d))
-        _add_products(moments, X, slots, weights)
+        moments.raw = xp.empty((k, d, d))
+        _add_products(moments.raw, X, slots, weights, means, fresh=True)
     return moments
 
 
 def update_moments(
     moments: Moments, X: Array, rows: Array, old: Array, new: Array, weights: Array | None = None
 ) -> None:
-    xp = loader.namespace(X)
-    X, weights, (k, d) = xp.ascontiguousarray(X), _float64(weights), moments.first.shape
+    xp, k = loader.namespace(X), len(moments.counts)
+    X, weights = xp.ascontiguousarray(X), _float64(weights)
     # Rows leave the groups 0 .. k - 1 and enter the groups k .. 2 k - 1.
     groups = group_rows(xp.concatenate([old, new + k]), 2 * k).among(xp.concatenate([rows, rows]))
     slots = cut(groups, CHUNK)
-    totals = _sums(X, slots, k, weights, moments.origins)
-    change = totals[k:] - totals[:k]
-    moments.first += change[:, :d]
-    moments.mass += change[:, d]
     moments.counts += groups.counts[k:] - groups.counts[:k]
+    means = None
+    if moments.first is not None:
+        known, means = moments.known_sums, moments.known_sums[2].astype(X.dtype)
+        for held, change in zip(known, _sums(X, slots, k, weights, known[2], None, None), strict=False):
+            held += change[k:] - change[:k]
     if moments.raw is not None:
-        _add_products(moments, X, slots, weights)
+        _add_products(moments.raw, X, slots, weights, means, fresh=False)
 
 
 def _float64(weights: Array | None) -> Array | None:
     return None if weights is None else loader.namespace(weights).ascontiguousarray(weights, dtype=np.float64)
 
 
-def _sums(X: Array, slots: Slots, k: int, weights: Array | None, origins: Array | None) -> Array:
-    """Sum of ``w (x - o, 1)`` over each group, (groups, d + 1) float64; group g is about origin g mod k."""
+def _sums(
+    X: Array,
+    slots: Slots,
+    k: int,
+    weights: Array | None,
+    origins: Array | None,
+    new_origins: Array | None,
+    means: Array | None,
+) -> tuple[Array, Array]:
+    """Sums of ``w (x - o)`` (groups, d) and ``w`` (groups,) over each group, float64; group g is about origin g mod k.
+
+    About ``new_origins``, which are to be the means in X's precision, or zero without ``means``, if there is room for
+    them.
+    """
     xp = loader.namespace(X)
-    d, n_slots = X.shape[1], len(slots.owners)
+    d, n_slots, n_groups = X.shape[1], len(slots.owners), slots.groups.k
     defines = _defines(X.dtype, 64, 1)
-    partial = xp.empty((n_slots, d + 1))
-    totals = xp.empty((slots.groups.k, d + 1))
+    partial, first, mass = xp.empty((n_slots, d + 1)), xp.empty((n_groups, d)), xp.empty(n_groups)
     inputs = (X, or_null(weights), or_null(origins), *slots.arguments, np.int32(k), np.int32(d))
     strips = -(-(d + 1) // 32)
     loader.kernel("moments", "sums", defines)((n_slots * strips,), (32, 8), (*inputs, partial))
-    shape = slots.slots, np.int32(slots.groups.k), np.int32(d)
-    loader.kernel("moments", "fold_sums", defines)((-(-totals.size // 256),), (256,), (partial, *shape, totals))
-    return totals
+    shape = slots.slots, np.int32(n_groups), np.int32(d), np.int32(means is not None)
+    results = first, mass, or_null(new_origins), or_null(means)
+    loader.kernel("moments", "fold_sums", defines)((-(-first.size // 256),), (256,), (partial, *shape, *results))
+    return first, mass
 
 
-def _add_products(moments: Moments, X: Array, slots: Slots, weights: Array | None) -> None:
-    """Add ``sum w (x - o)(x - o)^T`` of k groups to the raw moments; of 2 k groups, that of c + k less that of c."""
+def _add_products(
+    raw: Array, X: Array, slots: Slots, weights: Array | None, origins: Array | None, fresh: bool
+) -> None:
+    """Add ``sum w (x - o)(x - o)^T`` of k groups to raw moments; of 2 k groups, that of c + k less that of c.
+
+    ``fresh`` ones are uninitialised memory.
+    """
     xp = loader.namespace(X)
-    (k, d), n_slots = moments.first.shape, len(slots.owners)
+    (k, d), n_slots = raw.shape[:2], len(slots.owners)
+    if n_slots == 0:
+        if fresh:
+            raw.fill(0)
+        return
     tile = 128 if d > 64 and X.dtype == np.float32 else 64
     defines = _defines(X.dtype, tile, pieces(X, d))
     multiply, fold = (loader.kernel("moments", name, defines) for name in ("products", "fold_products"))
-    origins = moments.origins.astype(X.dtype) if moments.center else None
     inputs = (X, or_null(weights), or_null(origins), *slots.arguments, np.int32(k), np.int32(d))
 
     tiles, patches = _triangle(-(-d // tile)), _triangle(-(-d // PATCH))
@@ -126,8 +144,8 @@ def _add_products(moments: Moments, X: Array, slots: Slots, weights: Array | Non
             (*inputs, np.int64(first), partial),
             shared_mem=_shared_memory(tile, X.dtype.itemsize),
         )
-        span = np.int32(k), np.int32(d), np.int64(first), np.int64(last)
-        fold((k * patches,), (PATCH, 8), (partial, slots.slots, np.int32(slots.groups.k), *span, moments.raw))
+        span = np.int32(k), np.int32(d), np.int64(first), np.int64(last), np.int32(fresh and first == 0)
+        fold((k * patches,), (PATCH, 8), (partial, slots.slots, np.int32(slots.groups.k), *span, raw))
 
 
 def _shared_memory(tile: int, itemsize: int) -> int:

@@ -40,6 +40,15 @@ __device__ __forceinline__ bool cholesky(double* gram, int pitch, int j) {
   return definite;
 }
 
+// The sum over a block of THREADS, for its first thread.
+__device__ __forceinline__ double block_sum(double x, double* sums) {
+  x = warp_sum(x);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
+  __syncthreads();
+  for (int warp = 1; warp < THREADS / 32 && threadIdx.x == 0; warp++) x += sums[warp];
+  return x;
+}
+
 // `steps` power steps for S (k, d, d), k = gridDim.x, from the rows starts[c] to starts[c + 1] of `start`, or from any
 // if that is null, to those of V. ok (k,): false if S was not finite; then V has what it started from.
 // Shared memory: d d numbers for S, 2 d pitch for V and Y, pitch (pitch + 1) doubles; pitch: a multiple of four, j or more.
@@ -48,7 +57,7 @@ power(const double* __restrict__ S, int d, const long long* __restrict__ starts,
       const REAL* __restrict__ start, REAL* __restrict__ V, bool* __restrict__ ok) {
   extern __shared__ __align__(128) unsigned char dyn_smem[];
   __shared__ bool definite;
-  const int thread = threadIdx.x, c = blockIdx.x, j = (int)(starts[c + 1] - starts[c]);
+  const int thread = threadIdx.x, threads = blockDim.x, c = blockIdx.x, j = (int)(starts[c + 1] - starts[c]);
   double* const gram = (double*)dyn_smem;
   REAL* const v = (REAL*)(gram + pitch * (pitch + 1));
   REAL* const y = v + d * pitch;
@@ -57,8 +66,8 @@ power(const double* __restrict__ S, int d, const long long* __restrict__ starts,
   V += starts[c] * d;
 
   const double scale = power_of_two(-exponent_of_trace(S, d));
-  for (int i = thread; i < d * d; i += THREADS) s[i] = (REAL)(scale * S[i]) + (i % (d + 1) == 0 ? SHIFT : 0);
-  for (int i = thread; i < d * pitch; i += THREADS) {
+  for (int i = thread; i < d * d; i += threads) s[i] = (REAL)(scale * S[i]) + (i % (d + 1) == 0 ? SHIFT : 0);
+  for (int i = thread; i < d * pitch; i += threads) {
     const int row = i / d, column = i % d;
     v[column * pitch + row] = row >= j ? 0 : start ? start[starts[c] * d + i] : scrambled(i);
   }
@@ -67,10 +76,10 @@ power(const double* __restrict__ S, int d, const long long* __restrict__ starts,
 
   // The last time for orthogonality alone: the first factor has cost digits.
   for (int step = 0; step <= steps && definite; step++) {
-    for (int i = thread; i < d * (pitch / 4); i += THREADS) {
+    for (int i = thread; i < d * ((j + 3) / 4); i += threads) {
       const int column = i % d, row = i / d * 4;
       Four<REAL> sums = {};
-      if (step < steps && row < j)
+      if (step < steps)
         for (int inner = 0; inner < d; inner++) {
           const REAL entry = s[inner * d + column];
           const Four<REAL> four = *(const Four<REAL>*)(v + inner * pitch + row);
@@ -82,7 +91,7 @@ power(const double* __restrict__ S, int d, const long long* __restrict__ starts,
       *(Four<REAL>*)(y + column * pitch + row) = sums;
     }
     __syncthreads();
-    for (int i = thread; i < j * j; i += THREADS) {
+    for (int i = thread; i < j * j; i += threads) {
       const int a = i / j, b = i % j;
       if (b > a) continue;
       double product = 0;
@@ -96,7 +105,7 @@ power(const double* __restrict__ S, int d, const long long* __restrict__ starts,
     }
     __syncthreads();
     if (definite)
-      for (int column = thread; column < d; column += THREADS)
+      for (int column = thread; column < d; column += threads)
         for (int r = 0; r < j; r++) {
           double entry = y[column * pitch + r];
           for (int p = 0; p < r; p++) entry -= gram[r * (pitch + 1) + p] * v[column * pitch + p];
@@ -106,7 +115,7 @@ power(const double* __restrict__ S, int d, const long long* __restrict__ starts,
   }
 
   if (thread == 0) ok[c] = definite;
-  for (int i = thread; i < j * d; i += THREADS) {
+  for (int i = thread; i < j * d; i += threads) {
     const int row = i / d, column = i % d;
     V[i] = definite || start ? v[column * pitch + row] : row == column;
   }
@@ -147,29 +156,27 @@ leave(const double* __restrict__ raw, const double* __restrict__ first, const do
 #pragma unroll
     for (int r = 0; r < 4; r++) sum -= products.x[r] * v[column * pitch + row + r];
   }
-  sum = warp_sum(sum);
-  if (thread % 32 == 0) sums[thread / 32] = sum;
-  __syncthreads();
-  if (thread == 0) {
-    for (int warp = 1; warp < THREADS / 32; warp++) sum += sums[warp];
-    left[c] = sum < 0 ? 0 : sum;  // not a number stays none
-  }
+  sum = block_sum(sum, sums);
+  if (thread == 0) left[c] = sum < 0 ? 0 : sum;  // not a number stays none
 }
 
 constexpr int PANEL = 32;
+constexpr double ALIKE = 1e10;  // then rounding leaves a row orthogonal to others up to 1e-6
 
 // One panel of Cholesky-QR in place: rows `first` to `first` + PANEL of G (k, m, m), from its diagonal block on, and of
 // Y (k, m, n) become L^-1 times themselves, L being the factor of G. When all panels have had their turn Y has
 // orthonormal rows, if G was Y Y^T. A block takes PANEL columns of a G right of the panel, or of a Y; the factor of
-// the diagonal block each finds for itself.
+// the diagonal block each finds for itself. ok (k,), if it is not null, becomes false where a row is all but
+// spanned by those above it.
 extern "C" __global__ void __launch_bounds__(THREADS)
-eliminate(double* G, int m, double* Y, int n, int first) {
+eliminate(double* G, int m, double* Y, int n, int first, bool* ok) {
   constexpr int PITCH = PANEL + 1;
   __shared__ __align__(16) double across[PANEL][PANEL];  // of rows above, the columns of the diagonal block
-  __shared__ double rows[PANEL][PANEL], factor[PANEL * PITCH];
+  __shared__ double rows[PANEL][PANEL], factor[PANEL * PITCH], squares[PANEL];
   const int right = max(0, (m - first - 1) / PANEL), strips = right + (n + PANEL - 1) / PANEL;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, strip = blockIdx.x % strips;
-  G += (size_t)(blockIdx.x / strips) * m * m, Y += (size_t)(blockIdx.x / strips) * m * n;
+  const size_t c = blockIdx.x / strips;
+  G += c * m * m, Y += c * m * n;
   double* const into = strip < right ? G : Y;
   const int width = strip < right ? m : n;
   const int column = (strip < right ? first + PANEL + strip * PANEL : (strip - right) * PANEL) + lane;
@@ -184,6 +191,9 @@ eliminate(double* G, int m, double* Y, int n, int first) {
     }
   };
   read(first, own, block);
+#pragma unroll
+  for (int r = 0; r < 4; r++)
+    if (4 * warp + r == lane) squares[lane] = block[r];
   read(0, theirs, above);
   for (int before = 0; before < first; before += PANEL) {
     __syncthreads();
@@ -205,6 +215,8 @@ eliminate(double* G, int m, double* Y, int n, int first) {
   __syncthreads();
   if (warp > 0) return;
   cholesky(factor, PITCH, PANEL);
+  const double inverse = factor[lane * (PITCH + 1)];  // of what of the row is its own
+  if (ok && strip == 0 && first + lane < m && !(squares[lane] * inverse * inverse <= ALIKE)) ok[c] = false;
   double x[PANEL];
 #pragma unroll
   for (int i = 0; i < PANEL; i++) x[i] = rows[i][lane];
@@ -215,4 +227,69 @@ eliminate(double* G, int m, double* Y, int n, int first) {
     for (int r = i + 1; r < PANEL; r++) x[r] -= factor[r * PITCH + i] * x[i];
     if (first + i < m && column < width) into[(size_t)(first + i) * width + column] = x[i];
   }
+}
+
+constexpr int PIECES = 32;
+
+// What flats leave of S (k, d, d), piece by piece: left (k, PIECES) sums up to traces of S less those of V Y^T, where Y
+// (k, width, d) is V S for each flat, filled up.
+extern "C" __global__ void __launch_bounds__(THREADS)
+weigh(const double* __restrict__ S, int d, const long long* __restrict__ starts, int width,
+      const REAL* __restrict__ V, const double* __restrict__ Y, double* __restrict__ left) {
+  __shared__ double sums[THREADS / 32];
+  const int c = blockIdx.x / PIECES, first = blockIdx.x % PIECES * THREADS + threadIdx.x;
+  const long long size = (starts[c + 1] - starts[c]) * d;
+  S += (size_t)c * d * d, V += starts[c] * d, Y += (size_t)c * width * d;
+  double sum = 0;
+  for (int i = first; i < d; i += PIECES * THREADS) sum += S[(size_t)i * d + i];
+  for (long long i = first; i < size; i += PIECES * THREADS) sum -= V[i] * Y[i];
+  sum = block_sum(sum, sums);
+  if (threadIdx.x == 0) left[blockIdx.x] = sum;
+}
+
+// Rayleigh quotients (k, width) of the rows of V (k, width, d), from V and H = V S; a warp each.
+extern "C" __global__ void __launch_bounds__(THREADS)
+rayleigh(const double* __restrict__ V, const double* __restrict__ H, long long rows, int d, double* __restrict__ along) {
+  const long long row = (long long)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+  if (row >= rows) return;
+  double sum = 0;
+  for (int i = threadIdx.x % 32; i < d; i += 32) sum += V[row * d + i] * H[row * d + i];
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) along[row] = sum;
+}
+
+constexpr double STEEP = 1000;  // eigenvalues further apart than that would leave rows too much alike
+
+// A turn of the recurrence of a filter, for matrices X and Y (k, rows, d): a X + c Y, or X - g Y at the `last` turn; Y is
+// the identity if null. With these turns rows x V become (a S + c) ((a S + c) V) - g V. That is twice the Chebyshev
+// polynomial of degree two on [0, b], which grows as fast as any beyond b, for b just below the least of the Rayleigh
+// quotients; where these are STEEP, it is nearly linear, as in a power step. A block takes THREADS numbers.
+extern "C" __global__ void __launch_bounds__(THREADS)
+filter(const double* __restrict__ along, const long long* __restrict__ starts, int width, const double* X,
+       const double* Y, int rows, int d, bool last, double* out) {
+  __shared__ double least[THREADS / 32], most[THREADS / 32];
+  const int blocks = (int)(((long long)rows * d + THREADS - 1) / THREADS), lane = threadIdx.x % 32;
+  const int c = blockIdx.x / blocks, j = (int)(starts[c + 1] - starts[c]);
+  double low = 1e300, high = 0;
+  for (int i = threadIdx.x; i < j; i += THREADS) {
+    const double quotient = along[(size_t)c * width + i];
+    low = min(low, quotient), high = max(high, quotient);
+  }
+#pragma unroll
+  for (int bit = 16; bit > 0; bit /= 2) {
+    low = min(low, __shfl_xor_sync(ALL, low, bit));
+    high = max(high, __shfl_xor_sync(ALL, high, bit));
+  }
+  if (lane == 0) least[threadIdx.x / 32] = low, most[threadIdx.x / 32] = high;
+  __syncthreads();
+  for (int warp = 0; warp < THREADS / 32; warp++) low = min(low, least[warp]), high = max(high, most[warp]);
+  const long long i = (long long)(blockIdx.x % blocks) * THREADS + threadIdx.x;
+  if (i >= (long long)rows * d) return;
+  const bool steep = !(high <= STEEP * low);
+  const size_t at = (size_t)c * rows * d + i;
+  const double y = Y ? Y[at] : i % d == i / d;
+  if (last)
+    out[at] = X[at] - (steep ? 16 : 2) * y;
+  else
+    out[at] = (steep ? 1 / high : 4 / (0.98 * low)) * X[at] + (steep ? 4 : -2) * y;
 }

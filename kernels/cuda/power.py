@@ -7,18 +7,18 @@ above, products of the library do, and Cholesky-QR by panels.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from .. import moments as of_all
 from ..flats import Array, Eigenspaces, Flats, Layout
 from ..moments import Moments, traces
 from . import loader
 from .memory import or_null
 
-STEPS, CHEAP_STEPS = 2, 4
-"""Of a refit, by products and by the kernel: one lags behind exact refits, and more than two bring little."""
+CHEAP_STEPS = 4
+"""Of a refit by the kernel: one lags behind exact refits, and more than two bring little."""
 
 FIRST_STEPS = 8
 """Where there is no basis to start from."""
@@ -26,9 +26,9 @@ FIRST_STEPS = 8
 REACH = 128
 """Largest d of the kernels. Above it, few blocks would have much to do."""
 
-THREADS, PANEL = 256, 32  # as in power.cu
+THREADS, PANEL, PIECES = 256, 32, 32  # as in power.cu
+TINY = 1e-300  # in place of a trace of zero
 SHIFT = 2.0**-20  # of the trace, added to S: bases stay of full rank where S is not
-SOUND = 16  # roundings that the length of a row may be off by
 
 
 def _defines(dtype: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -
     bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
     loader.kernel("power", "power", _defines(dtype))(
         (layout.k,),
-        (THREADS,),
+        (THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2,),
         (
             xp.ascontiguousarray(S, dtype=np.float64),
             np.int32(layout.d),
@@ -92,25 +92,41 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None)
     """In float64 whatever the dtype: one direction may have a thousand times the share of others, as the mean of word
     vectors has, and rows are then too much alike for a factor in float32."""
     xp, (k, d), exact = loader.namespace(S), S.shape[:2], np.dtype(np.float64)
-    scale = traces(S)[:, None]
-    M = S.reshape(k, -1) / xp.where(scale > 0, scale, 1)
+    M = S.reshape(k, -1) / xp.maximum(traces(S), TINY)[:, None]
     M[:, :: d + 1] += SHIFT
-    M = M.reshape(k, d, d)
-    ones = _ones(xp, layout, S)
+    M, ones, ok = M.reshape(k, d, d), _ones(xp, layout, S), xp.ones(k, bool)
     if start is None:
         V, before = _random(xp, layout), _repeat(xp, layout, xp.eye(layout.width, d))
     else:
         V = before = layout.pad(start).astype(exact)
-    for _ in range(FIRST_STEPS if start is None else STEPS):
+    for _ in range(FIRST_STEPS - 1 if start is None else 1):  # what one loses the next makes good
         V = _orthonormal(xp, V @ M, ones)
+    V = _orthonormal(xp, _filtered(xp, layout, M, V), ones, ok)
     if dtype == exact:
         V = _orthonormal(xp, V, ones)  # for the digits that the condition of the rows has cost
-    # Where a factor has failed, or all but, rows have other lengths than one.
-    lengths = (V * V).sum(axis=2)
-    if ones is not None:
-        lengths += ones.diagonal(axis1=1, axis2=2)
-    ok = (xp.abs(lengths - 1) <= SOUND * np.finfo(dtype).eps).all(axis=1)
     return layout.pack(xp.where(ok[:, None, None], V, before).astype(dtype)), ok
+
+
+def _filtered(xp: Any, layout: Layout, S: Array, V: Array) -> Array:
+    """Rows of V (k, width, d) after a filter that leaves of them what is beyond the eigenspaces which they have about
+    reached: a Chebyshev polynomial of S. At the price of two power steps it goes as far as some eight."""
+    k, width, d = V.shape
+    H, along, starts = V @ S, xp.empty((k, width)), layout.sent(S, "starts")
+    rows = np.int64(k * width)
+    loader.kernel("power", "rayleigh", _defines(np.float64))(
+        (-(-k * width // (THREADS // 32)),), (THREADS,), (V, H, rows, np.int32(d), along)
+    )
+
+    def turn(X: Array, Y: Array | None, last: bool = False) -> Array:
+        out, rows = xp.empty_like(X), X.shape[1]
+        loader.kernel("power", "filter", _defines(np.float64))(
+            (k * -(-rows * d // THREADS),),
+            (THREADS,),
+            (along, starts, np.int32(width), X, or_null(Y), np.int32(rows), np.int32(d), np.bool_(last), out),
+        )
+        return out
+
+    return turn(turn(H, V) @ turn(S, None), V, last=True)
 
 
 def _ones(xp: Any, layout: Layout, like: Array) -> Array | None:
@@ -128,11 +144,16 @@ def _repeat(xp: Any, layout: Layout, rows: Array) -> Array:
 
 def _random(xp: Any, layout: Layout) -> Array:
     """Bases that span anything, not orthonormal, the same for all flats."""
-    return _repeat(xp, layout, xp.asarray(np.random.default_rng(0).random((layout.width, layout.d)) - 0.5))
+    return _repeat(xp, layout, xp.asarray(_uniform(layout.width, layout.d)))
 
 
-def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
-    """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything if Y is too ill-conditioned for it.
+@functools.lru_cache(maxsize=8)
+def _uniform(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape) - 0.5
+
+
+def _orthonormal(xp: Any, Y: Array, ones: Array | None, ok: Array | None = None) -> Array:
+    """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything where ``ok`` becomes false.
 
     Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
     """
@@ -143,7 +164,7 @@ def _orthonormal(xp: Any, Y: Array, ones: Array | None) -> Array:
     eliminate = loader.kernel("power", "eliminate", _defines(np.float64))
     for first in range(0, j, PANEL):
         strips = -(-(j - first) // PANEL) - 1 + -(-d // PANEL)
-        eliminate((k * strips,), (THREADS,), (gram, np.int32(j), Y, np.int32(d), np.int32(first)))
+        eliminate((k * strips,), (THREADS,), (gram, np.int32(j), Y, np.int32(d), np.int32(first), or_null(ok)))
     return Y
 
 
@@ -157,27 +178,18 @@ def complements(layout: Layout, bases: Array) -> Array:
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
-    layout, d = flats.layout, flats.layout.d
-    shared = 8 * d * _pitch(layout)
-    if not 0 < shared <= _room(layout) or moments.raw is None:
-        return of_all.measure_objective(moments, flats)
-    xp = loader.namespace(moments.first)
-    shifts = moments.shifts(flats)
-    left = xp.empty(layout.k)
-    loader.kernel("power", "leave", _defines(flats.bases.dtype))(
-        (layout.k,),
-        (THREADS,),
-        (
-            moments.raw,
-            moments.first,
-            moments.mass,
-            np.int32(d),
-            or_null(shifts),
-            layout.sent(left, "starts"),
-            np.int32(_pitch(layout)),
-            flats.bases,
-            left,
-        ),
-        shared_mem=shared,
-    )
-    return left.sum()
+    layout, d, raw, shifts = flats.layout, flats.layout.d, moments.known_raw, moments.shifts(flats)
+    xp, defines, V = loader.namespace(raw), _defines(flats.bases.dtype), flats.bases
+    starts, shared = layout.sent(raw, "starts"), 8 * d * _pitch(layout)
+    if shared <= _room(layout):
+        left = xp.empty(layout.k)
+        means = or_null(moments.first), or_null(moments.mass), np.int32(d), or_null(shifts)
+        loader.kernel("power", "leave", defines)(
+            (layout.k,), (THREADS,), (raw, *means, starts, np.int32(_pitch(layout)), V, left), shared_mem=shared
+        )
+        return left.sum()
+    S, left = moments.about(shifts), xp.empty((layout.k, PIECES))
+    Y = layout.pad(V).astype(np.float64) @ S
+    shapes = np.int32(d), starts, np.int32(layout.width)
+    loader.kernel("power", "weigh", defines)((left.size,), (THREADS,), (S, *shapes, V, Y, left))
+    return xp.maximum(left.sum(), 0)

@@ -13,9 +13,8 @@ With e_x = |x - x'|, with e_V, at least the spectral norm of V - V', both measur
 so that ``|V' x'|^2`` is off by at most ``e (2 |V x| + e)``. A flat is the nearest for certain if it is nearer than any
 other by more than the sum of what both may be off by.
 
-- e_V: directions go in pieces of 64; the square of the norm of E = V - V' is at most the sum of those of its pieces,
-  and that of a piece is the norm of ``E E^T``, at most its norm of Frobenius and its largest sum of absolute values in
-  a row.
+- e_V: directions go in pieces of 64; the squared norm of E = V - V' is at most the sum of those of its pieces, and that
+  of a piece is the norm of ``E E^T``, at most its norm of Frobenius and its largest sum of absolute values in a row.
 - g: tensor cores add eight products at a time to a sum that they round toward zero. With the sums of all directions as
   a vector, each addition loses at most 2^-22 of its length, and that is at most |x|: ``g = (d / 8) 2^-22``.
 - An offset m counts by its part across the flat: ``|x|^2 - |V x|^2 - 2 m x + |m|^2``. In two halves m loses nothing

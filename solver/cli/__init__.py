@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from .._version import __version__
-from . import compress, curve, demo, fit
+from . import compress, curve, demo, fit, warmup
 
 __all__ = ["main"]
 
-_COMMANDS = (fit, compress, curve, demo)
+_COMMANDS = (fit, compress, curve, demo, warmup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
