@@ -8,7 +8,7 @@ import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
-from draws import check_start
+from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -217,6 +217,7 @@ def exercise_seeding():
             check_start(2 * 2048 + 77, 64, [9], True, 60)
     check_start(300, 70, [3], False, 40, least=200)
     check_start(500, 20, [2] * 8, True, 20)
+    check_directions(700, 40, 6, True)
 
 
 def exercise_lookup():
