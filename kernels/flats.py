@@ -10,11 +10,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Array = Any  # a NumPy or CuPy array: the kernels take either
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+"""A NumPy or CuPy array. To mypy it is NumPy's, whose methods and attributes CuPy's arrays have as well."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ class Flats:
 
         layout = layout_of(self.layout.d, self.layout.dims + others.layout.dims)
         offsets, complements = both(self.offsets, others.offsets), both(self.complements, others.complements)
-        return Flats(layout, both(self.bases, others.bases), offsets, complements)
+        return Flats(layout, xp.concatenate([self.bases, others.bases]), offsets, complements)
 
     def take(self, chosen: Sequence[int]) -> Flats:
         """The chosen flats, in that order."""
@@ -305,7 +306,7 @@ class Eigenspaces(NamedTuple):
 
     layout: Layout
     bases: Array
-    eigenvalues: Array
+    eigenvalues: Array | None
     complements: Array | None
     exact: bool = True
     ok: Array | None = None

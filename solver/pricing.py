@@ -143,6 +143,7 @@ class Priced:
         if self._moments is None or self._moments.k != k:
             self._moments = RunningMoments(self.problem, k)
         spaces, offsets = self._moments.eigenspaces(labels, None, dtype)
+        assert spaces.eigenvalues is not None
         rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)

@@ -109,6 +109,7 @@ class RunningMoments:
             own = groups.take(first, end), layout.dims[first:end]
             spaces, means = eigenspaces(self.problem, *own, dtype, most)
             bases[layout.starts[first] : layout.starts[end]] = spaces.bases
+            assert spaces.eigenvalues is not None
             values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
             if complements is not None and spaces.complements is not None:
                 complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, namespace, row_blocks, squared_lengths
+from .arrays import Array, Matrix, namespace, row_blocks, squared_lengths
 from .problem import Problem
 from .refit import fit_flats
 
@@ -54,7 +55,7 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     return labels
 
 
-def _best_trial(distance: Array, trials: Array, weights: Array) -> tuple[Array, Array]:
+def _best_trial(distance: Array, trials: Array, weights: Array) -> tuple[Any, Array]:
     """Which column of trials lowers the distances most, and the distances then; the host need not know which."""
     best = kernels.lower_distances(distance, trials, weights).argmin()
     return best, trials.T.take(best, axis=0)
@@ -72,7 +73,7 @@ def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> lis
     return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
 
 
-def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
+def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
     """Cosines (p, n) between rows drawn and all rows, zero where either is zero."""
     xp = namespace(X)
     lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))
@@ -83,7 +84,7 @@ def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
     return cosines
 
 
-def _lengths(X: Array) -> Array:
+def _lengths(X: Matrix) -> Array:
     return namespace(X).sqrt(squared_lengths(X))
 
 
@@ -107,7 +108,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     if len(centres) == 0:
         return xp.zeros(len(X), dtype=np.int32)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
-    labels = None
+    labels: Any = None
     for _ in range(KMEANS_STEPS):
         units = centres.T.astype(X.dtype)
         assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
@@ -115,14 +116,14 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
             break
         labels = assigned
         groups = kernels.group_rows(labels, len(centres))
-        sums = kernels.second_moments(X, groups, per_length, products=False).first
+        sums = kernels.second_moments(X, groups, per_length, products=False).known_sums[0]
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
     return labels
 
 
-def _spherical_centres(X: Array, lengths: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
+def _spherical_centres(X: Matrix, lengths: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
     """Up to k unit rows by greedy k-means++ on the sphere."""
     xp = namespace(X)
     chosen: list[Array] = []
