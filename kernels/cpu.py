@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import loops
 from .flats import Eigenspaces, Flats, Layout, complement, layout_of
@@ -224,7 +225,7 @@ def second_moments(
     weights: np.ndarray | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     (k, d), sums = (groups.k, X.shape[1]), center or not products
     moments = Moments(
@@ -316,7 +317,11 @@ def _block_rows(row_bytes: int) -> int:
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
+    S: np.ndarray,
+    dims: Sequence[int],
+    dtype: DTypeLike | None = None,
+    start: np.ndarray | None = None,
+    exact: bool = True,
 ) -> Eigenspaces:
     # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
     dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]

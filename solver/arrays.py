@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -325,7 +326,7 @@ def fetch(*arrays: Array) -> list[np.ndarray]:
     return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
-def namespace(array: Matrix) -> Any:
+def namespace(array: Matrix) -> ModuleType:
     """NumPy or CuPy, whichever the array belongs to."""
     if isinstance(array, Rows):
         return array.xp

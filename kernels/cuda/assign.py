@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,9 @@ class _Plan:
         As in :class:`_Columns`, as the kernel reads them.
     """
 
-    def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int) -> None:
+    def __init__(
+        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int
+    ) -> None:
         directions = layout.shorter if along_complements else layout
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine

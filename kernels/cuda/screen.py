@@ -28,6 +28,7 @@ lists have room for every row, so a bound that proves nothing costs time and no 
 from __future__ import annotations
 
 import functools
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class _Plan:
     """
 
     def __init__(
-        self, xp: Any, layout: Layout, along_complements: bool, affine: bool, narrow: bool, splits: int
+        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, narrow: bool, splits: int
     ) -> None:
         from .assign import COLUMNS
         from .assign import _Plan as Plan
@@ -146,7 +147,9 @@ class _Plan:
         self.terms, self.own = xp.zeros((k + 2, 4), dtype=np.float32), xp.zeros((k, 4), dtype=np.float32)
         self.losses, self.counters = xp.zeros(len(owners), dtype=np.float32), xp.zeros(2, dtype=np.int32)
 
-    def _fragments(self, xp: Any, dims: np.ndarray, affine: bool, exact: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    def _fragments(
+        self, xp: ModuleType, dims: np.ndarray, affine: bool, exact: bool
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """Columns of directions and offsets as screen.cu reads them, and how many there are."""
         k = len(dims)
         fragments = np.zeros(-(-k // 4) * 4, np.int64)
