@@ -261,9 +261,9 @@ def top_eigenspaces(
     start : (sum j_c, d) array, optional
         Orthonormal bases to improve on, stacked.
     exact : bool
-        If not, what comes back where eigenvectors are dear is some block power steps from ``start``, or from any bases.
-        They capture at least as much of each S_c as those that they start from. The host does not wait, and what failed
-        is in the result's ``ok``; an exact result has no failures, for they are raised.
+        If not, what comes back where eigenvectors are dear is a few steps of an iteration from ``start``, or from any
+        bases: what they capture of each S_c comes close to the most. The host does not wait, and what failed is in the
+        result's ``ok``; an exact result has no failures, for they are raised.
     """
     return _device(S).top_eigenspaces(S, dims, dtype, start, exact)
 

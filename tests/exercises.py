@@ -126,7 +126,11 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
+        held, more = (  # of two parts, so that means are not the origins
+            reference.second_moments(X[part], group_rows(labels[part], 6), weights[part], center=True)
+            for part in (slice(40), slice(40, None))
+        )
+        held.add(more)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:

@@ -357,7 +357,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
         Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
         Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
-        Mutant("one warp counts", "power.cu", "x += sums[warp];", "x += 0 * sums[warp];"),
         Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
         Mutant(
             "panels are read before they are there",

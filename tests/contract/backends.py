@@ -20,7 +20,7 @@ from emulator import MODES, emulated, needs_compiler
 from transfers import converted, parts
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Streamed, cpu, cuda, reference
+from ksubspaces.kernels import Streamed, cpu, cpu_grouped, cuda, reference
 
 IRREGULAR = {"changed_rows", "largest", "lower_distances", "sample_rows"}
 DISTANCES = {"assign", "sqdistances"}
@@ -145,8 +145,9 @@ def assert_same_bits(found: Any, first: Any, what: str) -> None:
 def cpu_by(way: str) -> Iterator[None]:
     """Small problems are worked on by loops alone; here either way has them all."""
     with pytest.MonkeyPatch.context() as patch:
-        for limit, most in (("FEW_PRODUCTS", 1 << 40), ("FEW_SQUARES", 1 << 40), ("JACOBI_REACH", 40)):
-            patch.setattr(cpu, limit, -1 if way == "products" else most)
+        limits = (cpu, "FEW_PRODUCTS", 1 << 40), (cpu_grouped, "FEW_SQUARES", 1 << 40), (cpu, "JACOBI_REACH", 40)
+        for module, limit, most in limits:
+            patch.setattr(module, limit, -1 if way == "products" else most)
         yield
 
 
