@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
@@ -205,7 +206,7 @@ def second_moments(
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     """First and second moments of the rows of each group, accumulated in float64.
 
@@ -254,7 +255,7 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     """Leading eigenspaces of symmetric matrices, or bases on the way to them.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
 from .groups import Groups
@@ -72,7 +73,7 @@ def second_moments(
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     """Weighted first and second moments of the rows of each group, about the means if ``center``; all in float64."""
     X, k = np.asarray(X, dtype=np.float64), groups.k
@@ -125,7 +126,7 @@ def measure_objective(moments: Moments, flats: Flats) -> np.ndarray:
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     """Top dims[c] eigenvectors of each S_c, eigenvalues descending, and the eigenvectors left."""
     spaces = []

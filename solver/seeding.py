@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, namespace, row_blocks, squared_lengths
+from .arrays import Array, Matrix, namespace, row_blocks, squared_lengths
 from .problem import Problem
 from .refit import fit_flats
 
@@ -87,7 +88,7 @@ def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> lis
     return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
 
 
-def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
+def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
     """Cosines (p, n) between rows drawn and all rows, zero where either is zero."""
     xp = namespace(X)
     lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))
@@ -98,7 +99,7 @@ def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
     return cosines
 
 
-def _lengths(X: Array) -> Array:
+def _lengths(X: Matrix) -> Array:
     return namespace(X).sqrt(squared_lengths(X))
 
 
