@@ -7,7 +7,7 @@
 ``residuals``       float64 squared distance of each row to the flat of its group
 ``second_moments``  weighted first and second moments of each group (``update_moments``: of the rows that moved)
 ``coefficients``    of each row in the flat of its group, and what they leave of it
-``measure_objective`` sum of squared distances of all rows to their flats, from the moments of their clusters
+``measure_objective`` sum of squared distances of each flat's rows to it, from the moments of its cluster
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
@@ -205,7 +206,7 @@ def second_moments(
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     """First and second moments of the rows of each group, accumulated in float64.
 
@@ -245,16 +246,16 @@ def update_moments(
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
-    """Weighted sum of the squared distances of all rows to the flats of their labels, float64, () and never negative.
+    """Weighted sum of the squared distances of each flat's rows to it, (k,) float64, never negative.
 
-    From the moments of the clusters alone, ``sum_c tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row
-    is read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
+    From the moments of the clusters alone, ``tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row is
+    read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
     """
     return _device(moments.counts).measure_objective(moments, flats)
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     """Leading eigenspaces of symmetric matrices, or bases on the way to them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import loops
 from .flats import Flats
@@ -57,7 +58,7 @@ def second_moments(
     weights: np.ndarray | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     (k, d), sums = (groups.k, X.shape[1]), center or not products
     moments = Moments(

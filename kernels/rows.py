@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Streamed(Rows):
         Rows count as ``2^exponent`` times those in memory.
     """
 
-    def __init__(self, array: np.ndarray, xp: Any, block_bytes: int, exponent: int = 0) -> None:
+    def __init__(self, array: np.ndarray, xp: ModuleType, block_bytes: int, exponent: int = 0) -> None:
         super().__init__(array)
         self.xp, self.kept, self.block_bytes, self.exponent = xp, None, block_bytes, exponent
         self.block_rows = int(max(1, min(len(array), block_bytes // (array.shape[1] * array.itemsize))))

@@ -152,7 +152,7 @@ class FixedDims:
         if (counts < p.least).any():
             residuals = kernels.residuals(p.X, kernels.group_rows(labels, p.k), flats) if self.by_moments else residuals
             labels, n_filled = reseed(p, labels, residuals, counts)
-        return State(labels, flats.bases, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
+        return State(labels, flats.bases, p.unit * float(objective.sum()), int(moved), state.n_reseeded + n_filled)
 
     def confirm(self) -> bool:
         self.doubted = not self.exact

@@ -11,7 +11,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, namespace, row_blocks, squared_lengths
+from .arrays import Array, Matrix, namespace, row_blocks, squared_lengths
 from .problem import Problem
 from .refit import fit_flats
 
@@ -87,7 +87,7 @@ def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> lis
     return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
 
 
-def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
+def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
     """Cosines (p, n) between rows drawn and all rows, zero where either is zero."""
     xp = namespace(X)
     lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))
@@ -98,7 +98,7 @@ def _cosines(X: Array, lengths: Array, drawn: Array) -> Array:
     return cosines
 
 
-def _lengths(X: Array) -> Array:
+def _lengths(X: Matrix) -> Array:
     return namespace(X).sqrt(squared_lengths(X))
 
 
@@ -124,7 +124,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     per_length = weights / xp.where(lengths > 0, lengths, 1)
     centres = xp.zeros((k, X.shape[1]))
     for _ in range(KMEANS_STEPS):
-        sums = kernels.second_moments(X, kernels.group_rows(labels, k), per_length, products=False).first
+        sums = kernels.second_moments(X, kernels.group_rows(labels, k), per_length, products=False).known_sums[0]
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
@@ -137,7 +137,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     return labels
 
 
-def _angles(X: Array, lengths: Array, drawn: Array) -> Array:
+def _angles(X: Matrix, lengths: Array, drawn: Array) -> Array:
     """``1 - cos`` (n, p) between all rows and rows drawn, zero for the same direction, up to rounding."""
     angles = 1 - _cosines(X, lengths, drawn)
     angles[angles < 8 * np.finfo(X.dtype).eps] = 0

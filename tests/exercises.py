@@ -8,7 +8,7 @@ import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
-from draws import check_start
+from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -137,7 +137,7 @@ def exercise_power():
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(power, "REACH", reach)
-                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+                np.testing.assert_allclose(power.measure_objective(held, flats).sum(), want, rtol=1e-5)
 
     S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
     S[0] += 1e7 * np.outer(start[0], start[0])
@@ -217,6 +217,7 @@ def exercise_seeding():
             check_start(2 * 2048 + 77, 64, [9], True, 60)
     check_start(300, 70, [3], False, 40, least=200)
     check_start(500, 20, [2] * 8, True, 20)
+    check_directions(700, 40, 6, True)
 
 
 def exercise_lookup():

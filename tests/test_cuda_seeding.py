@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from draws import check_start
+from draws import check_directions, check_start
 from emulator import emulated, modes, needs_compiler
 from planted import planted
 from sklearn.metrics import normalized_mutual_info_score
@@ -27,6 +27,13 @@ pytestmark = needs_compiler
 def test_a_start_draw_by_draw(mode, n, d, dims, weighted, m):
     with emulated(mode):
         check_start(n, d, dims, weighted, m)
+
+
+@modes
+@pytest.mark.parametrize(("n", "d", "k", "weighted"), [(1, 1, 1, False), (2500, 20, 3, True), (300, 200, 4, False)])
+def test_directions_draw_by_draw(mode, n, d, k, weighted):
+    with emulated(mode):
+        check_directions(n, d, k, weighted)
 
 
 @pytest.mark.parametrize("d", [16, 100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def assign(
     -----
     Besides the result this takes memory for the flats and a few numbers for each row.
     """
-    if precision is None and screen.pays(X, flats, residuals=residuals):
+    if precision is None and screen.pays(X, flats, residuals=residuals, kept=kept):
         return screen.assign(X, flats, penalty, weights, residuals=residuals, kept=kept)
     xp = loader.namespace(X)
     n = X.shape[0]
@@ -92,7 +93,9 @@ class _Plan:
         As in :class:`ksubspaces.kernels.cuda.columns.Columns`, as the kernel reads them.
     """
 
-    def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int) -> None:
+    def __init__(
+        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int
+    ) -> None:
         directions = layout.shorter if along_complements else layout
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine

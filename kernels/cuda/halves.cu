@@ -43,6 +43,9 @@ __device__ __forceinline__ long long place(int column, int i, int tile, int step
   return (((long long)(column / tile) * steps + i / step) * tile + column % tile) * step + i % step;
 }
 
+// In tiles of eight, a flat has two columns of each.
+__device__ __forceinline__ int nth(int column, int r, int tile) { return column + r / 2 * (tile == 8 ? 8 : 2) + r % 2; }
+
 enum { PIECE = 64, SLAB = 64, TILE32 = 128, WARPS = 8 };
 
 // Directions (sum, d) as float16, in tiles of `tile` columns and steps of 32, and as float32 as assign.cu reads them;
@@ -88,7 +91,7 @@ place_flats(const float* __restrict__ directions, int d, const Piece* __restrict
         const int i = first + 32 * h + lane;
         const unsigned short rounded = float_to_half(v[q][h]);
         if (r < piece.rows && i < d) {
-          halves[place(piece.column + r, i, tile, steps, 32)] = rounded;
+          halves[place(nth(piece.column, r, tile), i, tile, steps, 32)] = rounded;
           floats[place(piece.column32 + r, i, TILE32, steps32, 16)] = v[q][h];
           if (offsets) shift += v[q][h] * offset(i);
         }
@@ -126,7 +129,7 @@ place_flats(const float* __restrict__ directions, int d, const Piece* __restrict
   frobenius = warp_sum(frobenius);
   if (lane == 0) warps[0][warp] = frobenius, warps[1][warp] = largest;
   if (offsets && thread < piece.rows) {
-    shifts[piece.column + thread] = sums[thread];
+    shifts[nth(piece.column, thread, tile)] = sums[thread];
     shifts32[piece.column32 + thread] = sums[thread];
   }
   __syncthreads();

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..flats import Array
 from ..groups import Groups
@@ -24,7 +25,7 @@ PATCH = 32
 WORKSPACE = 256 << 20  # bytes of partial products at a time
 
 
-def _defines(dtype: Any, tile: int, piece: int) -> dict[str, Any]:
+def _defines(dtype: DTypeLike, tile: int, piece: int) -> dict[str, Any]:
     real = "float" if dtype == np.float32 else "double"
     return {"REAL": real, "TILE": tile, "PIECE": piece, "CHUNK": CHUNK, "DEPTH": DEPTH, "STAGES": STAGES}
 
@@ -42,7 +43,7 @@ def second_moments(
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     xp, k, d = loader.namespace(X), groups.k, X.shape[1]
     if dtype is not None and X.dtype != dtype:
@@ -73,7 +74,7 @@ def update_moments(
     # Rows leave the groups 0 .. k - 1 and enter the groups k .. 2 k - 1.
     groups = group_rows(xp.concatenate([old, new + k]), 2 * k).among(xp.concatenate([rows, rows]))
     slots = cut(groups, CHUNK)
-    moments.counts += groups.counts[k:] - groups.counts[:k]
+    moments.counts = moments.counts + groups.counts[k:] - groups.counts[:k]
     means = None
     if moments.first is not None:
         known, means = moments.known_sums, moments.known_sums[2].astype(X.dtype)

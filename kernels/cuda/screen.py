@@ -52,19 +52,28 @@ WIDEST, LONGEST = PIECE, 256
 
 FEWEST = 16  # flats for which screen.cu pays
 FEWEST_DIRECTIONS = 128  # for which assign.cu does
+LARGE = 1 << 30  # bytes of rows that are screened only if there is twice as much room
 PRODUCTS = 1 << 27  # multiplications for which screening pays at all
 LISTED_SHARE = 100  # of so many rows one, about, is listed
 MOST_SPLITS = 16
 MOST_BLOCKS = 1 << 14  # that find nothing to do for rows that are not listed
 
 
-def pays(X: Array, flats: Flats, *, residuals: bool) -> bool:
+def pays(X: Array, flats: Flats, *, residuals: bool, kept: dict[Any, Any] | None) -> bool:
     """Whether labels come faster by screening."""
     n, d = X.shape
     directions = flats.direction_layout
     if X.dtype != np.float32 or flats.k < 2 or n == 0 or n * d * directions.total < PRODUCTS:
         return False
-    return is_narrow(directions) or (not residuals and directions.total >= FEWEST_DIRECTIONS)
+    if not is_narrow(directions) and (residuals or directions.total < FEWEST_DIRECTIONS):
+        return False
+    return bool(kept) or X.nbytes < LARGE or 2 * X.nbytes < _free_bytes(X)
+
+
+def _free_bytes(X: Array) -> int:
+    """Of the memory where X lives."""
+    xp = loader.namespace(X)
+    return int(xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes())
 
 
 def is_narrow(directions: Layout) -> bool:
@@ -149,21 +158,23 @@ class _Plan:
         self.halves_as_chunks = self.halves.view(np.float32)
 
     def _fragments(self, xp: Any, dims: np.ndarray, affine: bool, exact: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Columns of directions and offsets as screen.cu reads them."""
-        k = len(dims)
-        fragments = np.zeros(-(-k // 4) * 4, np.int64)
-        fragments[:k] = -(-dims // FRAGMENT)
-        self.single = not affine and not exact and bool((fragments[:k] == 1).all())
-        self.sizes = xp.asarray((fragments.reshape(-1, 4) << np.array([0, 8, 16, 24])).sum(axis=1).astype(np.uint32))
-        if self.single:
-            fragments[:] = 1
-        quads = np.append(fragments.reshape(-1, 4), np.full((len(fragments) // 4, 1), int(affine)), axis=1)
-        ends = np.cumsum(quads.reshape(-1)).reshape(-1, 5)
-        starts, quad, rank = FRAGMENT * (ends - quads), np.arange(k) // 4, np.arange(k) % 4
+        """First columns of flats and columns of their offsets as screen.cu reads them: four flats side by side."""
+        k, uniform = len(dims), bool((dims == dims[0]).all())
+        order = np.arange(k) if uniform else np.argsort(-dims, kind="stable")
+        quads = -(-k // 4)
+        pairs, names = np.zeros(4 * quads, np.int64), np.full(4 * quads, k)
+        pairs[:k], names[:k] = -(-dims[order] // 2), order
+        sizes = pairs.reshape(-1, 4).max(axis=1)
+        self.single = not affine and not exact and uniform and int(sizes[0]) == 4
+        self.sizes, self.names = (xp.asarray(a.astype(np.int32)) for a in (sizes, names))
+        ends = np.cumsum(sizes + affine)
         each = STAGE_BYTES // (self.steps * STEP * FRAGMENT * 2)  # fragments of a stage
-        self.n_stages = -(-int(ends[-1, -1]) // each)
+        self.n_stages = max(1, -(-int(ends[-1]) // each))
         self.n_columns = self.n_stages * each * FRAGMENT
-        return starts[quad, rank], starts[quad, 4] + 2 * rank if affine else np.full(k, -1)
+        rank = np.argsort(order)  # of each flat
+        firsts = FRAGMENT * (ends - sizes - affine)[rank // 4] + 2 * (rank % 4)
+        lengths = FRAGMENT * (ends - 1)[rank // 4] + 2 * (rank % 4)
+        return firsts, lengths if affine else np.full(k, -1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -259,6 +270,7 @@ class _Screening:
             np.int32(plan.n_stages),
             np.uint32((1 << (self.k - 1).bit_length()) - 1),
             plan.sizes,
+            plan.names,
             np.int32(self.affine),
             plan.keys,
             plan.losses,
