@@ -6,26 +6,30 @@ owner allows; nothing here sets a thread count. Block sizes depend on shapes alo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import loops
-from .flats import Eigenspaces, Flats, Layout, complement, layout_of
-from .groups import Groups
-from .moments import Moments, traces
+from .cpu_grouped import coefficients as coefficients
+from .cpu_grouped import group_rows as group_rows
+from .cpu_grouped import label_counts as label_counts
+from .cpu_grouped import lookup as lookup
+from .cpu_grouped import residuals as residuals
+from .cpu_grouped import second_moments as second_moments
+from .cpu_grouped import update_moments as update_moments
+from .flats import Flats, Layout
+from .lapack import batched_svd as batched_svd
+from .lapack import top_eigenspaces as top_eigenspaces
 from .moments import measure_objective as measure_objective
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_DIRECTIONS = 4096  # ... and this many directions at a time
-BLOCK_BYTES = 8 << 20  # rows gathered at a time
-LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
-JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
-FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
-FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
+FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation
 
 
 def assign(
@@ -183,196 +187,6 @@ def _projections(
         yield rows, products(A)
 
 
-def group_rows(labels: np.ndarray, k: int) -> Groups:
-    order, starts = loops.group_by_label(np.ascontiguousarray(labels, dtype=np.int32), k)
-    return Groups(order, starts, whole=True)
-
-
-def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
-    result = np.zeros(len(X))
-    for c, rows in groups.blocks(_block_rows(X.shape[1] * 8)):
-        V = np.asarray(flats.basis(c), dtype=np.float64)
-        A = X[rows].astype(np.float64)
-        if flats.offsets is not None:
-            A -= flats.offsets[c]
-        A -= (A @ V.T) @ V
-        result[rows] = np.einsum("ij,ij->i", A, A)
-    return result
-
-
-def coefficients(
-    X: np.ndarray, groups: Groups, flats: Flats, residuals: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
-    packed, end = np.empty(int(groups.counts @ np.array(flats.layout.dims)), X.dtype), 0
-    left = np.zeros(len(X)) if residuals else None
-    for c, rows in groups.blocks(_block_rows(X.shape[1] * X.itemsize)):
-        A, V = X[rows], flats.basis(c).astype(X.dtype, copy=False)
-        if flats.offsets is not None:
-            A -= flats.offsets[c]
-        start, end = end, end + len(rows) * len(V)
-        part = packed[start:end].reshape(len(rows), len(V))
-        np.matmul(A, V.T, out=part)
-        if left is not None:
-            A -= part @ V
-            left[rows] = np.einsum("ij,ij->i", A, A, dtype=np.float64)
-    return packed, left
-
-
-def second_moments(
-    X: np.ndarray,
-    groups: Groups,
-    weights: np.ndarray | None = None,
-    center: bool = False,
-    products: bool = True,
-    dtype: Any = None,
-) -> Moments:
-    (k, d), sums = (groups.k, X.shape[1]), center or not products
-    moments = Moments(
-        raw=np.zeros((k, d, d)) if products else None,
-        first=np.zeros((k, d)) if sums else None,
-        mass=np.zeros(k) if sums else None,
-        counts=np.zeros(k, dtype=np.int64),
-        origins=np.zeros((k, d)) if sums else None,
-        center=center,
-    )
-    if center:
-        # Any origin near the mean will do: what it misses is in ``first`` and corrected exactly.
-        means = second_moments(X, groups, weights, products=False).means
-        assert means is not None
-        moments.origins = means.astype(X.dtype).astype(np.float64)
-    _accumulate(moments, X, groups, weights, 1, X.dtype if dtype is None else np.dtype(dtype))
-    return moments
-
-
-def update_moments(
-    moments: Moments,
-    X: np.ndarray,
-    rows: np.ndarray,
-    old: np.ndarray,
-    new: np.ndarray,
-    weights: np.ndarray | None = None,
-) -> None:
-    for labels, sign in ((old, -1), (new, 1)):
-        _accumulate(moments, X, group_rows(labels, len(moments.counts)).among(rows), weights, sign, X.dtype)
-
-
-def _accumulate(
-    moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int, dtype: np.dtype
-) -> None:
-    """Add (or take away) the moments of the groups, multiplied in a precision."""
-    k, d = groups.k, X.shape[1]
-    if moments.raw is None or len(groups.order) * d * d <= FEW_SQUARES * k:
-        _accumulate_directly(moments, X, groups, weights, sign)
-        return
-    moments.counts += sign * groups.counts
-    product = np.empty((d, d), dtype)
-    for c, rows in groups.blocks(_block_rows(d * dtype.itemsize)):
-        A = X[rows].astype(dtype, copy=False)
-        if moments.center:
-            A -= moments.known_sums[2][c].astype(dtype)
-        root = np.ones(len(rows), dtype)
-        if weights is not None:
-            root = np.sqrt(weights[rows]).astype(dtype)
-            A *= root[:, None]
-        if moments.first is not None and moments.mass is not None:
-            mass = len(rows) if weights is None else weights[rows].sum(dtype=np.float64)
-            moments.mass[c] += sign * mass
-            moments.first[c] += sign * (root @ A)
-        np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
-        if sign > 0:
-            moments.raw[c] += product
-        else:
-            moments.raw[c] -= product
-
-
-def _accumulate_directly(
-    moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int
-) -> None:
-    """The same in one loop over the rows, in float64; those of each group in their order there."""
-    d = X.shape[1]
-    order, owners = groups.order, groups.owners
-    if groups.whole and d * X.itemsize >= LONG_ROW:
-        order, owners = np.arange(len(X)), groups.labels
-    w = np.ones(len(order)) if weights is None else np.array(weights[order], np.float64)
-    raw = np.empty((0, d, d)) if moments.raw is None else moments.raw
-    if moments.first is None:
-        first, mass, origins = np.empty((0, d)), np.empty(0), np.empty((0, d))
-    else:
-        first, mass, origins = moments.known_sums
-    sums = origins, raw, first, mass, moments.counts
-    if X.flags.c_contiguous and X.flags.writeable:
-        loops.add_moments(X, order, owners, w, sign, *sums)
-        return
-    size = _block_rows(d * X.itemsize)
-    for start in range(0, len(order), size):
-        span = slice(start, start + size)
-        A = np.ascontiguousarray(X[order[span]])
-        loops.add_moments(A, np.arange(len(A)), owners[span], w[span], sign, *sums)
-
-
-def _block_rows(row_bytes: int) -> int:
-    """How many rows are gathered at a time."""
-    return max(64, BLOCK_BYTES // row_bytes)
-
-
-def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
-) -> Eigenspaces:
-    # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
-    dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
-    layout, size = layout_of(d, tuple(dims)), max(1, BLOCK_BYTES // (d * d * 8))
-    if k <= size:
-        values, vectors = _eigh(S, dtype)
-        bases, complements = layout.leading(vectors)
-        return Eigenspaces(layout, bases, values, complements)
-    values, bases = np.empty((k, d)), np.empty((layout.total, d), dtype)
-    complements = np.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-    for first in range(0, k, size):
-        end = min(first + size, k)
-        part = layout_of(d, layout.dims[first:end])
-        values[first:end], vectors = _eigh(S[first:end], dtype)
-        spans, rest = part.leading(vectors)
-        bases[layout.starts[first] : layout.starts[end]] = spans
-        if complements is not None and rest is not None:
-            complements[layout.complements.starts[first] : layout.complements.starts[end]] = rest
-    return Eigenspaces(layout, bases, values, complements)
-
-
-def _eigh(S: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (k, d), float64, descending and not negative, and eigenvectors (k, d, d), as rows, in the dtype."""
-    k, d = S.shape[:2]
-    if d <= JACOBI_REACH:
-        values, vectors = np.empty((k, d)), np.empty((k, d, d), dtype)
-        loops.jacobi(np.ascontiguousarray(S, dtype=np.float64), values, vectors)
-        return values, vectors
-    scale = traces(S)[:, None]  # second moments of tame float32 rows can leave float32's range
-    scale[scale == 0] = 1
-    # Divide and conquer on the whole matrix costs no more than a block power step here, see bench/. NumPy's, not
-    # SciPy's: theirs is another BLAS, whose threads go on spinning on the cores that the next product needs.
-    ascending, vectors = np.linalg.eigh((S / scale[:, :, None]).astype(dtype, copy=False))
-    return np.maximum(ascending[:, ::-1] * scale, 0), vectors.transpose(0, 2, 1)[:, ::-1]
-
-
-def batched_svd(blocks: Sequence[np.ndarray], rank: Sequence[int] | int) -> Eigenspaces:
-    d, dtype = blocks[0].shape[1], blocks[0].dtype
-    layout = layout_of(d, (rank,) * len(blocks) if isinstance(rank, int) else tuple(rank))
-    bases = np.empty((layout.total, d), dtype)
-    complements = np.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-    eigenvalues = np.zeros((len(blocks), max(min(block.shape) for block in blocks)))
-    for c, block in enumerate(blocks):
-        s, Vt = np.zeros(0, dtype), np.zeros((0, d), dtype)
-        if len(block):
-            _, s, Vt = np.linalg.svd(block, full_matrices=False)
-        j = layout.dims[c]
-        if len(Vt) < j or layout.wide[c]:
-            Vt = np.concatenate([Vt, complement(Vt)])
-        bases[layout.rows(c)] = Vt[:j]
-        eigenvalues[c, : len(s)] = s.astype(np.float64) ** 2
-        if complements is not None and layout.wide[c]:
-            complements[layout.complements.rows(c)] = Vt[j:]
-    return Eigenspaces(layout, bases, eigenvalues, complements)
-
-
 def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:
     weights = np.array(weights, dtype=np.float64)
     m = min(m, int(np.count_nonzero(weights)))
@@ -401,18 +215,3 @@ def largest(costs: np.ndarray, m: int) -> np.ndarray:
 
 def changed_rows(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return np.flatnonzero(old != new)
-
-
-def label_counts(labels: np.ndarray, k: int) -> np.ndarray:
-    return np.bincount(labels, minlength=k)
-
-
-def lookup(rows: np.ndarray, factorization: Any) -> np.ndarray:
-    bases, offsets = factorization.bases, factorization.offsets
-    labels, positions = factorization.labels[rows], factorization.positions[rows]
-    decoded = np.empty((len(rows), bases[0].shape[1]), dtype=bases[0].dtype)
-    groups = group_rows(labels, len(bases))
-    for c, chosen in groups.blocks(_block_rows(decoded.shape[1] * decoded.itemsize)):
-        block = factorization.blocks[c][positions[chosen]] @ bases[c]
-        decoded[chosen] = block if offsets is None else block + offsets[c]
-    return decoded

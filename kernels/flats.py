@@ -10,11 +10,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-Array = Any  # a NumPy or CuPy array: the kernels take either
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+"""A NumPy or CuPy array. To mypy it is NumPy's, whose methods and attributes CuPy's arrays have as well."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class Flats:
         return cls(layout, bases, offsets, complements)
 
     @classmethod
-    def points(cls, centres: Array, dtype: Any) -> Flats:
+    def points(cls, centres: Array, dtype: DTypeLike) -> Flats:
         """Flats of dimension 0, each a centre (k, d)."""
         k, d = centres.shape
         return cls(layout_of(d, (0,) * k), namespace(centres).zeros((0, d), dtype), centres, None)
@@ -269,7 +272,7 @@ class Flats:
 
         layout = layout_of(self.layout.d, self.layout.dims + others.layout.dims)
         offsets, complements = both(self.offsets, others.offsets), both(self.complements, others.complements)
-        return Flats(layout, both(self.bases, others.bases), offsets, complements)
+        return Flats(layout, xp.concatenate([self.bases, others.bases]), offsets, complements)
 
     def take(self, chosen: Sequence[int]) -> Flats:
         """The chosen flats, in that order."""
@@ -305,7 +308,7 @@ class Eigenspaces(NamedTuple):
 
     layout: Layout
     bases: Array
-    eigenvalues: Array
+    eigenvalues: Array | None
     complements: Array | None
     exact: bool = True
     ok: Array | None = None
@@ -327,7 +330,7 @@ def wants_complement(j: int, d: int) -> bool:
     return 2 * j > d
 
 
-def namespace(array: Array) -> Any:
+def namespace(array: Array) -> ModuleType:
     """NumPy or CuPy, whichever made the array."""
     return np if isinstance(array, np.ndarray) else __import__("cupy")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
 from .groups import Groups
@@ -72,7 +73,7 @@ def second_moments(
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     """Weighted first and second moments of the rows of each group, about the means if ``center``; all in float64."""
     X, k = np.asarray(X, dtype=np.float64), groups.k
@@ -112,20 +113,20 @@ def update_moments(
 
 
 def measure_objective(moments: Moments, flats: Flats) -> np.ndarray:
-    """sum_c tr S_c - tr V_c S_c V_c^T with S_c = sum w (x - mu_c)(x - mu_c)^T."""
-    objective = np.zeros(())
+    """tr S_c - tr V_c S_c V_c^T with S_c = sum w (x - mu_c)(x - mu_c)^T."""
+    objective = np.zeros(flats.k)
     for c in range(flats.k):
         V, S = np.asarray(flats.basis(c), dtype=np.float64), moments.known_raw[c]
         if moments.first is not None or flats.offsets is not None:
             first, mass, origin = (part[c] for part in moments.known_sums)
             shift = (0 if flats.offsets is None else flats.offsets[c]) - origin
             S = S - np.outer(first, shift) - np.outer(shift, first) + mass * np.outer(shift, shift)
-        objective += max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
+        objective[c] = max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
     return objective
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     """Top dims[c] eigenvectors of each S_c, eigenvalues descending, and the eigenvectors left."""
     spaces = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,13 @@ class Rows:
     kept: dict[Any, Any] | None
 
     def __init__(self, array: Array) -> None:
-        self.array, self.xp, self.kept = array, namespace(array), {}
+        self.array, self.kept = array, {}
         self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
+
+    @cached_property
+    def xp(self) -> Any:
+        """NumPy or CuPy, whichever results are arrays of."""
+        return namespace(self.array)
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -72,7 +78,7 @@ class Streamed(Rows):
         Rows count as ``2^exponent`` times those in memory.
     """
 
-    def __init__(self, array: np.ndarray, xp: Any, block_bytes: int, exponent: int = 0) -> None:
+    def __init__(self, array: np.ndarray, xp: ModuleType, block_bytes: int, exponent: int = 0) -> None:
         super().__init__(array)
         self.xp, self.kept, self.block_bytes, self.exponent = xp, None, block_bytes, exponent
         self.block_rows = int(max(1, min(len(array), block_bytes // (array.shape[1] * array.itemsize))))

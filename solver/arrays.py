@@ -11,14 +11,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ksubspaces.kernels import Rows, Streamed
+from ksubspaces.kernels.flats import Array
 from ksubspaces.kernels.libraries import cupy as load_cupy
 
-Array = Any
+Matrix: TypeAlias = "Array | Rows"
+"""Rows that are computed with. Rows that are streamed pass for an array on the way from :func:`enter` to a problem."""
+
+AnyArray: TypeAlias = Any
+"""An array of the caller's library: NumPy, CuPy or Torch, whose types have no common methods that mypy knows."""
 
 BLOCK_BYTES = 8 << 20  # of rows looked at together
 STREAM_SHARE = 0.6  # rows that take more of a device's free memory than this stay in host memory ...
@@ -32,7 +38,7 @@ class Home:
     kind: str = "numpy"
     device: str = "cpu"
 
-    def back(self, array: Array) -> Array:
+    def back(self, array: Array) -> AnyArray:
         """The array (NumPy or CuPy) as the caller's kind, on the caller's device."""
         if self.kind == "numpy":
             return to_numpy(array)
@@ -49,7 +55,7 @@ NUMPY = Home()
 
 
 @contextmanager
-def entered(x: Any, name: str, device: str | None = None, dtype: Any = None) -> Iterator[tuple[Array, Home]]:
+def entered(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) -> Iterator[tuple[Array, Home]]:
     """As :func:`enter`; within it the device is the array's, and stream and memory pool are Torch's if it is.
 
     Raises
@@ -144,7 +150,7 @@ def home_of(x: Any) -> Home:
     return NUMPY
 
 
-def enter(x: Any, name: str, device: str | None = None, dtype: Any = None) -> tuple[Array, Home]:
+def enter(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) -> tuple[Array, Home]:
     """An array of the caller as a NumPy or CuPy array of a dtype that the solver computes in.
 
     Parameters
@@ -176,7 +182,7 @@ def enter(x: Any, name: str, device: str | None = None, dtype: Any = None) -> tu
     if isinstance(array, np.ndarray) and array.ndim == 2 and target != "cpu":
         room = STREAM_SHARE * _free_bytes(home)
         if array.nbytes > room:  # the device needs room for the rows and for what is computed from them
-            return Streamed(array, load_cupy(), int(room) // STREAM_BLOCKS), home
+            return Streamed(array, load_cupy(), int(room) // STREAM_BLOCKS), home  # type: ignore[return-value]
     return place(array, target), home
 
 
@@ -320,20 +326,20 @@ def fetch(*arrays: Array) -> list[np.ndarray]:
     return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
-def namespace(array: Array) -> Any:
+def namespace(array: Matrix) -> ModuleType:
     """NumPy or CuPy, whichever the array belongs to."""
     if isinstance(array, Rows):
         return array.xp
     return np if isinstance(array, (np.ndarray, np.generic)) else load_cupy()
 
 
-def device_of(array: Array) -> str:
+def device_of(array: Matrix) -> str:
     """Where a computation with the array runs: "cpu" or "cuda:<index>"."""
     xp = namespace(array)
-    return "cpu" if xp is np else f"cuda:{xp.cuda.Device().id if isinstance(array, Rows) else array.device.id}"
+    return "cpu" if xp is np else f"cuda:{xp.cuda.Device().id if isinstance(array, Rows) else array.device.id}"  # type: ignore[attr-defined]
 
 
-def row_blocks(X: Array) -> Iterator[tuple[int, Array]]:
+def row_blocks(X: Matrix) -> Iterator[tuple[int, Array]]:
     """X in blocks of consecutive rows that fit in the cache, each with the number of its first row."""
     if isinstance(X, Streamed):
         yield from ((span.start, block) for span, block in X.blocks())
@@ -349,17 +355,17 @@ def scaled(X: Array, exponent: int) -> Array:
     if exponent == 0:
         return X
     if isinstance(X, Streamed):
-        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)
+        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)  # type: ignore[return-value]
     return namespace(X).ldexp(X, np.int32(exponent))
 
 
-def squared_lengths(X: Array) -> Array:
+def squared_lengths(X: Matrix) -> Array:
     """``|x_i|^2`` (n,) in X's dtype."""
     xp = namespace(X)
     return xp.concatenate([xp.einsum("ij,ij->i", block, block) for _, block in row_blocks(X)])
 
 
-def energy(X: Array, weights: Array | None = None) -> float:
+def energy(X: Matrix, weights: Array | None = None) -> float:
     """``sum_i w_i |x_i|^2`` in float64."""
     xp = namespace(X)
     total = 0.0

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .arrays import Array, compute_dtype, enter, namespace, row_blocks
 
@@ -19,7 +20,7 @@ def check_matrix(
     min_rows: int = 1,
     *,
     beside: Array | None = None,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> int:
     """X is (n, d) with enough rows, d >= 1 (or the d expected), and finite.
 

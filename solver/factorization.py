@@ -15,6 +15,7 @@ from ksubspaces.kernels import Flats
 
 from .arrays import (
     NUMPY,
+    AnyArray,
     Array,
     Home,
     computing,
@@ -67,10 +68,10 @@ class Factorization(Result):
     True
     """
 
-    labels: Array
-    blocks: list[Array]
-    bases: list[Array]
-    offsets: Array | None = None
+    labels: AnyArray
+    blocks: list[AnyArray]
+    bases: list[AnyArray]
+    offsets: AnyArray | None = None
     home: Home = field(default=NUMPY, compare=False)
     record: Record = field(default=Record(), compare=False)
 
@@ -150,7 +151,7 @@ class Factorization(Result):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> Array:
+    def __getitem__(self, rows: Any) -> AnyArray:
         """Decoded rows: (d,) for one number, (b, d) for numbers (b,), a slice or a mask (n,).
 
         Raises
@@ -163,11 +164,11 @@ class Factorization(Result):
             decoded = kernels.lookup(namespace(self._local.labels).asarray(chosen.ravel()), self._local)
             return self.home.back(decoded.reshape(*chosen.shape, self.shape[1]))
 
-    def reconstruct(self) -> Array:
+    def reconstruct(self) -> AnyArray:
         """The whole matrix (n, d), decoded."""
         return self[:]
 
-    def measure_error(self, X: Any, sample_weight: Any = None) -> float:
+    def measure_error(self, X: AnyArray, sample_weight: AnyArray | None = None) -> float:
         """Relative error for a matrix, ``sum_i w_i |x_i - row i decoded|^2 / sum_i w_i |x_i|^2``, in float64.
 
         Parameters
@@ -343,7 +344,7 @@ class _Local:
     offsets: Array | None
 
 
-class Coefficients(Sequence[Array]):
+class Coefficients(Sequence[AnyArray]):
     """The coefficients of a factorization by row number, without a second copy of them."""
 
     def __init__(self, factorization: Factorization) -> None:
@@ -360,7 +361,7 @@ class Coefficients(Sequence[Array]):
         c, position = int(local.labels[row]), int(local.positions[row])
         return self._factorization.blocks[c][position]
 
-    def __iter__(self) -> Iterator[Array]:
+    def __iter__(self) -> Iterator[AnyArray]:
         return (self[i] for i in range(len(self)))
 
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
@@ -51,7 +51,7 @@ class Spectra:
     values: np.ndarray
     offsets: Array | None
 
-    def flats(self, dims: Sequence[int], dtype: Any) -> Flats:
+    def flats(self, dims: Sequence[int], dtype: DTypeLike) -> Flats:
         """The best flats of these dimensions."""
         layout = kernels.layout_of(self.vectors.shape[2], tuple(dims))
         bases, complements = layout.leading(self.vectors.astype(dtype, copy=False))
@@ -94,7 +94,7 @@ class Solution(State):
         """Number of clusters."""
         return len(self.dims)
 
-    def flats(self, dtype: Any) -> Flats:
+    def flats(self, dtype: DTypeLike) -> Flats:
         """Its flats, in a precision."""
         return self.spectra.flats(self.dims, dtype)
 
@@ -138,11 +138,12 @@ class Priced:
     def confirm(self) -> bool:
         return True
 
-    def solve(self, labels: Array, k: int, dtype: Any = None, before: Array | None = None) -> Solution:
+    def solve(self, labels: Array, k: int, dtype: DTypeLike | None = None, before: Array | None = None) -> Solution:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
         if self._moments is None or self._moments.k != k:
             self._moments = RunningMoments(self.problem, k)
         spaces, offsets = self._moments.eigenspaces(labels, None, dtype)
+        assert spaces.eigenvalues is not None
         rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats, Moments, Rows, Streamed
 from ksubspaces.kernels.rows import as_rows
 
-from .arrays import Array, namespace
+from .arrays import Array, Matrix, namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,12 @@ class Problem:
     dims: tuple[int, ...]
     affine: bool
     unit: float = 1.0
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, X: Matrix, weights: Array | None, dims: tuple[int, ...], affine: bool, unit: float = 1.0
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "X", as_rows(self.X))  # what a device prepares of them outlives a call

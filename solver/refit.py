@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
@@ -71,7 +71,7 @@ class RunningMoments:
         self,
         labels: Array,
         dims: Sequence[int] | None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         start: Array | None = None,
         exact: bool = True,
     ) -> tuple[Eigenspaces, Array | None]:
@@ -91,12 +91,12 @@ class RunningMoments:
         dims = [self.d] * self.k if dims is None else dims
         return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
 
-    def _afresh(self, labels: Array, dtype: Any = None) -> Moments:
+    def _afresh(self, labels: Array, dtype: DTypeLike | None = None) -> Moments:
         p, groups = self.problem, kernels.group_rows(labels, self.k)
         return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype)
 
     def _by_chunks(
-        self, labels: Array, dims: Sequence[int] | None, dtype: Any, at_once: int
+        self, labels: Array, dims: Sequence[int] | None, dtype: DTypeLike | None, at_once: int
     ) -> tuple[Eigenspaces, Array | None]:
         k, d, xp, groups = self.k, self.d, namespace(labels), kernels.group_rows(labels, self.k)
         most = max(np.diff(groups.bounds).tolist())
@@ -109,6 +109,7 @@ class RunningMoments:
             own = groups.take(first, end), layout.dims[first:end]
             spaces, means = eigenspaces(self.problem, *own, dtype, most)
             bases[layout.starts[first] : layout.starts[end]] = spaces.bases
+            assert spaces.eigenvalues is not None
             values[first:end, : spaces.eigenvalues.shape[1]] = spaces.eigenvalues
             if complements is not None and spaces.complements is not None:
                 complements[layout.complements.starts[first] : layout.complements.starts[end]] = spaces.complements
@@ -127,7 +128,7 @@ class RunningMoments:
         return Eigenspaces(layout, bases, None, bases[:0] if layout.has_wide else None)
 
 
-def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Flats:
+def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: DTypeLike) -> Flats:
     """The best j-flat for each list of row numbers; one near it where eigenvectors are dear."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]
     groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
@@ -136,7 +137,7 @@ def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: Any) -> Fl
 
 
 def eigenspaces(
-    problem: Problem, groups: Groups, dims: Sequence[int], dtype: Any, most: int, exact: bool = True
+    problem: Problem, groups: Groups, dims: Sequence[int], dtype: DTypeLike | None, most: int, exact: bool = True
 ) -> tuple[Eigenspaces, Array | None]:
     """The leading eigenspace of each group of at most ``most`` rows of X, and best offsets; from the rows
     themselves where these are few, else from their second moments."""

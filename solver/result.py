@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import Array
+from .arrays import AnyArray
 from .coefficients import count_parameters
 
 
 class Result:
     """Rows in k clusters, each with a flat."""
 
-    bases: list[Array]
-    offsets: Array | None
-    labels: Array
+    bases: list[AnyArray]
+    offsets: AnyArray | None
+    labels: AnyArray
     if TYPE_CHECKING:
 
         @property
@@ -48,7 +48,7 @@ class Result:
         """Bytes that the arrays take in memory."""
         return sum(int(array.nbytes) for array in self._arrays())
 
-    def _arrays(self) -> list[Array]:
+    def _arrays(self) -> list[AnyArray]:
         return [self.labels, *self.bases, *([] if self.offsets is None else [self.offsets])]
 
 

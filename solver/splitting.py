@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.rows import as_rows
 
 from .alternation import alternate
 from .arrays import Array, namespace
@@ -160,5 +161,5 @@ def _sides(
         for sides, keys, share in ((by_costs, costs, 0.5), (by_residuals, residuals, 0.2)):
             sides[first + xp.argsort(keys[first:end], kind="stable")[: max(1, int(share * (end - first)))]] = 0
         weights = None if part.weights is None else part.weights[first:end]
-        by_direction[first:end] = kmeans(replace(part, X=X[first:end], weights=weights, dims=(1, 1)), rng)
+        by_direction[first:end] = kmeans(replace(part, X=as_rows(X[first:end]), weights=weights, dims=(1, 1)), rng)
     return [by_costs, by_residuals, by_direction]

@@ -16,6 +16,7 @@ from ksubspaces.kernels import Flats
 
 from .arrays import (
     NUMPY,
+    AnyArray,
     Array,
     Home,
     device_of,
@@ -71,9 +72,9 @@ class Subspaces(Result):
         Of the fit; NaN in a result that was loaded.
     """
 
-    bases: list[Array]
-    offsets: Array | None
-    labels: Array
+    bases: list[AnyArray]
+    offsets: AnyArray | None
+    labels: AnyArray
     objective: float
     energy: float
     history: list[float]
@@ -104,7 +105,7 @@ class Subspaces(Result):
         return Flats.from_bases(bases, offsets)
 
     @contextmanager
-    def _entered(self, Y: Any) -> Iterator[tuple[Array, Home, int]]:
+    def _entered(self, Y: AnyArray) -> Iterator[tuple[Array, Home, int]]:
         """Rows of a caller beside the bases, checked, and the exponent at which distances between them are taken."""
         flats = self._flats
         with entered(Y, "Y", self.home.device, flats.bases.dtype) as (array, home):
@@ -118,7 +119,7 @@ class Subspaces(Result):
     def _assign(self, array: Array, exponent: int) -> Array:
         return kernels.assign(scaled(array, -exponent), self._at(exponent))[0]
 
-    def sqdistances(self, Y: Any) -> Array:
+    def sqdistances(self, Y: AnyArray) -> AnyArray:
         """Squared distance of each row of Y (m, d) to every flat, (m, k).
 
         Raises
@@ -142,7 +143,7 @@ class Subspaces(Result):
                 raise ValueError(f"squared distances of Y overflow {distances.dtype}; scale Y and the subspaces down")
             return home.back(distances)
 
-    def predict(self, Y: Any) -> Array:
+    def predict(self, Y: AnyArray) -> AnyArray:
         """Number of the nearest flat of each row of Y (m, d), (m,) int32; the lowest on a tie.
 
         Raises
@@ -153,7 +154,7 @@ class Subspaces(Result):
         with self._entered(Y) as (array, home, exponent):
             return home.back(self._assign(array, exponent))
 
-    def transform(self, Y: Any, labels: Any = None) -> Array:
+    def transform(self, Y: AnyArray, labels: AnyArray = None) -> AnyArray:
         """Coefficients of each row of Y (m, d) in its own flat, (m, max j_c), padded with zeros where j_c is less.
 
         Parameters
@@ -189,7 +190,7 @@ class Subspaces(Result):
                 coefficients[place(groups.rows(c), device_of(packed)), : self.dims[c]] = part
             return home.back(coefficients)
 
-    def reconstruct(self, coefficients: Any, labels: Any = None) -> Array:
+    def reconstruct(self, coefficients: AnyArray, labels: AnyArray = None) -> AnyArray:
         """Points (m, d) with the given coefficients (m, max j_c): the inverse of :meth:`transform` on the flats.
 
         Parameters
@@ -224,7 +225,7 @@ class Subspaces(Result):
     def _labels(self, labels: Any, m: int) -> Array:
         return check_labels(place(import_array(labels, "labels"), self.home.device), m, self.k)
 
-    def factorize(self, X: Any) -> Factorization:
+    def factorize(self, X: AnyArray) -> Factorization:
         """Each row of X (n, d) as coefficients in its nearest flat, as a :class:`Factorization` of X's kind."""
         with self._entered(X) as (array, home, exponent):
             rows, flats = scaled(array, -exponent), self._at(exponent)

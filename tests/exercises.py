@@ -8,7 +8,7 @@ import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
-from draws import check_start
+from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -128,12 +128,16 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
+        held, more = (  # of two parts, so that means are not the origins
+            reference.second_moments(X[part], group_rows(labels[part], 6), weights[part], center=True)
+            for part in (slice(40), slice(40, None))
+        )
+        held.add(more)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(power, "REACH", reach)
-                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+                np.testing.assert_allclose(power.measure_objective(held, flats).sum(), want, rtol=1e-5)
 
     S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
     S[0] += 1e7 * np.outer(start[0], start[0])
@@ -213,6 +217,7 @@ def exercise_seeding():
             check_start(2 * 2048 + 77, 64, [9], True, 60)
     check_start(300, 70, [3], False, 40, least=200)
     check_start(500, 20, [2] * 8, True, 20)
+    check_directions(700, 40, 6, True)
 
 
 def exercise_lookup():

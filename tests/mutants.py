@@ -360,7 +360,6 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("the rows of a flat are those of the first", "power.cu", "V += starts[c] * d;\n\n", "\n"),
         Mutant("the mean is not taken away", "power.cu", "x - first[row] * right -", "x -"),
         Mutant("the offset weighs nothing", "power.cu", "+ mass[c] * down * right", "+ down * right"),
-        Mutant("one warp counts", "power.cu", "x += sums[warp];", "x += 0 * sums[warp];"),
         Mutant("a flat's rows are counted by fours", "power.cu", "i / d < j ? V[i] : 0", "V[i]"),
         Mutant(
             "panels are read before they are there",
@@ -551,9 +550,26 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "columns of cosines change places",
             "seeding.cu",
-            "product[2 * h + e]) * length * inverse[e]",
-            "product[2 * h + 1 - e]) * length * inverse[e]",
+            "product[2 * h] * length * inverse[0], product[2 * h + 1]",
+            "product[2 * h + 1] * length * inverse[0], product[2 * h]",
         ),
+        Mutant(
+            "a candidate's length is another's",
+            "seeding.cu",
+            "inverse[e] = inverse_length(candidates[2 * t + e])",
+            "inverse[e] = inverse_length(candidates[2 * t])",
+        ),
+        Mutant("cosines have no sign", "seeding.cu", "? 1 - both[e] : 0;", "? 1 - fabsf(both[e]) : 0;"),
+        Mutant(
+            "sums of potentials change places", "seeding.cu", "lane % 2 ? second : first", "lane % 2 ? first : second"
+        ),
+        Mutant(
+            "potentials of other candidates",
+            "seeding.cu",
+            "lane / 4 * 4 + lane % 4 / 2), second",
+            "lane / 4 * 4), second",
+        ),
+        Mutant("rows of length zero cost something", "seeding.cu", "energy[row] > 0 ? 2.f : 0.f", "2.f"),
         Mutant(
             "rows of weight zero are near",
             "seeding.cu",

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import loader
 
@@ -13,7 +14,7 @@ RESIDENT_BYTES = 640
 """Of a row, up to which `assign.cu` keeps rows in shared memory, where there are 227 KiB of it."""
 
 
-def prepare(dtype: Any, d: int) -> None:
+def prepare(dtype: DTypeLike, d: int) -> None:
     """Begin to compile what a fit of rows of d numbers takes. One too many costs a core, one too few a wait."""
     loader.prepare(variants_of_a_fit(np.dtype(dtype).name, d))
 

@@ -92,7 +92,9 @@ class _Plan:
         As in :class:`ksubspaces.kernels.cuda.columns.Columns`, as the kernel reads them.
     """
 
-    def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int) -> None:
+    def __init__(
+        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int
+    ) -> None:
         directions = layout.shorter if along_complements else layout
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..flats import Array, Eigenspaces, layout_of, wants_complement
 from ..moments import traces
@@ -70,7 +72,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: Any = None, start: Array | None = None, exact: bool = True
+    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
 ) -> Eigenspaces:
     dtype, layout = np.dtype(S.dtype if dtype is None else dtype), layout_of(S.shape[1], tuple(dims))
     if dtype not in LAYOUTS:
@@ -218,7 +220,7 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
     return Eigenspaces(layout, bases, values, complements)
 
 
-def _completed(xp: Any, rows: Array, j: int) -> Array:
+def _completed(xp: ModuleType, rows: Array, j: int) -> Array:
     """j orthonormal rows, or all d if a complement is wanted; the first of them span what ``rows`` (up to j, d) do.
 
     Householder's QR makes up what is missing where rows are few, dependent or zero.

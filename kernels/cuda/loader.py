@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +114,7 @@ def limits() -> Limits:
     return _limits(cupy.cuda.Device().id)
 
 
-def namespace(array: Array) -> Any:
+def namespace(array: Array) -> ModuleType:
     """The module that made ``array``: NumPy or CuPy."""
     if isinstance(array, np.ndarray):
         return np

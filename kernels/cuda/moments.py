@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..flats import Array
 from ..groups import Groups
@@ -24,7 +25,7 @@ PATCH = 32
 WORKSPACE = 256 << 20  # bytes of partial products at a time
 
 
-def _defines(dtype: Any, tile: int, piece: int) -> dict[str, Any]:
+def _defines(dtype: DTypeLike, tile: int, piece: int) -> dict[str, Any]:
     real = "float" if dtype == np.float32 else "double"
     return {"REAL": real, "TILE": tile, "PIECE": piece, "CHUNK": CHUNK, "DEPTH": DEPTH, "STAGES": STAGES}
 
@@ -42,7 +43,7 @@ def second_moments(
     weights: Array | None = None,
     center: bool = False,
     products: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Moments:
     xp, k, d = loader.namespace(X), groups.k, X.shape[1]
     if dtype is not None and X.dtype != dtype:
