@@ -144,3 +144,13 @@ def test_rows_are_screened_only_where_there_is_room(free, screened, monkeypatch)
     with screening():
         assert screen.pays(X, flats, residuals=False, kept=None) == screened
         assert screen.pays(X, flats, residuals=False, kept={"halves": None})
+
+
+@pytest.mark.parametrize(("d", "dims"), [(128, [64, 64, 128]), (300, [64, 64, 0])])
+def test_flats_without_directions_after_a_full_tile(d, dims):
+    X, flats, _ = problem(40, d, dims, np.float32, False)
+    with emulated():
+        check_assign(X, flats)
+        with screening():
+            labels, _ = cuda_assign.assign(X, flats, residuals=False)
+    assert_labels(labels, reference.sqdistances(X, flats), tolerance(np.float32) * scale(X))

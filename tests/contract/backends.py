@@ -215,5 +215,6 @@ BACKENDS = [
         many=False,
     ),
     OnCard("card", marks=card.marks),
+    OnCard("card, screened", {"assign"}, screening, card.marks, [np.float32]),
 ]
 """All of them: two ways of the CPU; each Emulated in three orders; Numba's kernels simulated."""
