@@ -7,11 +7,11 @@
 ``residuals``       float64 squared distance of each row to the flat of its group
 ``second_moments``  weighted first and second moments of each group (``update_moments``: of the rows that moved)
 ``coefficients``    of each row in the flat of its group, and what they leave of it
-``measure_objective`` sum of squared distances of all rows to their flats, from the moments of their clusters
+``measure_objective`` sum of squared distances of each flat's rows to it, from the moments of its cluster
 ``top_eigenspaces`` leading eigenvectors of a batch of symmetric matrices (``batched_svd``: of a batch of row blocks)
 ``sample_rows``     distinct rows, with probability proportional to a weight
 ``lower_distances`` distances to the nearest flat if one more is added, and their weighted sums
-``seed``            labels of a greedy start, where a device has it as one operation
+``seed``            labels of a greedy start, where a device has it as one operation (``seed_directions``: by direction)
 ``largest``         rows of the largest costs
 ``changed_rows``    rows whose label differs
 ``label_counts``    rows of each label
@@ -37,7 +37,7 @@ from numpy.typing import DTypeLike
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
-from .rows import Rows, Streamed, as_rows
+from .rows import Rows, Streamed
 
 __all__ = [
     "Eigenspaces",
@@ -64,6 +64,7 @@ __all__ = [
     "sample_rows",
     "second_moments",
     "seed",
+    "seed_directions",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
@@ -85,9 +86,17 @@ def _device_of(kind: Any) -> ModuleType:
     raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
 
 
+def _rows(X: Array | Rows) -> Rows:
+    """X as rows; what is no array is refused."""
+    if isinstance(X, Rows):
+        return X
+    _device(X)
+    return Rows(X)
+
+
 def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
     """What an operation gives for each row, from the rows of one block after another."""
-    rows, whole = as_rows(X), None
+    rows, whole = _rows(X), None
     for span, block in rows.blocks():
         parts = work(block, span)
         if len(block) == len(rows):
@@ -103,7 +112,7 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
 
 def prepare(X: Array | Rows) -> None:
     """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
-    if X.ndim == 2 and as_rows(X).xp is not np:
+    if X.ndim == 2 and _rows(X).xp is not np:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
@@ -135,7 +144,7 @@ def assign(
     residuals : (n,) array of X's dtype
         Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
 
     def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
@@ -159,7 +168,7 @@ def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
 
     Rows without a group have 0.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
     result = rows.xp.zeros(len(rows))
     for numbers, block, part in rows.grouped(groups):
         found = _device(block).residuals(block, part, flats)
@@ -181,7 +190,7 @@ def coefficients(
     residuals : (n,) float64 array, if asked for
         Squared distance of each row to what its coefficients stand for; 0 for rows without a group.
     """
-    rows, parts = as_rows(X), []
+    rows, parts = _rows(X), []
     left = rows.xp.zeros(len(rows)) if residuals else None
     for numbers, block, part in rows.ordered(groups):
         packed, found = _device(block).coefficients(block, part, flats, residuals)
@@ -218,7 +227,7 @@ def second_moments(
         _device(block).second_moments(
             block, part, None if weights is None else weights[numbers], center, products, dtype
         )
-        for numbers, block, part in as_rows(X).grouped(groups)
+        for numbers, block, part in _rows(X).grouped(groups)
     )
     assert total is not None
     return total
@@ -231,16 +240,16 @@ def update_moments(
 
     Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
     """
-    for span, numbers, block, local in as_rows(X).gathered(rows):
+    for span, numbers, block, local in _rows(X).gathered(rows):
         part = None if weights is None else weights[numbers]
         _device(block).update_moments(moments, block, local, old[span], new[span], part)
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
-    """Weighted sum of the squared distances of all rows to the flats of their labels, float64, () and never negative.
+    """Weighted sum of the squared distances of each flat's rows to it, (k,) float64, never negative.
 
-    From the moments of the clusters alone, ``sum_c tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row
-    is read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
+    From the moments of the clusters alone, ``tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row is
+    read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
     """
     return _device(moments.counts).measure_objective(moments, flats)
 
@@ -309,9 +318,19 @@ def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.ra
     It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
     of a few that are fitted to the rows close in direction to one drawn by its cost.
     """
-    rows = as_rows(X)
-    at_once = None if isinstance(rows, Streamed) else getattr(_device(rows.array), "seed", None)
-    return None if at_once is None else at_once(rows.array, dims, weights, rng, kept=rows.kept)
+    return _at_once("seed", X, dims, weights, rng)
+
+
+def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.random.Generator) -> Array | None:
+    """Labels (n,) by the nearest of k directions, those of rows drawn by ``1 - cos`` in the same way; or ``None``."""
+    return _at_once("seed_directions", X, k, weights, rng)
+
+
+def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
+    """The result of an operation that a device need not have."""
+    rows = _rows(X)
+    operation = None if isinstance(rows, Streamed) else getattr(_device(rows.array), name, None)
+    return None if operation is None else operation(rows.array, *args, kept=rows.kept)
 
 
 def largest(costs: Array, m: int) -> Array:

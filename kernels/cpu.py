@@ -6,7 +6,7 @@ owner allows; nothing here sets a thread count. Block sizes depend on shapes alo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import loops
-from .cpu_grouped import BLOCK_BYTES as BLOCK_BYTES
 from .cpu_grouped import coefficients as coefficients
 from .cpu_grouped import group_rows as group_rows
 from .cpu_grouped import label_counts as label_counts
@@ -22,14 +21,14 @@ from .cpu_grouped import lookup as lookup
 from .cpu_grouped import residuals as residuals
 from .cpu_grouped import second_moments as second_moments
 from .cpu_grouped import update_moments as update_moments
-from .flats import Eigenspaces, Flats, Layout, complement, layout_of
+from .flats import Flats, Layout
+from .lapack import batched_svd as batched_svd
+from .lapack import top_eigenspaces as top_eigenspaces
 from .moments import measure_objective as measure_objective
-from .moments import traces
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_DIRECTIONS = 4096  # ... and this many directions at a time
-JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
 FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation
 
 
@@ -186,68 +185,6 @@ def _projections(
         if centre is not None:
             A = A - centre
         yield rows, products(A)
-
-
-def top_eigenspaces(
-    S: np.ndarray,
-    dims: Sequence[int],
-    dtype: DTypeLike | None = None,
-    start: np.ndarray | None = None,
-    exact: bool = True,
-) -> Eigenspaces:
-    # ``start`` goes unused: LAPACK is fast enough here to be exact in every step, see bench/.
-    dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
-    layout, size = layout_of(d, tuple(dims)), max(1, BLOCK_BYTES // (d * d * 8))
-    if k <= size:
-        values, vectors = _eigh(S, dtype)
-        bases, complements = layout.leading(vectors)
-        return Eigenspaces(layout, bases, values, complements)
-    values, bases = np.empty((k, d)), np.empty((layout.total, d), dtype)
-    complements = np.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-    for first in range(0, k, size):
-        end = min(first + size, k)
-        part = layout_of(d, layout.dims[first:end])
-        values[first:end], vectors = _eigh(S[first:end], dtype)
-        spans, rest = part.leading(vectors)
-        bases[layout.starts[first] : layout.starts[end]] = spans
-        if complements is not None and rest is not None:
-            complements[layout.complements.starts[first] : layout.complements.starts[end]] = rest
-    return Eigenspaces(layout, bases, values, complements)
-
-
-def _eigh(S: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (k, d), float64, descending and not negative, and eigenvectors (k, d, d), as rows, in the dtype."""
-    k, d = S.shape[:2]
-    if d <= JACOBI_REACH:
-        values, vectors = np.empty((k, d)), np.empty((k, d, d), dtype)
-        loops.jacobi(np.ascontiguousarray(S, dtype=np.float64), values, vectors)
-        return values, vectors
-    scale = traces(S)[:, None]  # second moments of tame float32 rows can leave float32's range
-    scale[scale == 0] = 1
-    # Divide and conquer on the whole matrix costs no more than a block power step here, see bench/. NumPy's, not
-    # SciPy's: theirs is another BLAS, whose threads go on spinning on the cores that the next product needs.
-    ascending, vectors = np.linalg.eigh((S / scale[:, :, None]).astype(dtype, copy=False))
-    return np.maximum(ascending[:, ::-1] * scale, 0), vectors.transpose(0, 2, 1)[:, ::-1]
-
-
-def batched_svd(blocks: Sequence[np.ndarray], rank: Sequence[int] | int) -> Eigenspaces:
-    d, dtype = blocks[0].shape[1], blocks[0].dtype
-    layout = layout_of(d, (rank,) * len(blocks) if isinstance(rank, int) else tuple(rank))
-    bases = np.empty((layout.total, d), dtype)
-    complements = np.empty((layout.complements.total, d), dtype) if layout.has_wide else None
-    eigenvalues = np.zeros((len(blocks), max(min(block.shape) for block in blocks)))
-    for c, block in enumerate(blocks):
-        s, Vt = np.zeros(0, dtype), np.zeros((0, d), dtype)
-        if len(block):
-            _, s, Vt = np.linalg.svd(block, full_matrices=False)
-        j = layout.dims[c]
-        if len(Vt) < j or layout.wide[c]:
-            Vt = np.concatenate([Vt, complement(Vt)])
-        bases[layout.rows(c)] = Vt[:j]
-        eigenvalues[c, : len(s)] = s.astype(np.float64) ** 2
-        if complements is not None and layout.wide[c]:
-            complements[layout.complements.rows(c)] = Vt[j:]
-    return Eigenspaces(layout, bases, eigenvalues, complements)
 
 
 def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:

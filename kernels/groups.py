@@ -22,6 +22,8 @@ class Groups:
         Row numbers of one group after another.
     starts : (k + 1,) int64 array
         Rows of group c are ``order[starts[c]:starts[c + 1]]``.
+    counted : (k,) int64 array, optional
+        Rows of each group, where they are known without a difference of ``starts``.
     whole : bool
         Whether each row of an array has a group, and is named once.
     kept : dict
@@ -30,6 +32,7 @@ class Groups:
 
     order: Array
     starts: Array
+    counted: Array | None = None
     whole: bool = False
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -41,7 +44,7 @@ class Groups:
     @property
     def counts(self) -> Array:
         """Rows of each group, (k,) int64."""
-        return self.starts[1:] - self.starts[:-1]
+        return self.starts[1:] - self.starts[:-1] if self.counted is None else self.counted
 
     @cached_property
     def bounds(self) -> list[int]:

@@ -16,10 +16,10 @@ def traces(S: Array) -> Array:
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
-    """Weighted sum of squared distances of all rows to their flats, by products of all bases at a time."""
+    """Weighted sum of squared distances of each flat's rows to it, (k,), by products of all bases at a time."""
     S, xp = moments.about(moments.shifts(flats)), namespace(moments.counts)
     V = flats.layout.pad(flats.bases).astype(S.dtype)
-    return xp.maximum(traces(S) - ((V @ S) * V).sum(axis=(1, 2)), 0).sum()
+    return xp.maximum(traces(S) - ((V @ S) * V).sum(axis=(1, 2)), 0)
 
 
 def combined(parts: Iterable[Moments]) -> Moments | None:

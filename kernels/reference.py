@@ -113,15 +113,15 @@ def update_moments(
 
 
 def measure_objective(moments: Moments, flats: Flats) -> np.ndarray:
-    """sum_c tr S_c - tr V_c S_c V_c^T with S_c = sum w (x - mu_c)(x - mu_c)^T."""
-    objective = np.zeros(())
+    """tr S_c - tr V_c S_c V_c^T with S_c = sum w (x - mu_c)(x - mu_c)^T."""
+    objective = np.zeros(flats.k)
     for c in range(flats.k):
         V, S = np.asarray(flats.basis(c), dtype=np.float64), moments.known_raw[c]
         if moments.first is not None or flats.offsets is not None:
             first, mass, origin = (part[c] for part in moments.known_sums)
             shift = (0 if flats.offsets is None else flats.offsets[c]) - origin
             S = S - np.outer(first, shift) - np.outer(shift, first) + mass * np.outer(shift, shift)
-        objective += max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
+        objective[c] = max(0.0, np.trace(S) - np.trace(V @ S @ V.T))
     return objective
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,32 +33,47 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     far, fit a flat to the rows closest to it in direction (in place, if affine), do so for a few draws and keep the
     flat that leaves the lowest potential. Larger flats come first.
     """
-    X, k, xp = problem.X, problem.k, namespace(problem.X)
-    n = len(X)
-    at_once = None if problem.affine else kernels.seed(X, problem.dims, problem.weights, rng)
+    X, k, dims = problem.X, problem.k, problem.dims
+    at_once = None if problem.affine else kernels.seed(X, dims, problem.weights, rng)
     if at_once is not None:
         return at_once
-    weights = xp.ones(n, dtype=X.dtype) if problem.weights is None else problem.weights
-    n_positive = n if problem.weights is None else int((weights > 0).sum())
-    labels = xp.zeros(n, dtype=np.int32)
-    distance, odds, lengths = xp.full(n, np.inf, dtype=X.dtype), problem.distance_to_middle(), _lengths(X)
-    for c in sorted(range(k), key=lambda c: -problem.dims[c]):
+    n_positive = len(X) if problem.weights is None else int((problem.weights > 0).sum())
+    lengths = _lengths(X)
+
+    def distances(c: int, drawn: Array) -> Array:
+        m = min(n_positive, max(n_positive // (2 * k), dims[c] + 1))
+        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, m), dims[c], X.dtype)
+        return kernels.sqdistances(X, flats)
+
+    largest_first = sorted(range(k), key=lambda c: -dims[c])
+    return _draw(largest_first, problem.distance_to_middle(), problem.weights, distances, rng)
+
+
+def _draw(
+    clusters: Sequence[int],
+    odds: Array,
+    weights: Array | None,
+    distances: Callable[[int, Array], Array],
+    rng: np.random.Generator,
+) -> Array:
+    """Labels of the nearest of what is drawn for one cluster after another.
+
+    ``distances(c, drawn)`` are those of all rows to what each row drawn makes of cluster c, of which the best is kept;
+    ``odds`` are the distances before there is a cluster.
+    """
+    xp, n = namespace(odds), len(odds)
+    weights = xp.ones(n, odds.dtype) if weights is None else weights
+    labels, nearest = xp.zeros(n, dtype=np.int32), xp.full(n, np.inf, odds.dtype)
+    for c in clusters:
         drawn = kernels.sample_rows(weights * odds, CANDIDATES, rng)
         if len(drawn) == 0:
-            break  # every row lies on a flat already
-        j = problem.dims[c]
-        m = min(n_positive, max(n_positive // (2 * k), j + 1))
-        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, m), j, X.dtype)
-        lowered = _best_trial(distance, kernels.sqdistances(X, flats), weights)[1]
-        labels[lowered < distance] = c
-        distance = odds = lowered
+            break  # no row is away from what there is
+        trials = distances(c, drawn)
+        best = kernels.lower_distances(nearest, trials, weights).argmin()  # the host need not know which
+        odds = trials.T.take(best, axis=0)
+        labels[odds < nearest] = c
+        nearest = odds
     return labels
-
-
-def _best_trial(distance: Array, trials: Array, weights: Array) -> tuple[Any, Array]:
-    """Which column of trials lowers the distances most, and the distances then; the host need not know which."""
-    best = kernels.lower_distances(distance, trials, weights).argmin()
-    return best, trials.T.take(best, axis=0)
 
 
 def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> list[Array]:
@@ -104,41 +119,30 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     weights = xp.where(lengths > 0, 1, 0).astype(X.dtype)
     if problem.weights is not None:
         weights = weights * problem.weights
-    centres = _spherical_centres(X, lengths, weights, k, rng)
-    if len(centres) == 0:
-        return xp.zeros(len(X), dtype=np.int32)
+    labels = kernels.seed_directions(X, k, weights, rng)
+    if labels is None:
+        labels = _draw(range(k), xp.ones_like(lengths), weights, lambda c, drawn: _angles(X, lengths, drawn), rng)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
-    labels: Any = None
+    centres = xp.zeros((k, X.shape[1]))
     for _ in range(KMEANS_STEPS):
-        units = centres.T.astype(X.dtype)
-        assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
-        if labels is not None and not bool((assigned != labels).any()):
-            break
-        labels = assigned
-        groups = kernels.group_rows(labels, len(centres))
-        sums = kernels.second_moments(X, groups, per_length, products=False).known_sums[0]
+        sums = kernels.second_moments(X, kernels.group_rows(labels, k), per_length, products=False).first
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
+        units = centres.T.astype(X.dtype)
+        assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
+        settled = not problem.on_card and bool((assigned == labels).all())  # a card goes on rather than wait
+        labels = assigned
+        if settled:
+            break
     return labels
 
 
-def _spherical_centres(X: Matrix, lengths: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
-    """Up to k unit rows by greedy k-means++ on the sphere."""
-    xp = namespace(X)
-    chosen: list[Array] = []
-    distance, odds = xp.full(len(X), np.inf, dtype=X.dtype), xp.ones(len(X), dtype=X.dtype)
-    for turn in range(k):
-        drawn = kernels.sample_rows(weights * odds, CANDIDATES if turn else 1, rng)
-        if len(drawn) == 0:
-            break
-        trials = 1 - _cosines(X, lengths, drawn).T
-        trials = xp.where(trials < 8 * np.finfo(X.dtype).eps, 0, trials)  # the same direction, up to rounding
-        best, distance = _best_trial(distance, trials, weights)
-        odds = distance
-        row = X[drawn.take(best).reshape(1)][0].astype(np.float64)
-        chosen.append(row / xp.sqrt(row @ row))
-    return xp.stack(chosen) if chosen else xp.zeros((0, X.shape[1]))
+def _angles(X: Array, lengths: Array, drawn: Array) -> Array:
+    """``1 - cos`` (n, p) between all rows and rows drawn, zero for the same direction, up to rounding."""
+    angles = 1 - _cosines(X, lengths, drawn)
+    angles[angles < 8 * np.finfo(X.dtype).eps] = 0
+    return angles.T
 
 
 STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {

@@ -81,3 +81,28 @@ def check_flats(S, V, j):
     captured = np.einsum("cij,cjk,cik->c", V, S.astype(np.float64), V)
     most = np.linalg.eigvalsh(S.astype(np.float64))[:, ::-1][:, :j].sum(axis=1)
     assert np.all(captured >= 0.97 * most)
+
+
+def check_directions(n, d, k, weighted, seed=0):
+    """Draw directions, and check the costs of all rows after each."""
+    rng = np.random.default_rng(seed)
+    X = (rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-2, 2, (n, 1))).astype(np.float32)
+    X[n // 2] = 0
+    weights = rng.integers(0, 3, n).astype(np.float64) if weighted else None
+    w = np.ones(n) if weights is None else weights
+    state = _Seeding(n, d, 0)
+    state.begin(X, weights, of_directions=True)
+    lengths = np.sqrt((X.astype(np.float64) ** 2).sum(axis=1))
+    units = X / np.where(lengths > 0, lengths, 1)[:, None]
+    costs, labels = np.where(lengths > 0, 2.0, 0.0), np.zeros(n, np.int32)
+    for c in range(k):
+        check_sums(state, w * costs)
+        state.draw_direction(c, rng.random(CANDIDATES, np.float32))
+        angles = np.where(lengths[:, None] > 0, 1 - units @ units[state.candidates].T, 0)
+        assert np.all(np.abs(state.residuals - angles) <= 2 * HALF)
+        best = (w[:, None] * np.minimum(costs[:, None], state.residuals)).sum(axis=0).argmin()
+        lower = state.residuals[:, best] < costs
+        costs, labels = np.where(lower, state.residuals[:, best], costs), np.where(lower, c, labels)
+        np.testing.assert_array_equal(state.costs, costs.astype(np.float32))
+        np.testing.assert_array_equal(state.labels, labels)
+    check_sums(state, w * costs)

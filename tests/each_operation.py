@@ -59,6 +59,7 @@ def run_on(xp, n, d, dims, dtype, affine):
         kernels.sample_rows(weights, m, rng)
     kernels.label_counts(labels, k + 2)
     kernels.seed(X, dims, weights, rng)
+    kernels.seed_directions(X, k, weights, rng)
 
     moments = kernels.second_moments(X, groups, weights, affine)
     moved = kernels.changed_rows(labels, new)

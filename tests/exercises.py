@@ -8,7 +8,7 @@ import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
 from contract.problems import factors, problem
-from draws import check_start
+from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
@@ -59,7 +59,8 @@ def exercise_assign():
 
 def check_screened(X, flats, penalty=None, weights=None):
     """Labels are the reference's but for float32's rounding, and so are residuals."""
-    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=screen.is_narrow(flats), kept={})
+    narrow = screen.is_narrow(flats.direction_layout)
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=narrow, kept={})
     distances = reference.sqdistances(X, flats)
     cost = distances if weights is None else weights[:, None] * distances
     unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
@@ -81,6 +82,7 @@ def exercise_screen():
                 (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
                 (70, 100, [3, 9, 0, 64, 1, 40], True),
                 (40, 200, [8, 5, 3, 8, 2, 1, 140], False),
+                (40, 150, [70, 64, 66], True),
             ):
                 X, flats, rng = problem(n, d, dims, np.float32, affine)
                 check_screened(X, flats)
@@ -135,7 +137,7 @@ def exercise_power():
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(power, "REACH", reach)
-                np.testing.assert_allclose(power.measure_objective(held, flats), want, rtol=1e-5)
+                np.testing.assert_allclose(power.measure_objective(held, flats).sum(), want, rtol=1e-5)
 
     S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
     S[0] += 1e7 * np.outer(start[0], start[0])
@@ -215,6 +217,7 @@ def exercise_seeding():
             check_start(2 * 2048 + 77, 64, [9], True, 60)
     check_start(300, 70, [3], False, 40, least=200)
     check_start(500, 20, [2] * 8, True, 20)
+    check_directions(700, 40, 6, True)
 
 
 def exercise_lookup():

@@ -42,7 +42,10 @@ MUTANTS: dict[str, list[Mutant]] = {
             "cp_async4(slots[32 * i].x + j, from, there && column + j + 1 < source.d)",
         ),
         Mutant(
-            "a row past the end is written", "assign.cu", "distances || decided() >= n", "distances || decided() > n"
+            "a row past the end is written",
+            "assign.cu",
+            "distances || decided() >= rows_there",
+            "distances || decided() > rows_there",
         ),
         Mutant("the centre stays", "assign.cu", "if (centre) subtract", "if (false) subtract"),
         Mutant(
@@ -187,7 +190,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("pairs: offsets are ignored", "screen.cu", ": offsets ? (float)(x[i]", ": false ? (float)(x[i]"),
         Mutant("rows are not measured", "halves.cu", "error += ex * ex + ey * ey;", ";"),
         Mutant("rows are not centred", "halves.cu", "- (centre ? centre[i] : 0.f)", ""),
-        Mutant("flats are not measured", "halves.cu", "lost = v - half_to_float(rounded);", "lost = 0;"),
+        Mutant("flats are not measured", "halves.cu", "= v[q][h] - half_to_float(rounded);", "= 0;"),
         Mutant("shifts are forgotten", "halves.cu", "if (lane == 0) sums[r] += shift;", ";"),
         Mutant(
             "the offset along a flat counts as across",
@@ -208,35 +211,35 @@ MUTANTS: dict[str, list[Mutant]] = {
             "rows.x[j / 2][i / 2][i % 2 + j % 2 * 2]",
             "rows.x[j / 2][i / 2][i % 2 * 2 + j % 2]",
         ),
+        Mutant("directions stand one beside the other", "halves.cu", "(tile == 8 ? 8 : 2)", "2"),
+        Mutant("flats by size have numbers by place", "screen.cu", ": names[4 * quad + t]", ": 4 * quad + t"),
+        Mutant("parts: the bound lacks what rows lost", "halves.cu", "off = rounded +", "off = 0 * rounded +"),
+        Mutant("parts: the bound lacks what flats lost", "halves.cu", "(sqrtf(loss) + d", "(0 * sqrtf(loss) + d"),
         Mutant(
-            "screened by assign.cu: the bound lacks what rows lost",
-            "assign.cu",
-            "off = own_lost +",
-            "off = 0 * own_lost +",
-        ),
-        Mutant(
-            "screened by assign.cu: the bound lacks what flats lost",
-            "assign.cu",
-            "(sqrtf(loss) + steps",
-            "(0 * sqrtf(loss) + steps",
-        ),
-        Mutant(
-            "screened by assign.cu: the first piece of a flat alone is measured",
-            "assign.cu",
+            "parts: the first piece of a flat alone is measured",
+            "halves.cu",
             "i < pieces[c + 1]; i++",
             "i < pieces[c] + 1; i++",
         ),
         Mutant(
-            "screened by assign.cu: the second lowest is forgotten",
-            "assign.cu",
+            "parts: the second lowest is forgotten",
+            "halves.cu",
             "low == label ? second : lowest",
-            "low == label ? __int_as_float(0x7f800000) : lowest",
+            "low == label ? infinity : lowest",
+        ),
+        Mutant("parts: no row is listed", "halves.cu", "if (!(upper <", "if (false && !(upper <"),
+        Mutant("parts: all but the last are forgotten", "halves.cu", "sum += parts[p * n + i];", ";"),
+        Mutant(
+            "parts: sums are added to what they are missing in",
+            "halves.cu",
+            "last + sum : last - sum",
+            "last + sum : last + sum",
         ),
         Mutant(
-            "screened by assign.cu: no row is listed",
-            "assign.cu",
-            "if (!(costs[best * n + row] +",
-            "if (false && !(costs[best * n + row] +",
+            "parts: numbers in the list are taken for rows",
+            "halves.cu",
+            "const int row = list[i];",
+            "const int row = i;",
         ),
         Mutant(
             "listed rows are others", "assign.cu", "__ldg(source.list + (there ? 8 * i : 0))", "(there ? 8 * i : 0)"
@@ -547,9 +550,26 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "columns of cosines change places",
             "seeding.cu",
-            "product[2 * h + e]) * length * inverse[e]",
-            "product[2 * h + 1 - e]) * length * inverse[e]",
+            "product[2 * h] * length * inverse[0], product[2 * h + 1]",
+            "product[2 * h + 1] * length * inverse[0], product[2 * h]",
         ),
+        Mutant(
+            "a candidate's length is another's",
+            "seeding.cu",
+            "inverse[e] = inverse_length(candidates[2 * t + e])",
+            "inverse[e] = inverse_length(candidates[2 * t])",
+        ),
+        Mutant("cosines have no sign", "seeding.cu", "? 1 - both[e] : 0;", "? 1 - fabsf(both[e]) : 0;"),
+        Mutant(
+            "sums of potentials change places", "seeding.cu", "lane % 2 ? second : first", "lane % 2 ? first : second"
+        ),
+        Mutant(
+            "potentials of other candidates",
+            "seeding.cu",
+            "lane / 4 * 4 + lane % 4 / 2), second",
+            "lane / 4 * 4), second",
+        ),
+        Mutant("rows of length zero cost something", "seeding.cu", "energy[row] > 0 ? 2.f : 0.f", "2.f"),
         Mutant(
             "rows of weight zero are near",
             "seeding.cu",

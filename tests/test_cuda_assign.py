@@ -4,16 +4,19 @@ What ``assign`` and ``sqdistances`` mean is tested in ``contract/``.
 """
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from contract.backends import screening
 from contract.problems import SHAPES, problem
 from emulator import H100, emulated, needs_compiler
 from exercises import PRECISIONS, RAGGED, SMALL, check_assign, cuda_assign, options
+from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
-from ksubspaces.kernels import Flats
-from ksubspaces.kernels.cuda import loader
+from ksubspaces.kernels import Flats, reference
+from ksubspaces.kernels.cuda import loader, screen
 
 pytestmark = needs_compiler
 
@@ -44,7 +47,7 @@ def test_however_the_work_is_divided(precision, limits, splits, affine, monkeypa
     with emulated(limits=limits):
         search = cuda_assign._Search(X, flats, "fp32")
         assert (search.splits > 1) == (splits > 1)
-        assert search._is_resident() == (limits is H100)
+        assert search.resident == (limits is H100)
         check_assign(X, flats, precision, penalty)
 
 
@@ -100,3 +103,44 @@ def test_a_precision_that_is_none():
     X, flats, _ = problem(4, 5, [2, 1], np.float32, False)
     with emulated(), pytest.raises(ValueError, match="precision must be one of 'fp32', 'fp16x3', 'tf32', got 'fp8'"):
         cuda_assign.assign(X, flats, precision="fp8")
+
+
+@pytest.mark.parametrize(("narrow", "launches"), [(True, 5), (False, 5)])
+def test_labels_take_few_launches_once_rows_are_ready(narrow, launches, monkeypatch):
+    X, flats, _ = problem(150, 24, [5, 20, 11], np.float32, False)
+    kept, begun = {}, []
+    with emulated(), screening(narrow):
+        emulated_kernel = loader.kernel
+        monkeypatch.setattr(loader, "kernel", lambda *which: begun.append(which[1]) or emulated_kernel(*which))
+        first, _ = cuda_assign.assign(X, flats, residuals=False, kept=kept)
+        assert begun.pop(0) == "prepare"
+        assert len(begun) == launches
+        begun.clear()
+        again, _ = cuda_assign.assign(X, flats, residuals=False, kept=kept)
+    assert len(begun) == launches
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_bound_that_proves_nothing_costs_no_label():
+    """Lists have room for all rows."""
+    X, flats, _ = problem(150, 64, [8] * 20, np.float32, False)
+    X = np.repeat(X[:50], 3, axis=0)
+    twice = Flats.from_bases([flats.basis(c // 3) for c in range(60)])
+    for narrow in (True, False):
+        with emulated(), screening(narrow):
+            labels, _ = cuda_assign.assign(X, twice, residuals=False)
+        assert np.all(labels % 3 == 0)
+        assert_labels(labels, reference.sqdistances(X, twice), tolerance(np.float32) * scale(X))
+
+
+@pytest.mark.parametrize(("free", "screened"), [(2**20, True), (2**10, False)])
+def test_rows_are_screened_only_where_there_is_room(free, screened, monkeypatch):
+    X, flats, _ = problem(150, 24, [5, 20, 11], np.float32, False)
+    pool = SimpleNamespace(free_bytes=lambda: free // 2)
+    card = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(memGetInfo=lambda: (free // 2, 2**30))))
+    card.get_default_memory_pool = lambda: pool
+    monkeypatch.setattr(screen, "LARGE", 0)
+    monkeypatch.setattr(loader, "namespace", lambda _: card)
+    with screening():
+        assert screen.pays(X, flats, residuals=False, kept=None) == screened
+        assert screen.pays(X, flats, residuals=False, kept={"halves": None})

@@ -26,7 +26,7 @@ import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
 
 # At most so many, in launches, allocations, waits and uploads. None depends on n or k.
 LIMITS = {
-    "warm step, patches": (25, 28, 1, 0),
+    "warm step, patches": (17, 21, 1, 0),
     "warm step, tables": (47, 42, 1, 0),
     "draw of the seeding": (7, 0, 0, 0),
 }

@@ -13,7 +13,7 @@ from .irregular import changed_rows, largest, lower_distances, sample_rows
 from .lookup import lookup
 from .moments import second_moments, update_moments
 from .power import measure_objective
-from .seeding import seed
+from .seeding import seed, seed_directions
 
 __all__ = [
     "assign",
@@ -30,6 +30,7 @@ __all__ = [
     "sample_rows",
     "second_moments",
     "seed",
+    "seed_directions",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",

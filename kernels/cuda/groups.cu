@@ -5,7 +5,8 @@
 
 // counts (segments, k): rows of each label in each segment; totals (k), zero at first: in all of them.
 extern "C" __global__ void __launch_bounds__(256)
-count_labels(const int* labels, long long n, int k, int length, int in_shared, unsigned* counts, unsigned* totals) {
+count_labels(const int* labels, long long n, int k, int length, int in_shared, unsigned* counts,
+             long long* totals) {
   extern __shared__ __align__(128) unsigned char dyn_smem[];
   counts += (long long)blockIdx.x * k;
   unsigned* counters = in_shared ? (unsigned*)dyn_smem : counts;
@@ -17,7 +18,7 @@ count_labels(const int* labels, long long n, int k, int length, int in_shared, u
   for (int c = threadIdx.x; c < k; c += blockDim.x) {
     const unsigned count = counters[c];
     if (in_shared) counts[c] = count;
-    if (count) atomicAdd(totals + c, count);
+    if (count) atomicAdd((unsigned long long*)totals + c, (unsigned long long)count);
   }
 }
 
@@ -26,7 +27,7 @@ constexpr int SIDE = 32;
 // counts become rows of the label in earlier segments; starts (k + 1): rows of smaller labels. A block of SIDE x SIDE
 // threads for SIDE labels.
 extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
-add_counts(const unsigned* totals, long long segments, int k, unsigned* counts, long long* starts) {
+add_counts(const long long* totals, long long segments, int k, unsigned* counts, long long* starts) {
   __shared__ unsigned sums[SIDE][SIDE];
   __shared__ long long before[SIDE];
   const int lane = threadIdx.x, part = threadIdx.y, first = blockIdx.x * SIDE, c = first + lane;

@@ -22,7 +22,7 @@ def group_rows(labels: Array, k: int) -> Groups:
     order, starts = xp.empty(len(labels), np.int64), xp.empty(k + 1, np.int64)
     if len(labels) == 0 or k == 0:
         starts.fill(0)
-        return Groups(order, starts, whole=True)
+        return Groups(order, starts, starts[1:], whole=True)
     labels = xp.ascontiguousarray(labels, dtype=np.int32)
     length, segments, warps, shared = _segments(len(labels), k)
     counts, totals = _count(labels, k)
@@ -32,21 +32,21 @@ def group_rows(labels: Array, k: int) -> Groups:
     shape = n, width, last, np.int32(length), np.int32(shared > 0)
     place = loader.kernel("groups", "place_rows")
     place((segments,), (32 * warps,), (labels, *shape, counts, starts, order), shared_mem=warps * shared)
-    return Groups(order, starts, whole=True)
+    return Groups(order, starts, totals, whole=True)
 
 
 def label_counts(labels: Array, k: int) -> Array:
     """How many rows have each label; unlike CuPy's bincount this does not wait for the device."""
     if len(labels) == 0 or k == 0:
         return loader.namespace(labels).zeros(k, dtype=np.int64)
-    return _count(loader.namespace(labels).ascontiguousarray(labels, dtype=np.int32), k)[1].astype(np.int64)
+    return _count(loader.namespace(labels).ascontiguousarray(labels, dtype=np.int32), k)[1]
 
 
 def _count(labels: Array, k: int) -> tuple[Array, Array]:
     """Rows of each label in each segment, and in all."""
     xp = loader.namespace(labels)
     length, segments, _, shared = _segments(len(labels), k)
-    counts, totals = xp.empty((segments, k), np.uint32), xp.zeros(k, np.uint32)
+    counts, totals = xp.empty((segments, k), np.uint32), xp.zeros(k, np.int64)
     shape = np.int64(len(labels)), np.int32(k), np.int32(length), np.int32(shared > 0)
     count = loader.kernel("groups", "count_labels")
     count((segments,), (256,), (labels, *shape, counts, totals), shared_mem=shared)

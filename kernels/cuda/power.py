@@ -193,9 +193,9 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
         loader.kernel("power", "leave", defines)(
             (layout.k,), (THREADS,), (raw, *means, starts, np.int32(_pitch(layout)), V, left), shared_mem=shared
         )
-        return left.sum()
+        return left
     S, left = moments.about(shifts), xp.empty((layout.k, PIECES))
     Y = layout.pad(V).astype(np.float64) @ S
     shapes = np.int32(d), starts, np.int32(layout.width)
     loader.kernel("power", "weigh", defines)((left.size,), (THREADS,), (S, *shapes, V, Y, left))
-    return xp.maximum(left.sum(), 0)
+    return xp.maximum(left.sum(axis=1), 0)

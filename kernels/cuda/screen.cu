@@ -1,11 +1,12 @@
 // The nearest flat of each row among many narrow ones, from one product in float16, where that is proven; rows for which
 // it is not are listed. See screen.py.
 //
-// A warp keeps 16 MTILES rows in registers as operands; flats stream through shared memory, eight directions (a fragment)
-// at a time. Of a flat, what is maximised is
+// A warp keeps 16 MTILES rows in registers as operands; flats stream through shared memory. A fragment of eight columns
+// has two directions of each of four flats, so that the products with one flat come to one lane and their squares are
+// added up where they are. Of a flat, what is maximised is
 //   key = w (sign S + slope s l x) - s^2 (w m^2 + penalty)     narrow flats, S = |V s x|^2, sign = 1
 //   key = ... + w |s x|^2,                                     flats measured along complements, S = |W s x|^2, sign = -1
-// with the row's scale s and weight w: s^2 w |x|^2 less s^2 the cost. PLAIN: flats of one fragment each and nothing but S.
+// with the row's scale s and weight w: s^2 w |x|^2 less s^2 the cost. PLAIN: four fragments each, and nothing but S.
 #include "rows.cuh"
 
 #ifndef MTILES
@@ -15,6 +16,7 @@
 #define PER_SM (PLAIN && MTILES == 4 ? 3 : 2)
 #endif
 #ifndef STAGES
+#define STAGE_BYTES 16384
 #define STAGES 3
 #endif
 
@@ -23,7 +25,7 @@ enum {
   THREADS = 32 * WARPS,
   ROWS = 16 * MTILES * WARPS,
   FRAGMENT = 32 * STEPS,     // chunks
-  FRAGMENTS = 32 / STEPS,    // of a tile
+  FRAGMENTS = STAGE_BYTES / 512 / STEPS > 4 ? STAGE_BYTES / 512 / STEPS : 4,  // of a tile
   TILE = FRAGMENT * FRAGMENTS,
 };
 
@@ -56,12 +58,13 @@ __device__ __forceinline__ float block_max(float x, float* parts) {
   return x;
 }
 
-// flats: tiles of fragments, in which four flats follow one another and then, with offsets, what they add along x.
-// sizes (quads): fragments of each of four flats, a byte each. number: a power of two less 1, at least k - 1.
+// flats: tiles of fragments, those of four flats and then, if affine, one of what their offsets add along x, in halves.
+// sizes (quads): fragments of each four. names (4 quads): their numbers, and k where there is none. number: a power of
+// two less 1, at least k - 1.
 // energy, lost, scales as `prepare` of halves.cu gives them; terms (k, 4), losses (k) as `place_flats` does.
 extern "C" __global__ void __launch_bounds__(THREADS, PER_SM)
 screen(const Chunk* __restrict__ rows, long long n, const Chunk* __restrict__ flats, int k, int tiles, unsigned number,
-       const unsigned* __restrict__ sizes, int affine, const float4* __restrict__ terms, const float* __restrict__ losses,
+       const int* __restrict__ sizes, const int* __restrict__ names, int affine, const float4* __restrict__ terms, const float* __restrict__ losses,
        const float* __restrict__ energy, const float* __restrict__ lost, const float* __restrict__ scales,
        const float* __restrict__ weights, int* __restrict__ labels, int* __restrict__ pairs, int* __restrict__ seconds,
        int* __restrict__ several, int* counters) {
@@ -100,7 +103,7 @@ screen(const Chunk* __restrict__ rows, long long n, const Chunk* __restrict__ fl
 
   unsigned best[MTILES][2][3] = {};
   int at = 0;
-  // Where the next fragment lies. With `whole`, a tile may begin here.
+  // Where the next fragment lies. A tile may begin there only if `begins`.
   auto next = [&](bool begins) {
     const int tile = at / FRAGMENTS;
     if (begins && at % FRAGMENTS == 0) {
@@ -110,56 +113,51 @@ screen(const Chunk* __restrict__ rows, long long n, const Chunk* __restrict__ fl
     }
     return stages + tile % STAGES * TILE + at++ % FRAGMENTS * FRAGMENT + lane;
   };
-  auto multiply = [&](float* c, int m, const Chunk* b) {
+  // Products with a fragment; those that depend on one another stand apart.
+  auto multiply = [&](float (&c)[MTILES][4], const Chunk* fragment) {
+    Chunk b[STEPS];
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      mma_m16n8k16_f16(c, a[m][2 * s], b[s].x);
-      mma_m16n8k16_f16(c, a[m][2 * s + 1], b[s].x + 2);
+    for (int s = 0; s < STEPS; s++) b[s] = fragment[32 * s];
+#pragma unroll
+    for (int s = 0; s < 2 * STEPS; s++) {
+#pragma unroll
+      for (int m = 0; m < MTILES; m++) mma_m16n8k16_f16(c[m], a[m][s], b[s / 2].x + s % 2 * 2);
     }
   };
 #pragma unroll 1
   for (int quad = 0; 4 * quad < k; quad++) {
-    float sums[MTILES][2][4] = {};
-    const unsigned counts = PLAIN ? 0x01010101u : sizes[quad];
+    float sums[MTILES][2] = {};
+    auto add_fragment = [&](bool begins) {
+      float c[MTILES][4] = {};
+      multiply(c, next(begins));
 #pragma unroll
-    for (int f = 0; f < 4; f++) {
-#pragma unroll 1
-      for (unsigned i = counts >> 8 * f & 0xff; i; i--) {
-        const Chunk* const fragment = next(!PLAIN || f == 0);
-        Chunk b[STEPS];
-#pragma unroll
-        for (int s = 0; s < STEPS; s++) b[s] = fragment[32 * s];
-#pragma unroll
-        for (int m = 0; m < MTILES; m++) {
-          float c[4] = {};
-          multiply(c, m, b);
-          sums[m][0][f] += c[0] * c[0] + c[1] * c[1];
-          sums[m][1][f] += c[2] * c[2] + c[3] * c[3];
-        }
-        if (PLAIN) break;
+      for (int m = 0; m < MTILES; m++) {
+        sums[m][0] += c[m][0] * c[m][0] + c[m][1] * c[m][1];
+        sums[m][1] += c[m][2] * c[m][2] + c[m][3] * c[m][3];
       }
+    };
+    if (PLAIN) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) add_fragment(i == 0);
+    } else {
+#pragma unroll 1
+      for (int i = sizes[quad]; i; i--) add_fragment(true);
     }
     float along[MTILES][2] = {};
     if (!PLAIN && affine) {
-      const Chunk* const fragment = next(true);
-      Chunk b[STEPS];
+      float c[MTILES][4] = {};
+      multiply(c, next(true));
 #pragma unroll
-      for (int s = 0; s < STEPS; s++) b[s] = fragment[32 * s];
-#pragma unroll
-      for (int m = 0; m < MTILES; m++) {
-        float c[4] = {};
-        multiply(c, m, b);
-        along[m][0] = c[0] + c[1], along[m][1] = c[2] + c[3];
-      }
+      for (int m = 0; m < MTILES; m++) along[m][0] = c[m][0] + c[m][1], along[m][1] = c[m][2] + c[m][3];
     }
-    const int flat = 4 * quad + t;
+    const int flat = PLAIN ? 4 * quad + t : names[4 * quad + t];
     const unsigned name = number - flat;
     const float4 own = PLAIN ? float4{} : terms[min(flat, k - 1)];
 #pragma unroll
     for (int m = 0; m < MTILES; m++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        float key = own_sum(sums[m][h], t);
+        float key = sums[m][h];
         if (!PLAIN) {
           const float s = scale[m][h], w = weight[m][h];
           key = own.x * key + (own.x < 0 ? square[m][h] : 0.f) + s * own.y * along[m][h];
@@ -191,7 +189,7 @@ screen(const Chunk* __restrict__ rows, long long n, const Chunk* __restrict__ fl
         for (int i = 0; i < 3; i++) keep_three(b[0], b[1], b[2], other[i]);
       }
       const long long row = first + 16 * m + 8 * h + g;
-      if (m != t || row >= n) continue;  // four lanes know; each writes one tile
+      if (m % 4 != t || row >= n) continue;  // four lanes know; each writes one tile
       const float s = scales[row], length = sqrtf(energy[row]) * s, rounded = lost[row];
       const float one = from_ordered(b[0] & ~number), two = from_ordered(b[1] & ~number), three = from_ordered(b[2] & ~number);
       const float off = rounded + (loss + STEPS * 1e-6f) * length;  // of the products with a flat's directions, all told

@@ -15,16 +15,16 @@ enum {
 
 __device__ __forceinline__ float weight_of(const float* weights, long long row) { return weights ? weights[row] : 1.f; }
 
-// Costs before there is a flat, and their weighted sums.
+// Costs before there is a flat, or a direction, and their weighted sums.
 extern "C" __global__ void __launch_bounds__(THREADS)
-first_costs(const float* __restrict__ energy, const float* __restrict__ weights, long long n, float* __restrict__ costs,
-            int* __restrict__ labels, double* __restrict__ sums) {
+first_costs(const float* __restrict__ energy, const float* __restrict__ weights, long long n, int of_directions,
+            float* __restrict__ costs, int* __restrict__ labels, double* __restrict__ sums) {
   __shared__ double parts[WARPS];
   double sum = 0;
   for (int i = threadIdx.x; i < SUMMED; i += THREADS) {
     const long long row = (long long)blockIdx.x * SUMMED + i;
     if (row >= n) break;
-    const float cost = energy[row];
+    const float cost = !of_directions ? energy[row] : energy[row] > 0 ? 2.f : 0.f;
     costs[row] = cost, labels[row] = 0;
     sum += (double)weight_of(weights, row) * cost;
   }
@@ -94,14 +94,12 @@ draw(const double* __restrict__ sums, long long blocks, const float* __restrict_
   candidates[c] = min(first + i, n - 1);
 }
 
-// |cos| of each row to the four, in bins, and how many rows each bin from `least` up has.
-extern "C" __global__ void __launch_bounds__(THREADS)
-cosines(const Chunk* __restrict__ rows, const float* __restrict__ energy, const float* __restrict__ scales,
-        const float* __restrict__ weights, long long n, const long long* __restrict__ candidates, int least,
-        unsigned* __restrict__ bins, int* __restrict__ histogram) {
-  __shared__ int counts[CANDIDATES * BINS];
+// Calls visit(row, pair, cosines) for each row and two of the four, 2 pair and 2 pair + 1, with lane % 4 = pair.
+template <class Visit>
+__device__ __forceinline__ void each_cosine(const Chunk* __restrict__ rows, const float* __restrict__ energy,
+                                            const float* __restrict__ scales, long long n, const long long* __restrict__ candidates,
+                                            Visit visit) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  for (int i = threadIdx.x; i < CANDIDATES * BINS; i += THREADS) counts[i] = 0;
   auto inverse_length = [&](long long row) { return rsqrtf(max(energy[row] * scales[row] * scales[row], 1e-30f)); };
   unsigned b[2 * STEPS][2] = {};
   if (g < CANDIDATES) {
@@ -116,7 +114,6 @@ cosines(const Chunk* __restrict__ rows, const float* __restrict__ energy, const 
 #pragma unroll
   for (int e = 0; e < 2; e++)
     if (t < 2) inverse[e] = inverse_length(candidates[2 * t + e]);
-  __syncthreads();
   const long long stride = (long long)gridDim.x * 16 * WARPS;
   for (long long first = ((long long)blockIdx.x * WARPS + threadIdx.x / 32) * 16; first < n; first += stride) {
     unsigned a[2 * STEPS][4];
@@ -128,22 +125,67 @@ cosines(const Chunk* __restrict__ rows, const float* __restrict__ energy, const 
     for (int h = 0; h < 2; h++) {
       const long long row = first + g + 8 * h;
       if (row >= n || t >= 2) continue;
-      const float length = inverse_length(row);
-      const bool counted = weight_of(weights, row) > 0;
-      unsigned pair = 0;
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const float cosine = fabsf(product[2 * h + e]) * length * inverse[e];
-        const int bin = counted ? 1 + min((int)(cosine * (BINS - 1)), BINS - 2) : 0;
-        if (bin >= least) atomicAdd(counts + (2 * t + e) * BINS + bin, 1);
-        pair |= (unsigned)bin << 16 * e;
-      }
-      bins[row * 2 + t] = pair;
+      const float length = inverse_length(row), both[2] = {product[2 * h] * length * inverse[0], product[2 * h + 1] * length * inverse[1]};
+      visit(row, t, both);
     }
   }
+}
+
+// |cos| of each row to the four, in bins, and how many rows each bin from `least` up has.
+extern "C" __global__ void __launch_bounds__(THREADS)
+cosines(const Chunk* __restrict__ rows, const float* __restrict__ energy, const float* __restrict__ scales,
+        const float* __restrict__ weights, long long n, const long long* __restrict__ candidates, int least,
+        unsigned* __restrict__ bins, int* __restrict__ histogram) {
+  __shared__ int counts[CANDIDATES * BINS];
+  for (int i = threadIdx.x; i < CANDIDATES * BINS; i += THREADS) counts[i] = 0;
+  __syncthreads();
+  each_cosine(rows, energy, scales, n, candidates, [&](long long row, int t, const float* both) {
+    const bool counted = weight_of(weights, row) > 0;
+    unsigned pair = 0;
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int bin = counted ? 1 + min((int)(fabsf(both[e]) * (BINS - 1)), BINS - 2) : 0;
+      if (bin >= least) atomicAdd(counts + (2 * t + e) * BINS + bin, 1);
+      pair |= (unsigned)bin << 16 * e;
+    }
+    bins[row * 2 + t] = pair;
+  });
   __syncthreads();
   for (int i = threadIdx.x; i < CANDIDATES * BINS; i += THREADS)
     if (counts[i]) atomicAdd(histogram + i, counts[i]);
+}
+
+// The block's part of what the sum of costs would be with each of the four; of each lane, `sum` is of candidate lane % 4.
+__device__ __forceinline__ void add_potentials(double sum, double* potentials) {
+  __shared__ double parts[WARPS][CANDIDATES];
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int o = 4; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
+  if (lane < CANDIDATES) parts[threadIdx.x / 32][lane] = sum;
+  __syncthreads();
+  if (threadIdx.x >= CANDIDATES) return;
+  for (int w = 1; w < WARPS; w++) parts[0][threadIdx.x] += parts[w][threadIdx.x];
+  potentials[blockIdx.x * CANDIDATES + threadIdx.x] = parts[0][threadIdx.x];
+}
+
+// Of directions, a row's cost is 1 - cos to the nearest; what float16 cannot tell from none is none.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+directions(const Chunk* __restrict__ rows, const float* __restrict__ energy, const float* __restrict__ scales,
+           const float* __restrict__ weights, long long n, const long long* __restrict__ candidates,
+           const float* __restrict__ costs, float2* __restrict__ residuals, double* __restrict__ potentials) {
+  double sums[2] = {};
+  each_cosine(rows, energy, scales, n, candidates, [&](long long row, int t, const float* both) {
+    float found[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      found[e] = energy[row] > 0 && both[e] < 1 - 0x1p-9f ? 1 - both[e] : 0;
+      sums[e] += (double)weight_of(weights, row) * min(costs[row], found[e]);
+    }
+    residuals[row * 2 + t] = make_float2(found[0], found[1]);
+  });
+  const int lane = threadIdx.x % 32;  // lanes 0 and 1 of four have two sums each
+  const double first = __shfl_sync(~0u, sums[0], lane / 4 * 4 + lane % 4 / 2), second = __shfl_sync(~0u, sums[1], lane / 4 * 4 + lane % 4 / 2);
+  add_potentials(lane % 2 ? second : first, potentials);
 }
 
 // Second moments of the rows nearest to a candidate: m of them, those of the last bin all or none, none below `least`.
@@ -233,7 +275,6 @@ distances(const Chunk* __restrict__ rows, const float* __restrict__ energy, cons
           const float* __restrict__ costs, float* __restrict__ residuals, double* __restrict__ potentials) {
   constexpr int PADDED = CHUNKS + 4;  // chunks, so that lanes read different banks
   extern __shared__ __align__(128) unsigned char dyn_smem[];
-  __shared__ double parts[WARPS][CANDIDATES];
   Chunk* const probes = (Chunk*)dyn_smem;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   for (int i = threadIdx.x; i < CANDIDATES * fragments * 8 * CHUNKS; i += THREADS) probes[i / CHUNKS * PADDED + i % CHUNKS] = flats[i];
@@ -269,13 +310,7 @@ distances(const Chunk* __restrict__ rows, const float* __restrict__ energy, cons
       sum += (double)weight_of(weights, row) * min(costs[row], residual);
     }
   }
-#pragma unroll
-  for (int o = 4; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
-  if (g == 0) parts[threadIdx.x / 32][t] = sum;
-  __syncthreads();
-  if (threadIdx.x >= CANDIDATES) return;
-  for (int w = 1; w < WARPS; w++) parts[0][threadIdx.x] += parts[w][threadIdx.x];
-  potentials[blockIdx.x * CANDIDATES + threadIdx.x] = parts[0][threadIdx.x];
+  add_potentials(sum, potentials);
 }
 
 // Takes the candidate with the lowest potential as flat `number`: costs, labels and sums of costs are what they are then.

@@ -41,20 +41,36 @@ def seed(
 
     See :func:`ksubspaces.kernels.seed`. With weights the host waits once, to learn how many are positive.
     """
-    n, d = X.shape
+    (n, d), k = X.shape, len(dims)
     seeding = _Seeding(n, d, max(dims))
     if X.dtype != np.float32 or d > LONGEST or not seeding.fits:
         return None
-    xp, k = loader.namespace(X), len(dims)
     counted = n if weights is None else int((weights > 0).sum())
-    seeding.begin(xp.ascontiguousarray(X), weights, kept)
-    uniforms = xp.asarray(rng.random((k, CANDIDATES), np.float32))
-    for turn, c in enumerate(sorted(range(k), key=lambda c: -dims[c])):
+    seeding.begin(X, weights, kept)
+    for c, uniforms in zip(sorted(range(k), key=lambda c: -dims[c]), _uniforms(X, k, rng), strict=True):
         m = min(counted, max(counted // (2 * k), dims[c] + 1))
         # Rows that have nothing to do with a candidate have a |cos| of about d^(-1/2), and only few are looked for.
         least = max(1, int(BINS / np.sqrt(d))) if 8 * m <= counted else 1
-        seeding.draw(c, dims[c], uniforms[turn], m, least)
+        seeding.draw(c, dims[c], uniforms, m, least)
     return seeding.labels
+
+
+def seed_directions(
+    X: Array, k: int, weights: Array | None, rng: np.random.Generator, kept: dict[Any, Any] | None = None
+) -> Array | None:
+    """Labels by direction, or ``None``; see :func:`ksubspaces.kernels.seed_directions`."""
+    n, d = X.shape
+    if X.dtype != np.float32 or d > LONGEST:
+        return None
+    seeding = _Seeding(n, d, 0)
+    seeding.begin(X, weights, kept, of_directions=True)
+    for c, uniforms in enumerate(_uniforms(X, k, rng)):
+        seeding.draw_direction(c, uniforms)
+    return seeding.labels
+
+
+def _uniforms(X: Array, k: int, rng: np.random.Generator) -> Array:
+    return loader.namespace(X).asarray(rng.random((k, CANDIDATES), np.float32))
 
 
 class _Seeding:
@@ -83,10 +99,12 @@ class _Seeding:
         """Whether flats have dimensions, and so many that a block can hold four of them."""
         return self.most > 0 and max(self._shared_memory(self.most)) <= loader.limits().shared_memory - 1024
 
-    def begin(self, X: Array, weights: Array | None, kept: dict[Any, Any] | None = None) -> None:
+    def begin(
+        self, X: Array, weights: Array | None, kept: dict[Any, Any] | None = None, of_directions: bool = False
+    ) -> None:
         xp, n, width, four = loader.namespace(X), self.n, self.width, CANDIDATES
         self.weights = or_null(None if weights is None else xp.ascontiguousarray(weights, dtype=np.float32))
-        rows = half_rows(X, None, width, kept)
+        rows = half_rows(xp.ascontiguousarray(X), None, width, kept)
         self.halves, self.energy, self.scales = rows.halves.view(np.uint16), rows.energy, rows.scales
         self.costs, self.labels, self.sums = xp.empty(n, np.float32), xp.empty(n, np.int32), xp.empty(self.blocks)
         self.candidates, self.histogram = xp.empty(four, np.int64), xp.empty((four, BINS), np.int32)
@@ -94,33 +112,44 @@ class _Seeding:
         self.partials = xp.empty((self.gatherers, four, width, width), np.float32)
         self.S, self.flats = xp.empty((four, width, width), np.float32), xp.empty(four * self.most * width, np.uint16)
         self.potentials = xp.empty((self.multipliers, four))
-        of_rows = self.energy, self.weights, np.int64(n)
+        of_rows = self.energy, self.weights, np.int64(n), np.int32(of_directions)
         self._run("first_costs", self.blocks, *of_rows, self.costs, self.labels, self.sums)
 
     def draw(self, c: int, j: int, uniforms: Array, m: int, least: int) -> None:
         """Flat c, of dimension j, through m rows near one that is drawn."""
-        n, rows, lowest, tiles = (
-            np.int64(self.n),
-            np.int32(self._rows(j)),
-            np.int32(least),
-            max(1, self.width // 64) ** 2,
-        )
+        rows, lowest, tiles = np.int32(self._rows(j)), np.int32(least), max(1, self.width // 64) ** 2
         fast, slow = (FAST, SLOW) if self.squared else (0, STEADY)
         for_steps, for_distances = self._shared_memory(int(rows))
-        measured, costs = (self.energy, self.scales, self.weights, n), (self.costs, self.weights, n)
-        chosen = self.sums, np.int64(self.blocks), *costs, uniforms, self.candidates, self.histogram
-        self._run("draw", 1, *chosen, threads=1024)
+        self._draw_rows(uniforms)
         bins = self.candidates, lowest, self.bins.view(np.uint32), self.histogram
-        self._run("cosines", self.multipliers, self.halves, *measured, *bins)
-        near = self.scales, self.weights, n, self.candidates, self.bins, self.histogram, np.int64(m), lowest
-        self._run("neighbours", (self.gatherers, CANDIDATES * tiles), self.halves, *near, self.partials)
+        self._run("cosines", self.multipliers, *self._rows_measured(), *bins)
+        near = self.halves, self.scales, self.weights, np.int64(self.n), self.candidates
+        found = self.bins, self.histogram, np.int64(m), lowest, self.partials
+        self._run("neighbours", (self.gatherers, CANDIDATES * tiles), *near, *found)
         self._run("sum_partials", self.S.size // THREADS, self.partials, np.int32(self.gatherers), self.S)
         power = np.int32(j), rows, np.int32(fast), np.int32(slow), self.flats.view(np.uint32)
         self._run("power", CANDIDATES, self.S, *power, shared=for_steps)
         trials = self.flats, np.int32(rows // 8), self.costs, self.residuals, self.potentials
-        self._run("distances", self.multipliers, self.halves, *measured, *trials, shared=for_distances)
-        best = self.potentials, np.int32(self.multipliers), self.residuals, self.weights, n, np.int32(c)
-        self._run("choose", self.blocks, *best, self.costs, self.labels, self.sums)
+        self._run("distances", self.multipliers, *self._rows_measured(), *trials, shared=for_distances)
+        self._choose(c)
+
+    def draw_direction(self, c: int, uniforms: Array) -> None:
+        """Direction c, that of a row that is drawn."""
+        self._draw_rows(uniforms)
+        trials = self.candidates, self.costs, self.residuals, self.potentials
+        self._run("directions", self.multipliers, *self._rows_measured(), *trials)
+        self._choose(c)
+
+    def _rows_measured(self) -> tuple[Any, ...]:
+        return self.halves, self.energy, self.scales, self.weights, np.int64(self.n)
+
+    def _draw_rows(self, uniforms: Array) -> None:
+        costs = self.sums, np.int64(self.blocks), self.costs, self.weights, np.int64(self.n)
+        self._run("draw", 1, *costs, uniforms, self.candidates, self.histogram, threads=1024)
+
+    def _choose(self, c: int) -> None:
+        trials = self.potentials, np.int32(self.multipliers), self.residuals, self.weights, np.int64(self.n)
+        self._run("choose", self.blocks, *trials, np.int32(c), self.costs, self.labels, self.sums)
 
     def _run(self, name: str, grid: int | tuple[int, int], *args: Any, threads: int = THREADS, shared: int = 0) -> None:
         run = loader.kernel("candidates" if name == "power" else "seeding", name, {"STEPS": self.steps})

@@ -20,12 +20,18 @@ from emulator import MODES, emulated, needs_compiler
 from transfers import converted, parts
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Streamed, cpu, cpu_grouped, cuda, reference
+from ksubspaces.kernels import Streamed, cpu, cpu_grouped, cuda, lapack, reference
 
 IRREGULAR = {"changed_rows", "largest", "lower_distances", "sample_rows"}
 DISTANCES = {"assign", "sqdistances"}
 ALL = frozenset(cuda.__all__)
-CHANGED = {"lower_distances": "trials", "update_moments": "moments", "sample_rows": "rng", "seed": "rng"}
+CHANGED = {
+    "lower_distances": "trials",
+    "update_moments": "moments",
+    "sample_rows": "rng",
+    "seed": "rng",
+    "seed_directions": "rng",
+}
 """The argument that an operation changes."""
 STREAMED_ROWS = 32  # of a block, so that shapes have fewer rows, some blocks, and one row more
 
@@ -145,7 +151,7 @@ def assert_same_bits(found: Any, first: Any, what: str) -> None:
 def cpu_by(way: str) -> Iterator[None]:
     """Small problems are worked on by loops alone; here either way has them all."""
     with pytest.MonkeyPatch.context() as patch:
-        limits = (cpu, "FEW_PRODUCTS", 1 << 40), (cpu_grouped, "FEW_SQUARES", 1 << 40), (cpu, "JACOBI_REACH", 40)
+        limits = (cpu, "FEW_PRODUCTS", 1 << 40), (cpu_grouped, "FEW_SQUARES", 1 << 40), (lapack, "JACOBI_REACH", 40)
         for module, limit, most in limits:
             patch.setattr(module, limit, -1 if way == "products" else most)
         yield
