@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np

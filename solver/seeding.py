@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -125,7 +124,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     per_length = weights / xp.where(lengths > 0, lengths, 1)
     centres = xp.zeros((k, X.shape[1]))
     for _ in range(KMEANS_STEPS):
-        sums = kernels.second_moments(X, kernels.group_rows(labels, k), per_length, products=False).first
+        sums = kernels.second_moments(X, kernels.group_rows(labels, k), per_length, products=False).known_sums[0]
         norms = xp.sqrt((sums * sums).sum(axis=1, keepdims=True))
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
@@ -138,7 +137,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
     return labels
 
 
-def _angles(X: Array, lengths: Array, drawn: Array) -> Array:
+def _angles(X: Matrix, lengths: Array, drawn: Array) -> Array:
     """``1 - cos`` (n, p) between all rows and rows drawn, zero for the same direction, up to rounding."""
     angles = 1 - _cosines(X, lengths, drawn)
     angles[angles < 8 * np.finfo(X.dtype).eps] = 0
