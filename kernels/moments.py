@@ -121,7 +121,7 @@ class Moments:
         A cluster without mass here takes the other's origin. With ``s = o' - o`` between the two origins,
         ``sum w (x - o)(x - o)^T = sum w (x - o')(x - o')^T + first' s^T + s first'^T + mass' s s^T``.
         """
-        self.counts += other.counts
+        self.counts = self.counts + other.counts
         if self.raw is not None:
             self.raw += other.raw
         if self.first is None:

@@ -333,7 +333,7 @@ def test_command(tmp_path):
     assert results["command"].startswith("python -m bench rented --figures")
     assert [piece["ended"] for piece in results["pieces"]] == [PASSED]
     assert all(row["measured"] for row in results["rows"])
-    assert "assign against cuBLAS" in done.stdout
+    assert "labels against cuBLAS" in done.stdout
     assert "5 rows, " in done.stdout  # the table's last line
     assert "nothing failed" in done.stdout
     results["rows"][0]["measured"] = False

@@ -74,7 +74,7 @@ def update_moments(
     # Rows leave the groups 0 .. k - 1 and enter the groups k .. 2 k - 1.
     groups = group_rows(xp.concatenate([old, new + k]), 2 * k).among(xp.concatenate([rows, rows]))
     slots = cut(groups, CHUNK)
-    moments.counts += groups.counts[k:] - groups.counts[:k]
+    moments.counts = moments.counts + groups.counts[k:] - groups.counts[:k]
     means = None
     if moments.first is not None:
         known, means = moments.known_sums, moments.known_sums[2].astype(X.dtype)
