@@ -28,6 +28,7 @@ lists have room for every row, so a bound that proves nothing costs time and no 
 from __future__ import annotations
 
 import functools
+from types import ModuleType
 from typing import Any
 
 import numpy as np
