@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import loops
 from .flats import Eigenspaces, Layout, complement, layout_of
@@ -18,7 +18,11 @@ NARROW = 0.25  # ... for flats of up to this share of the columns
 
 
 def top_eigenspaces(
-    S: np.ndarray, dims: Sequence[int], dtype: Any = None, start: np.ndarray | None = None, exact: bool = True
+    S: np.ndarray,
+    dims: Sequence[int],
+    dtype: DTypeLike | None = None,
+    start: np.ndarray | None = None,
+    exact: bool = True,
 ) -> Eigenspaces:
     dtype, (k, d) = S.dtype if dtype is None else np.dtype(dtype), S.shape[:2]
     layout, size = layout_of(d, tuple(dims)), max(1, BLOCK_BYTES // (d * d * 8))

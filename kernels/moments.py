@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .flats import Array, Flats, namespace
 
 ROUNDING = 1e-4  # share of its terms below which a difference of moments is taken for zero
+LEAST = 1e-28  # share of |x|^2 that the square of a difference from the mean is rounded by, and more
 
 
 def traces(S: Array) -> Array:
@@ -93,9 +94,11 @@ class Moments:
         raw = self.known_raw
         if not self.center:
             return raw
-        about_means = raw - self.known_sums[0][:, :, None] * self._shift[:, None, :]
+        first, mass, origins = self.known_sums
+        about_means = raw - first[:, :, None] * self._shift[:, None, :]
         # Of rows that are all alike, what is left after the mean is rounding, and no more semidefinite.
-        return about_means * (traces(about_means) > ROUNDING * traces(raw))[:, None, None]
+        rounding = ROUNDING * traces(raw) + LEAST * mass * (origins * origins).sum(axis=1)
+        return about_means * (traces(about_means) > rounding)[:, None, None]
 
     def shifts(self, flats: Flats) -> Array | None:
         """From the origins to the offsets of the flats, (k, d) float64; ``None`` where both are zero."""

@@ -20,8 +20,8 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats, layout_of
 
 from .alternation import alternate
-from .arrays import Array, Home, device_of, energy, enter, entered, namespace, place, scaled
-from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .arrays import AnyArray, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
+from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .factorization import Factorization, factorize, row_numbers
 from .fit import fit_problem
 from .pricing import PATIENCE, Budget, Solution, compact
@@ -33,14 +33,14 @@ WAYS = ("budget", "equal")
 
 
 def compress(
-    A: Any,
+    A: AnyArray,
     ratio: float | None = None,
     *,
     keep: float | None = None,
     n_parameters: int | None = None,
     k: int | str = "auto",
     dims: str = "budget",
-    sample_weight: Any = None,
+    sample_weight: AnyArray | None = None,
     affine: bool = False,
     exact_rows: Any = None,
     init: Any = None,
@@ -49,7 +49,7 @@ def compress(
     tol: float = 1e-4,
     dtype: Any = None,
     device: str | None = None,
-    seed: Any = None,
+    seed: Seed = None,
     progress: bool = False,
 ) -> Factorization:
     """Factor a matrix into k clusters of rows and a basis for each, within a number of parameters.
@@ -230,7 +230,7 @@ def _exact(A: Array, exact_rows: Any) -> Array | None:
     return namespace(A).asarray(numbers) if len(numbers) else None
 
 
-def _problem(A: Array, exact: Array | None, sample_weight: Any, affine: bool) -> Problem:
+def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affine: bool) -> Problem:
     """All rows, and weights by which those that are kept have no say: a copy without them would double the memory."""
     xp, weights, unit = namespace(A), None, 1.0
     if sample_weight is not None:
@@ -264,7 +264,7 @@ def _start(init: Any, n: int, exact: Array | None, device: str) -> Array:
 
 
 def _descend(
-    budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Any, bar: Bar | None
+    budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Seed, bar: Bar | None
 ) -> tuple[Array, Flats, Sequence[float], bool]:
     """The best of the runs, the truncated SVD if none is better: labels, flats, objectives, whether it converged."""
     first = compact(budget.solve(start, int(start.max()) + 1))
@@ -302,7 +302,7 @@ def _descend(
 
 
 def _fit_equal(
-    budget: Budget, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Any, bar: Bar | None
+    budget: Budget, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Seed, bar: Bar | None
 ) -> tuple[Array, Flats, Sequence[float], bool]:
     """Flats of the largest dimension that fits in every cluster alike."""
     dims = equal_dims(budget, k)

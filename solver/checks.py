@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import repeat
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .arrays import Array, compute_dtype, enter, namespace, row_blocks
+
+Seed: TypeAlias = "int | np.random.Generator | None"
 
 
 def check_matrix(
@@ -110,7 +112,7 @@ def tolerance(tol: Any) -> float:
     return float(tol)
 
 
-def generators(seed: Any) -> Iterator[np.random.Generator]:
+def generators(seed: Seed) -> Iterator[np.random.Generator]:
     """A generator for each start, all from the caller's seed."""
     if isinstance(seed, np.random.Generator):
         root = seed

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .arrays import import_array
+from .arrays import AnyArray, import_array
 from .budget import compress, parameters_within
-from .checks import check_weights
+from .checks import Seed, check_weights
 from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown
@@ -191,15 +191,15 @@ class CompressionCurve:
 
 
 def compression_curve(
-    A: Any,
+    A: AnyArray,
     ratios: Iterable[float] = RATIOS,
     *,
     methods: Iterable[str] | None = None,
-    sample_weight: Any = None,
+    sample_weight: AnyArray | None = None,
     exact_rows: Any = None,
     warm: bool = False,
     device: str | None = None,
-    seed: Any = None,
+    seed: Seed = None,
     progress: bool = False,
 ) -> CompressionCurve:
     """Compress a matrix to several sizes in several ways, and measure the errors.
@@ -336,7 +336,13 @@ class _Method:
         return cls(name, options, bool(found["weighted"]))
 
     def fit(
-        self, A: Any, ratio: float, budget: int, larger: Factorization | None, warm: bool, options: Mapping[str, Any]
+        self,
+        A: AnyArray,
+        ratio: float,
+        budget: int,
+        larger: Factorization | None,
+        warm: bool,
+        options: Mapping[str, Any],
     ) -> Factorization:
         """The factors of a size, given those of the next larger one."""
         if self.name.startswith("svd") and larger is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import AnyArray
+
 
 def warn(old: str, new: str) -> None:
     """Tell the caller's caller what has become of what it uses."""
@@ -24,7 +26,7 @@ class Error(float):
 
     _measure: Callable[..., float]
 
-    def __call__(self, X: Any, sample_weight: Any = None) -> float:
+    def __call__(self, X: AnyArray, sample_weight: AnyArray | None = None) -> float:
         warn("relative_error(X)", "measure_error(X)")
         return self._measure(X, sample_weight)
 

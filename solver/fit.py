@@ -15,8 +15,8 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate, finish
-from .arrays import Array, device_of, energy, enter, entered, namespace, scaled
-from .checks import check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .arrays import AnyArray, Array, device_of, energy, enter, entered, namespace, scaled
+from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
 from .seeding import STARTS
@@ -66,19 +66,19 @@ class Step:
 
 
 def fit_subspaces(
-    X: Any,
+    X: AnyArray,
     k: int,
     j: int | Sequence[int],
     *,
     device: str | None = None,
     affine: bool = False,
-    sample_weight: Any = None,
+    sample_weight: AnyArray | None = None,
     init: Any = "k-means++",
     n_init: int | str = "auto",
     max_iter: int = 100,
     tol: float = 1e-4,
     dtype: Any = None,
-    seed: Any = None,
+    seed: Seed = None,
     progress: bool = False,
     callback: Callable[[Step], bool | None] | None = None,
 ) -> Subspaces:
@@ -219,7 +219,7 @@ def fit_problem(
     n_init: int | str,
     max_iter: int,
     tol: float,
-    seed: Any,
+    seed: Seed,
     bar: Bar | None = None,
     *,
     exponent: int = 0,

@@ -167,6 +167,16 @@ def test_updates_leave_no_rounding_in_a_cluster_that_fades(affine, monkeypatch):
             assert values[0] >= -1e-5 * np.trace(S)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_alone_has_no_scatter(dtype):
+    """Its distance from its own mean is rounding, whose square can be indefinite."""
+    row = np.random.default_rng(0).normal(size=(1, 16)).astype(dtype)
+    moments = kernels.second_moments(row, kernels.group_rows(np.zeros(1, np.int32), 1), np.full(1, 0.3), center=True)
+    moments.first = moments.first + 1e-16  # a mean that is rounded otherwise
+    moments.raw = moments.raw + np.diag([1e-31, -1e-31, *[1e-32] * 14])
+    assert not moments.scatter.any()
+
+
 def test_rows_all_alike_have_no_scatter():
     X = np.full((50, 7), 3.3, dtype=np.float32)
     moments = kernels.second_moments(X, kernels.group_rows(np.zeros(50, np.int32), 1), center=True)

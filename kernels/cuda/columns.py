@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -75,7 +75,9 @@ class Parts:
         Room for what belongs to each part.
     """
 
-    def __init__(self, xp: Any, starts: np.ndarray, ends: np.ndarray, first: np.ndarray, tiles: np.ndarray) -> None:
+    def __init__(
+        self, xp: ModuleType, starts: np.ndarray, ends: np.ndarray, first: np.ndarray, tiles: np.ndarray
+    ) -> None:
         self.splits, self.count = len(first) - 1, len(ends)
         ends = np.append(ends, np.full(2, np.iinfo(np.int32).max))
         self.starts, self.ends, self.first, self.tiles = (
@@ -84,12 +86,12 @@ class Parts:
         self.terms = xp.zeros((self.count + 2, 4), dtype=np.float32)
 
     @classmethod
-    def whole(cls, xp: Any, columns: Columns) -> Parts:
+    def whole(cls, xp: ModuleType, columns: Columns) -> Parts:
         """Each flat is one part."""
         return cls(xp, np.arange(len(columns.ends) + 1), columns.ends, columns.first, columns.tiles)
 
     @classmethod
-    def cut(cls, xp: Any, columns: Columns, splits: int, tile: int) -> Parts:
+    def cut(cls, xp: ModuleType, columns: Columns, splits: int, tile: int) -> Parts:
         """Columns of one split cut into splits of as many tiles each, wherever flats end."""
         n_tiles = int(columns.tiles[-1])
         tiles = np.append(np.arange(0, n_tiles, -(-n_tiles // splits)), n_tiles)

@@ -28,6 +28,7 @@ lists have room for every row, so a bound that proves nothing costs time and no 
 from __future__ import annotations
 
 import functools
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,9 @@ class _Plan:
         For all rows, and for those listed.
     """
 
-    def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: tuple[int, int]) -> None:
+    def __init__(
+        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, splits: tuple[int, int]
+    ) -> None:
         directions = layout.shorter if along_complements else layout
         exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
@@ -157,7 +160,7 @@ class _Plan:
         self.several = self.counters[1:]
         self.halves_as_chunks = self.halves.view(np.float32)
 
-    def _fragments(self, xp: Any, dims: np.ndarray, affine: bool, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _fragments(self, xp: ModuleType, dims: np.ndarray, affine: bool, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """First columns of flats and columns of their offsets as screen.cu reads them: four flats side by side."""
         k, uniform = len(dims), bool((dims == dims[0]).all())
         order = np.arange(k) if uniform else np.argsort(-dims, kind="stable")
