@@ -36,7 +36,7 @@ import numpy as np
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
-from .rows import Rows, Streamed, as_rows
+from .rows import Rows, Streamed
 
 __all__ = [
     "Eigenspaces",
@@ -85,9 +85,17 @@ def _device_of(kind: Any) -> ModuleType:
     raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
 
 
+def _rows(X: Array | Rows) -> Rows:
+    """X as rows; what is no array is refused."""
+    if isinstance(X, Rows):
+        return X
+    _device(X)
+    return Rows(X)
+
+
 def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
     """What an operation gives for each row, from the rows of one block after another."""
-    rows, whole = as_rows(X), None
+    rows, whole = _rows(X), None
     for span, block in rows.blocks():
         parts = work(block, span)
         if len(block) == len(rows):
@@ -103,7 +111,7 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
 
 def prepare(X: Array | Rows) -> None:
     """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
-    if X.ndim == 2 and as_rows(X).xp is not np:
+    if X.ndim == 2 and _rows(X).xp is not np:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
@@ -135,7 +143,7 @@ def assign(
     residuals : (n,) array of X's dtype
         Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
 
     def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
@@ -159,7 +167,7 @@ def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
 
     Rows without a group have 0.
     """
-    rows = as_rows(X)
+    rows = _rows(X)
     result = rows.xp.zeros(len(rows))
     for numbers, block, part in rows.grouped(groups):
         found = _device(block).residuals(block, part, flats)
@@ -181,7 +189,7 @@ def coefficients(
     residuals : (n,) float64 array, if asked for
         Squared distance of each row to what its coefficients stand for; 0 for rows without a group.
     """
-    rows, parts = as_rows(X), []
+    rows, parts = _rows(X), []
     left = rows.xp.zeros(len(rows)) if residuals else None
     for numbers, block, part in rows.ordered(groups):
         packed, found = _device(block).coefficients(block, part, flats, residuals)
@@ -218,7 +226,7 @@ def second_moments(
         _device(block).second_moments(
             block, part, None if weights is None else weights[numbers], center, products, dtype
         )
-        for numbers, block, part in as_rows(X).grouped(groups)
+        for numbers, block, part in _rows(X).grouped(groups)
     )
     assert total is not None
     return total
@@ -231,7 +239,7 @@ def update_moments(
 
     Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
     """
-    for span, numbers, block, local in as_rows(X).gathered(rows):
+    for span, numbers, block, local in _rows(X).gathered(rows):
         part = None if weights is None else weights[numbers]
         _device(block).update_moments(moments, block, local, old[span], new[span], part)
 
@@ -261,9 +269,9 @@ def top_eigenspaces(
     start : (sum j_c, d) array, optional
         Orthonormal bases to improve on, stacked.
     exact : bool
-        If not, what comes back where eigenvectors are dear is some block power steps from ``start``, or from any bases.
-        They capture at least as much of each S_c as those that they start from. The host does not wait, and what failed
-        is in the result's ``ok``; an exact result has no failures, for they are raised.
+        If not, what comes back where eigenvectors are dear is a few steps of an iteration from ``start``, or from any
+        bases: what they capture of each S_c comes close to the most. The host does not wait, and what failed is in the
+        result's ``ok``; an exact result has no failures, for they are raised.
     """
     return _device(S).top_eigenspaces(S, dims, dtype, start, exact)
 
@@ -319,7 +327,7 @@ def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.rand
 
 def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
     """The result of an operation that a device need not have."""
-    rows = as_rows(X)
+    rows = _rows(X)
     operation = None if isinstance(rows, Streamed) else getattr(_device(rows.array), name, None)
     return None if operation is None else operation(rows.array, *args, kept=rows.kept)
 

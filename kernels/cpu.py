@@ -13,20 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import loops
+from .cpu_grouped import coefficients as coefficients
+from .cpu_grouped import group_rows as group_rows
+from .cpu_grouped import label_counts as label_counts
+from .cpu_grouped import lookup as lookup
+from .cpu_grouped import residuals as residuals
+from .cpu_grouped import second_moments as second_moments
+from .cpu_grouped import update_moments as update_moments
 from .flats import Flats, Layout
-from .groups import Groups
 from .lapack import batched_svd as batched_svd
 from .lapack import top_eigenspaces as top_eigenspaces
-from .moments import Moments
 from .moments import measure_objective as measure_objective
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
 ASSIGN_DIRECTIONS = 4096  # ... and this many directions at a time
-BLOCK_BYTES = 8 << 20  # rows gathered at a time
-LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
-FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation ...
-FEW_SQUARES = 1 << 14  # ... and below which, a cluster, its second moments do
+FEW_PRODUCTS = 1 << 17  # multiplications below which a product of matrices costs less than its preparation
 
 
 def assign(
@@ -184,138 +186,6 @@ def _projections(
         yield rows, products(A)
 
 
-def group_rows(labels: np.ndarray, k: int) -> Groups:
-    order, starts = loops.group_by_label(np.ascontiguousarray(labels, dtype=np.int32), k)
-    return Groups(order, starts, whole=True)
-
-
-def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
-    result = np.zeros(len(X))
-    for c, rows in groups.blocks(_block_rows(X.shape[1] * 8)):
-        V = np.asarray(flats.basis(c), dtype=np.float64)
-        A = X[rows].astype(np.float64)
-        if flats.offsets is not None:
-            A -= flats.offsets[c]
-        A -= (A @ V.T) @ V
-        result[rows] = np.einsum("ij,ij->i", A, A)
-    return result
-
-
-def coefficients(
-    X: np.ndarray, groups: Groups, flats: Flats, residuals: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
-    packed, end = np.empty(int(groups.counts @ np.array(flats.layout.dims)), X.dtype), 0
-    left = np.zeros(len(X)) if residuals else None
-    for c, rows in groups.blocks(_block_rows(X.shape[1] * X.itemsize)):
-        A, V = X[rows], flats.basis(c).astype(X.dtype, copy=False)
-        if flats.offsets is not None:
-            A -= flats.offsets[c]
-        start, end = end, end + len(rows) * len(V)
-        part = packed[start:end].reshape(len(rows), len(V))
-        np.matmul(A, V.T, out=part)
-        if left is not None:
-            A -= part @ V
-            left[rows] = np.einsum("ij,ij->i", A, A, dtype=np.float64)
-    return packed, left
-
-
-def second_moments(
-    X: np.ndarray,
-    groups: Groups,
-    weights: np.ndarray | None = None,
-    center: bool = False,
-    products: bool = True,
-    dtype: Any = None,
-) -> Moments:
-    (k, d), sums = (groups.k, X.shape[1]), center or not products
-    moments = Moments(
-        raw=np.zeros((k, d, d)) if products else None,
-        first=np.zeros((k, d)) if sums else None,
-        mass=np.zeros(k) if sums else None,
-        counts=np.zeros(k, dtype=np.int64),
-        origins=np.zeros((k, d)) if sums else None,
-        center=center,
-    )
-    if center:
-        # Any origin near the mean will do: what it misses is in ``first`` and corrected exactly.
-        means = second_moments(X, groups, weights, products=False).means
-        assert means is not None
-        moments.origins = means.astype(X.dtype).astype(np.float64)
-    _accumulate(moments, X, groups, weights, 1, X.dtype if dtype is None else np.dtype(dtype))
-    return moments
-
-
-def update_moments(
-    moments: Moments,
-    X: np.ndarray,
-    rows: np.ndarray,
-    old: np.ndarray,
-    new: np.ndarray,
-    weights: np.ndarray | None = None,
-) -> None:
-    for labels, sign in ((old, -1), (new, 1)):
-        _accumulate(moments, X, group_rows(labels, len(moments.counts)).among(rows), weights, sign, X.dtype)
-
-
-def _accumulate(
-    moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int, dtype: np.dtype
-) -> None:
-    """Add (or take away) the moments of the groups, multiplied in a precision."""
-    k, d = groups.k, X.shape[1]
-    if moments.raw is None or len(groups.order) * d * d <= FEW_SQUARES * k:
-        _accumulate_directly(moments, X, groups, weights, sign)
-        return
-    moments.counts += sign * groups.counts
-    product = np.empty((d, d), dtype)
-    for c, rows in groups.blocks(_block_rows(d * dtype.itemsize)):
-        A = X[rows].astype(dtype, copy=False)
-        if moments.center:
-            A -= moments.known_sums[2][c].astype(dtype)
-        root = np.ones(len(rows), dtype)
-        if weights is not None:
-            root = np.sqrt(weights[rows]).astype(dtype)
-            A *= root[:, None]
-        if moments.first is not None and moments.mass is not None:
-            mass = len(rows) if weights is None else weights[rows].sum(dtype=np.float64)
-            moments.mass[c] += sign * mass
-            moments.first[c] += sign * (root @ A)
-        np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
-        if sign > 0:
-            moments.raw[c] += product
-        else:
-            moments.raw[c] -= product
-
-
-def _accumulate_directly(
-    moments: Moments, X: np.ndarray, groups: Groups, weights: np.ndarray | None, sign: int
-) -> None:
-    """The same in one loop over the rows, in float64; those of each group in their order there."""
-    d = X.shape[1]
-    order, owners = groups.order, groups.owners
-    if groups.whole and d * X.itemsize >= LONG_ROW:
-        order, owners = np.arange(len(X)), groups.labels
-    w = np.ones(len(order)) if weights is None else np.array(weights[order], np.float64)
-    raw = np.empty((0, d, d)) if moments.raw is None else moments.raw
-    if moments.first is None:
-        first, mass, origins = np.empty((0, d)), np.empty(0), np.empty((0, d))
-    else:
-        first, mass, origins = moments.known_sums
-    sums = origins, raw, first, mass, moments.counts
-    if X.flags.c_contiguous and X.flags.writeable:
-        loops.add_moments(X, order, owners, w, sign, *sums)
-        return
-    size = _block_rows(d * X.itemsize)
-    for start in range(0, len(order), size):
-        span = slice(start, start + size)
-        A = np.ascontiguousarray(X[order[span]])
-        loops.add_moments(A, np.arange(len(A)), owners[span], w[span], sign, *sums)
-
-
-def _block_rows(row_bytes: int) -> int:
-    """How many rows are gathered at a time."""
-    return max(64, BLOCK_BYTES // row_bytes)
-
-
 def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:
     weights = np.array(weights, dtype=np.float64)
     m = min(m, int(np.count_nonzero(weights)))
@@ -344,18 +214,3 @@ def largest(costs: np.ndarray, m: int) -> np.ndarray:
 
 def changed_rows(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return np.flatnonzero(old != new)
-
-
-def label_counts(labels: np.ndarray, k: int) -> np.ndarray:
-    return np.bincount(labels, minlength=k)
-
-
-def lookup(rows: np.ndarray, factorization: Any) -> np.ndarray:
-    bases, offsets = factorization.bases, factorization.offsets
-    labels, positions = factorization.labels[rows], factorization.positions[rows]
-    decoded = np.empty((len(rows), bases[0].shape[1]), dtype=bases[0].dtype)
-    groups = group_rows(labels, len(bases))
-    for c, chosen in groups.blocks(_block_rows(decoded.shape[1] * decoded.itemsize)):
-        block = factorization.blocks[c][positions[chosen]] @ bases[c]
-        decoded[chosen] = block if offsets is None else block + offsets[c]
-    return decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,13 @@ class Rows:
     kept: dict[Any, Any] | None
 
     def __init__(self, array: Array) -> None:
-        self.array, self.xp, self.kept = array, namespace(array), {}
+        self.array, self.kept = array, {}
         self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
+
+    @cached_property
+    def xp(self) -> Any:
+        """NumPy or CuPy, whichever results are arrays of."""
+        return namespace(self.array)
 
     def __len__(self) -> int:
         return int(self.shape[0])

@@ -32,6 +32,8 @@ class State:
     ----------
     labels : (n,) int32 array
         From which the next step goes on.
+    bases : array or None
+        Of the flats that these labels were chosen from, from which the next refit may go on.
     objective : float
         After the last step.
     moved : int
@@ -45,6 +47,7 @@ class State:
     """
 
     labels: Array
+    bases: Array | None = None
     objective: float = np.inf
     moved: int = 0
     n_reseeded: int = 0
@@ -120,14 +123,13 @@ class FixedDims:
         self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
         # On a card the moments that the next refit takes cost less than residuals; elsewhere residuals come for nothing
         self.by_moments = problem.on_card and self.moments.resident and self.moments.products
-        self.bases: Array | None = None
         self.exact, self.doubted = True, False  # whether the last refit was, and whether the next one has to be
         self.ok: Array | None = None  # where the last one succeeded, (k,)
 
     def refit(self, state: State, exact: bool = False) -> Flats:
         dtype, dims = np.float64 if exact else None, self.problem.dims
-        spaces, offsets = self.moments.eigenspaces(state.labels, dims, dtype, self.bases, exact or self.doubted)
-        self.bases, self.exact, self.ok, self.doubted = spaces.bases, spaces.exact, spaces.ok, False
+        spaces, offsets = self.moments.eigenspaces(state.labels, dims, dtype, state.bases, exact or self.doubted)
+        self.exact, self.ok, self.doubted = spaces.exact, spaces.ok, False
         return spaces.flats(offsets)
 
     def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
@@ -150,7 +152,7 @@ class FixedDims:
         if (counts < p.least).any():
             residuals = kernels.residuals(p.X, kernels.group_rows(labels, p.k), flats) if self.by_moments else residuals
             labels, n_filled = reseed(p, labels, residuals, counts)
-        return State(labels, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
+        return State(labels, flats.bases, p.unit * float(objective), int(moved), state.n_reseeded + n_filled)
 
     def confirm(self) -> bool:
         self.doubted = not self.exact

@@ -59,7 +59,8 @@ def exercise_assign():
 
 def check_screened(X, flats, penalty=None, weights=None):
     """Labels are the reference's but for float32's rounding, and so are residuals."""
-    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=screen.is_narrow(flats), kept={})
+    narrow = screen.is_narrow(flats.direction_layout)
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=narrow, kept={})
     distances = reference.sqdistances(X, flats)
     cost = distances if weights is None else weights[:, None] * distances
     unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
@@ -81,6 +82,7 @@ def exercise_screen():
                 (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
                 (70, 100, [3, 9, 0, 64, 1, 40], True),
                 (40, 200, [8, 5, 3, 8, 2, 1, 140], False),
+                (40, 150, [70, 64, 66], True),
             ):
                 X, flats, rng = problem(n, d, dims, np.float32, affine)
                 check_screened(X, flats)
@@ -126,7 +128,11 @@ def exercise_power():
 
         X, flats, rng = problem(90, d, list(dims), dtype, True)
         labels, weights = rng.integers(0, 5, 90), rng.random(90)
-        held = reference.second_moments(X, group_rows(labels, 6), weights, center=True)
+        held, more = (  # of two parts, so that means are not the origins
+            reference.second_moments(X[part], group_rows(labels[part], 6), weights[part], center=True)
+            for part in (slice(40), slice(40, None))
+        )
+        held.add(more)
         want = weights @ reference.residuals(X, group_rows(labels, 6), flats)
         for reach in (power.REACH, 0):
             with pytest.MonkeyPatch.context() as patch:

@@ -125,6 +125,8 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
     assert not all(kinds)
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(got.history))
     assert got.history[-1] == pytest.approx(expected.history[-1], rel=0.03)
+    raced = alternate(start, FixedDims(problem), max_iter=6, tol=1e-6)  # and goes on from the bases it had
+    assert alternate(raced, FixedDims(problem), max_iter=300, tol=1e-6).history == pytest.approx(got.history, rel=1e-9)
 
 
 def test_a_refit_that_failed_is_taken_again_exactly(monkeypatch):

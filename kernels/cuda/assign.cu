@@ -12,16 +12,16 @@
 // columns, so that sums of squares grow in registers and leave them only when a flat ends, inside a tile or many tiles
 // on. Where rows alone cannot fill the GPU, several blocks share them and divide the flats: the splits.
 //
-// LISTED: of the rows of a list alone. A product that SCREENS says how far off its costs may be; then list_rows says
-// whose label is not proven.
+// LISTED: of the rows of a list alone. Distances may be asked for in parts: what stands here for a flat is then the
+// columns that a flat has in one split; see screen.py.
 #include "products.cuh"
 
 #ifndef LISTED
 #define LISTED 0
 #endif
-#ifndef WARPS
-#define WARPS 4
-#define PER_SM 2
+
+#ifndef STAGES
+#define STAGES 3  // tiles on their way or in use
 #endif
 
 typedef PRODUCT Product;
@@ -30,6 +30,7 @@ typedef Product::Stored Stored;
 typedef Product::Chunk Chunk;
 
 enum {
+  WARPS = 4,
   ROWS = 32 * WARPS,
   THREADS = 32 * WARPS,
   FRAGMENTS = Product::FRAGMENTS,
@@ -40,10 +41,9 @@ enum {
   STEP = CHUNKS * WIDTH,
   ROW_TILE = ROWS * CHUNKS,
   PROBE_TILE = COLUMNS * CHUNKS,
-  STAGES = 3,                            // tiles on their way or in use
   PARKED = 4 * THREADS / REALS,          // chunks of parked sums
 };
-const float PROBE_SCALE = Product::SCALED && !Product::SCREENS ? 16384 : 1;  // of the probes; assign.py has the same
+const float PROBE_SCALE = Product::SCALED && sizeof(Stored) == 4 ? 16384 : 1;  // of the probes; assign.py has the same
 
 struct Flat {
   int end;  // of its columns; they begin where those of the flat before it end
@@ -71,7 +71,7 @@ __device__ __forceinline__ void fetch_rows(Chunk* slots, const Source& source, i
     const bool there = 8 * i < source.rows;
     const Stored* row = source.first + (LISTED ? (long long)__ldg(source.list + (there ? 8 * i : 0)) * source.d
                                                : there ? 8 * i * source.d : 0);
-    if (Product::SCREENS || source.aligned) {
+    if (sizeof(Stored) == 2 || source.aligned) {
       cp_async16(slots + 32 * i, row + min(column, source.d - WIDTH), there && column < source.d);
     } else {
 #pragma unroll 1
@@ -121,17 +121,13 @@ __device__ __forceinline__ Real sum_of_own_row(const Real* parts, int t) {
 // energy, scales: as measure_rows gives them, padded to whole tiles. weights: or none.
 // Of each split, (n) of labels, residuals and costs, or, if there is room for them, all (k, n) distances instead.
 // list, count: the rows, if LISTED; n is how many there may be.
-// What a product that SCREENS needs besides: lost (n) as `prepare` of halves.cu gives it, losses of the pieces of flats and
-// where each flat's begin, as place_flats does. residuals becomes what the least cost may be off by, others (n) of
-// each split the least that another flat's cost may be.
-extern "C" __global__ void __launch_bounds__(THREADS, PER_SM)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict__ probes,
        const Real* __restrict__ shifts, const int* __restrict__ ends, const Flat::Terms* __restrict__ terms,
        const int* __restrict__ tiles, const int* __restrict__ first, int splits, const Chunk* __restrict__ centre,
        const Real* __restrict__ energy, const float* __restrict__ scales, const Real* __restrict__ weights,
        int* __restrict__ labels, Real* __restrict__ residuals, Real* __restrict__ costs, Real* __restrict__ distances,
-       const int* __restrict__ list, const int* __restrict__ count, const float* __restrict__ lost,
-       const float* __restrict__ losses, const int* __restrict__ pieces, float* __restrict__ others) {
+       const int* __restrict__ list, const int* __restrict__ count) {
   extern __shared__ __align__(128) unsigned char dyn_smem[];
   const int split = blockIdx.x % splits, steps = (d + STEP - 1) / STEP;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -186,9 +182,6 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
   const long long own_row = LISTED ? (mine ? list[row_g + 8 * t] : 0) : row_g + 8 * t;
   const Real own_energy = energy ? energy[own_row] : 0;
   const Real weight = weights && mine ? weights[own_row] : 1;
-  const float own_lost = Product::SCREENS ? lost[own_row] * inverse(scale(t)) : 0;
-  float lowest = __int_as_float(0x7f800000), second = lowest;  // that costs may be
-  int low = -1;
   int c = first[split], label = c, begin = tiles[split] * COLUMNS, position = 0;
   Real least = __int_as_float(0x7f800000), residual = least;  // infinity
 #pragma unroll
@@ -246,18 +239,7 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
         const Real sum = sum_of_own_row(squares, t) * unscale * unscale;
         const Real distance = max(flat.terms.exact ? sum : own_energy + flat.terms.constant - sum, (Real)0);
         const Real cost = weight * distance + flat.terms.penalty;
-        Real kept = distance;
-        if (Product::SCREENS) {
-          float loss = 0;
-          for (int i = pieces[c]; i < pieces[c + 1]; i++) loss += losses[i];
-          const float length = sqrtf(own_energy), off = own_lost + (sqrtf(loss) + steps * 1e-6f) * length;
-          kept = weight * (off * (2 * sqrtf(sum) + off) + flat.terms.slope * (own_lost + 3e-4f * length) +
-                           8e-6f * (own_energy + flat.terms.constant)) + 2e-7f * cost;
-          const float lower = cost - kept;
-          if (lower < lowest) second = lowest, lowest = lower, low = c;
-          else second = min(second, lower);
-        }
-        if (cost < least) least = cost, residual = kept, label = c;
+        if (cost < least) least = cost, residual = distance, label = c;
         if (distances && decided() < rows_there) distances[c * n + decided()] = distance;
 #pragma unroll
         for (int i = 0; i < 4; i++) squares[i] = 0;
@@ -273,9 +255,8 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
   if (distances || decided() >= rows_there) return;
   const long long place = block_index_anew() % splits * n + decided();
   labels[place] = label;
-  residuals[place] = residual;
+  if (residuals) residuals[place] = residual;
   if (costs) costs[place] = least;
-  if (Product::SCREENS) others[place] = low == label ? second : lowest;
 }
 
 // The nearest of what each split has found; labels and residuals of the rows of a list, if LISTED.
@@ -290,22 +271,6 @@ extern "C" __global__ void nearest(const int* __restrict__ split_labels, const R
     if (costs[split * n + row] < costs[best * n + row]) best = split;
   labels[LISTED ? list[row] : row] = split_labels[best * n + row];
   if (!LISTED) residuals[row] = split_residuals[best * n + row];
-}
-
-// The same from a product that SCREENS; rows for which another flat may be nearer are listed.
-extern "C" __global__ void list_rows(const int* __restrict__ split_labels, const float* __restrict__ bounds,
-                                     const float* __restrict__ costs, const float* __restrict__ others, long long n,
-                                     int splits, int* __restrict__ labels, int* __restrict__ list, int* count) {
-  const long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (row >= n) return;
-  int best = 0;
-  for (int split = 1; split < splits; split++)
-    if (costs[split * n + row] < costs[best * n + row]) best = split;
-  float other = others[best * n + row];
-  for (int split = 0; split < splits; split++)
-    if (split != best) other = min(other, min(others[split * n + row], costs[split * n + row] - bounds[split * n + row]));
-  labels[row] = split_labels[best * n + row];
-  if (!(costs[best * n + row] + bounds[best * n + row] < other)) list[atomicAdd(count, 1)] = row;
 }
 
 // |x|^2 of each row, and the power of two that brings the largest entry into [2^13, 2^14). Rows far smaller than the

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..flats import Array, Flats, Layout
 from . import loader, screen
+from .columns import BLOCKS_PER_MULTIPROCESSOR, CHUNK_BYTES, CHUNKS, ROWS, Columns, shared_memory
 
 PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
 """How each precision multiplies float32; float64 is multiplied as such. See ``products.cuh``."""
@@ -17,16 +17,11 @@ PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
 VARIANTS = [("assign", {"PRODUCT": p, "RESIDENT": r}) for p in (*PRODUCTS.values(), "Double") for r in (0, 1)]
 
 # As in assign.cu.
-ROWS = 128
-CHUNKS, CHUNK_BYTES = 4, 16
-STAGES = 3
 COLUMNS = {"SplitTF32": 128, "SplitHalf": 128, "PlainTF32": 128, "Double": 64}
 PROBE_SCALE = 16384
 
-BLOCKS_PER_MULTIPROCESSOR = 2  # that registers allow
 WAVES = 8  # of blocks at least, if flats can be divided to that end: the last wave leaves most of the GPU idle
 MAX_SPLITS = 16
-RESERVED = 1024  # bytes of shared memory that each block costs beyond its own
 
 
 def assign(
@@ -79,36 +74,6 @@ def sqdistances(X: Array, flats: Flats, precision: str = "fp32") -> Array:
     return distances.T
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Where the directions of each flat stand among the columns.
-
-    Attributes
-    ----------
-    starts, ends : (k,) int arrays
-        Columns of each flat, an even number of them.
-    first, tiles : (splits + 1,) int arrays
-        Flats and tiles of columns of each split; a split begins with a tile of its own.
-    """
-
-    starts: np.ndarray
-    ends: np.ndarray
-    first: np.ndarray
-    tiles: np.ndarray
-
-    @classmethod
-    def of(cls, sizes: np.ndarray, splits: int, tile: int) -> _Columns:
-        """Lay out flats with so many directions, in splits of about the same number of columns."""
-        widths = sizes + sizes % 2
-        reach = np.cumsum(widths)
-        middles = np.searchsorted(reach - widths / 2, reach[-1] * np.arange(1, splits) / splits)
-        first = np.unique(np.concatenate([[0], middles, [len(sizes)]]))
-        before = np.concatenate([[0], reach])[first]
-        tiles = np.concatenate([[0], np.cumsum(np.maximum(1, -(-np.diff(before) // tile)))])
-        shift = np.repeat(tiles[:-1] * tile - before[:-1], np.diff(first))
-        return cls(reach - widths + shift, reach + shift, first, tiles)
-
-
 class _Plan:
     """What of a search depends on shapes alone, on the host and on the device.
 
@@ -124,15 +89,14 @@ class _Plan:
     is_exact : (k,) bool array
         ``exact`` on the device.
     ends, tiles, first : int32 arrays
-        As in :class:`_Columns`, as the kernel reads them.
+        As in :class:`ksubspaces.kernels.cuda.columns.Columns`, as the kernel reads them.
     """
 
     def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int) -> None:
         directions = layout.shorter if along_complements else layout
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine
-        columns = _Columns.of(sizes + lengthened, splits, tile)
-        self.columns, self.lengthened_host = columns, lengthened
+        columns = Columns.of(sizes + lengthened, splits, tile)
         self.splits, self.n_columns = len(columns.first) - 1, int(columns.tiles[-1]) * tile
         places = np.arange(directions.total) + (columns.starts - directions.starts[:-1])[directions.owners]
         endless = np.full(2, np.iinfo(np.int32).max)
@@ -165,6 +129,7 @@ class _Search:
         self.step = CHUNKS * CHUNK_BYTES // X.dtype.itemsize
         self.steps = -(-self.d // self.step)
         self.row_tiles = -(-self.n // ROWS)
+        self.resident, self.shared = shared_memory(self.steps, COLUMNS[self.product], X.dtype.itemsize)
 
         self.offsets, self.centre = None, None
         if flats.centre is not None:
@@ -209,16 +174,7 @@ class _Search:
 
     def kernel(self, name: str) -> loader.Launch:
         """Kernel of ``assign.cu`` for this search."""
-        return loader.kernel("assign", name, {"PRODUCT": self.product, "RESIDENT": int(self._is_resident())})
-
-    def _shared_memory(self, row_tiles: int) -> int:
-        tiles = (row_tiles * ROWS + STAGES * COLUMNS[self.product]) * CHUNKS * CHUNK_BYTES
-        return tiles + 4 * ROWS * self.dtype.itemsize  # and sums of squares
-
-    def _is_resident(self) -> bool:
-        """Whether the rows of a block stay in shared memory and leave room for another block."""
-        room = (loader.limits().shared_memory + RESERVED) // BLOCKS_PER_MULTIPROCESSOR - RESERVED
-        return self._shared_memory(self.steps) <= room
+        return loader.kernel("assign", name, {"PRODUCT": self.product, "RESIDENT": int(self.resident)})
 
     def _measure_rows(self) -> tuple[Any, Any]:
         """|x|^2 and scale of each row, about the centre."""
@@ -262,10 +218,10 @@ class _Search:
             residuals,
             costs,
             distances,
-            *(loader.NULL,) * 6,
+            loader.NULL,
+            loader.NULL,
         )
-        shared = self._shared_memory(self.steps if self._is_resident() else STAGES)
-        self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=shared)
+        self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=self.shared)
 
 
 def _split_half(tiles: Array) -> Array:

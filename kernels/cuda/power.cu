@@ -40,15 +40,6 @@ __device__ __forceinline__ bool cholesky(double* gram, int pitch, int j) {
   return definite;
 }
 
-// The sum over a block of THREADS, for its first thread.
-__device__ __forceinline__ double block_sum(double x, double* sums) {
-  x = warp_sum(x);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
-  __syncthreads();
-  for (int warp = 1; warp < THREADS / 32 && threadIdx.x == 0; warp++) x += sums[warp];
-  return x;
-}
-
 // `steps` power steps for S (k, d, d), k = gridDim.x, from the rows starts[c] to starts[c + 1] of `start`, or from any
 // if that is null, to those of V. ok (k,): false if S was not finite; then V has what it started from.
 // Shared memory: d d numbers for S, 2 d pitch for V and Y, pitch (pitch + 1) doubles; pitch: a multiple of four, j or more.
@@ -156,7 +147,7 @@ leave(const double* __restrict__ raw, const double* __restrict__ first, const do
 #pragma unroll
     for (int r = 0; r < 4; r++) sum -= products.x[r] * v[column * pitch + row + r];
   }
-  sum = block_sum(sum, sums);
+  sum = block_sum<THREADS / 32>(sum, sums);
   if (thread == 0) left[c] = sum < 0 ? 0 : sum;  // not a number stays none
 }
 
@@ -243,7 +234,7 @@ weigh(const double* __restrict__ S, int d, const long long* __restrict__ starts,
   double sum = 0;
   for (int i = first; i < d; i += PIECES * THREADS) sum += S[(size_t)i * d + i];
   for (long long i = first; i < size; i += PIECES * THREADS) sum -= V[i] * Y[i];
-  sum = block_sum(sum, sums);
+  sum = block_sum<THREADS / 32>(sum, sums);
   if (threadIdx.x == 0) left[blockIdx.x] = sum;
 }
 

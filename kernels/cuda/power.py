@@ -1,8 +1,13 @@
 """Refits that do not wait: block power steps ``V <- orth(V S)``, and what flats leave of second moments.
 
 For positive semidefinite S a step captures at least what the basis before it did, ``tr(V' S V'^T) >= tr(V S V^T)``, so
-that it is a valid refit while labels still move. Up to d = 128 a kernel takes all steps of all matrices in one launch;
-above, products of the library do, and Cholesky-QR by panels.
+that it is a valid refit while labels still move. Up to d = 128 a kernel takes all steps of all matrices in one launch.
+
+Above, products of the library do. There a Chebyshev filter follows a step, for the time that another step would take:
+descents from random labels then went as exact refits do (words of MiniLM, k=5 j=215, objective after 5 steps: exact
+.12936, two steps a refit .12974, eight .12929, a step and the filter .12926). Of a filter nothing is promised, but in
+trials it never captured less. Rows are made orthonormal by Cholesky-QR, panel by panel, in one launch each: Cholesky
+factors of the library took five times as long, most of it on the host.
 """
 
 from __future__ import annotations
@@ -108,8 +113,7 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None)
 
 
 def _filtered(xp: Any, layout: Layout, S: Array, V: Array) -> Array:
-    """Rows of V (k, width, d) after a filter that leaves of them what is beyond the eigenspaces which they have about
-    reached: a Chebyshev polynomial of S. At the price of two power steps it goes as far as some eight."""
+    """Rows of V (k, width, d) times a Chebyshev polynomial of S, small below the eigenvalues that V has reached."""
     k, width, d = V.shape
     H, along, starts = V @ S, xp.empty((k, width)), layout.sent(S, "starts")
     rows = np.int64(k * width)

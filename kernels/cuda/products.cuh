@@ -20,7 +20,7 @@ struct TF32 {
   typedef float Real;
   typedef float Stored;
   struct __align__(16) Chunk { Real x[4]; };
-  enum { FRAGMENTS = 16, SCALED = false, SCREENS = false };
+  enum { FRAGMENTS = 16, SCALED = false };
 
   // Of a chunk, columns 0 and 1 go to the first product of a step, 2 and 3 to the second.
   struct Rows { unsigned high[2][2][4], low[2][2][4]; };
@@ -75,7 +75,7 @@ struct SplitHalf {
   typedef float Real;
   typedef float Stored;
   struct __align__(16) Chunk { Real x[4]; };
-  enum { FRAGMENTS = 16, SCALED = true, SCREENS = false };
+  enum { FRAGMENTS = 16, SCALED = true };
 
   struct Rows { unsigned high[2][4], low[2][4]; };
   struct Probes { unsigned high[2], low[2]; };
@@ -137,7 +137,7 @@ struct Half {
   typedef float Real;
   typedef unsigned short Stored;
   struct __align__(16) Chunk { Real x[4]; };
-  enum { FRAGMENTS = 16, SCALED = true, SCREENS = true };
+  enum { FRAGMENTS = 16, SCALED = true };
 
   struct Rows { unsigned x[2][2][4]; };
   struct Probes { unsigned x[2][2]; };
@@ -170,7 +170,7 @@ struct Half {
 struct Double {
   typedef double Real, Stored;
   struct __align__(16) Chunk { Real x[2]; };
-  enum { FRAGMENTS = 8, SCALED = false, SCREENS = false };
+  enum { FRAGMENTS = 8, SCALED = false };
 
   struct Rows { double x[2][4]; };
   struct Probes { double x[2]; };

@@ -15,6 +15,7 @@
 #define PER_SM (PLAIN && MTILES == 4 ? 3 : 2)
 #endif
 #ifndef STAGES
+#define STAGE_BYTES 16384
 #define STAGES 3
 #endif
 
@@ -23,7 +24,7 @@ enum {
   THREADS = 32 * WARPS,
   ROWS = 16 * MTILES * WARPS,
   FRAGMENT = 32 * STEPS,     // chunks
-  FRAGMENTS = 32 / STEPS,    // of a tile
+  FRAGMENTS = STAGE_BYTES / 512 / STEPS > 4 ? STAGE_BYTES / 512 / STEPS : 4,  // of a tile
   TILE = FRAGMENT * FRAGMENTS,
 };
 
@@ -110,11 +111,15 @@ screen(const Chunk* __restrict__ rows, long long n, const Chunk* __restrict__ fl
     }
     return stages + tile % STAGES * TILE + at++ % FRAGMENTS * FRAGMENT + lane;
   };
-  auto multiply = [&](float* c, int m, const Chunk* b) {
+  // Products with a fragment; those that depend on one another stand apart.
+  auto multiply = [&](float (&c)[MTILES][4], const Chunk* fragment) {
+    Chunk b[STEPS];
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      mma_m16n8k16_f16(c, a[m][2 * s], b[s].x);
-      mma_m16n8k16_f16(c, a[m][2 * s + 1], b[s].x + 2);
+    for (int s = 0; s < STEPS; s++) b[s] = fragment[32 * s];
+#pragma unroll
+    for (int s = 0; s < 2 * STEPS; s++) {
+#pragma unroll
+      for (int m = 0; m < MTILES; m++) mma_m16n8k16_f16(c[m], a[m][s], b[s / 2].x + s % 2 * 2);
     }
   };
 #pragma unroll 1
@@ -125,32 +130,22 @@ screen(const Chunk* __restrict__ rows, long long n, const Chunk* __restrict__ fl
     for (int f = 0; f < 4; f++) {
 #pragma unroll 1
       for (unsigned i = counts >> 8 * f & 0xff; i; i--) {
-        const Chunk* const fragment = next(!PLAIN || f == 0);
-        Chunk b[STEPS];
-#pragma unroll
-        for (int s = 0; s < STEPS; s++) b[s] = fragment[32 * s];
+        float c[MTILES][4] = {};
+        multiply(c, next(!PLAIN || f == 0));
 #pragma unroll
         for (int m = 0; m < MTILES; m++) {
-          float c[4] = {};
-          multiply(c, m, b);
-          sums[m][0][f] += c[0] * c[0] + c[1] * c[1];
-          sums[m][1][f] += c[2] * c[2] + c[3] * c[3];
+          sums[m][0][f] += c[m][0] * c[m][0] + c[m][1] * c[m][1];
+          sums[m][1][f] += c[m][2] * c[m][2] + c[m][3] * c[m][3];
         }
         if (PLAIN) break;
       }
     }
     float along[MTILES][2] = {};
     if (!PLAIN && affine) {
-      const Chunk* const fragment = next(true);
-      Chunk b[STEPS];
+      float c[MTILES][4] = {};
+      multiply(c, next(true));
 #pragma unroll
-      for (int s = 0; s < STEPS; s++) b[s] = fragment[32 * s];
-#pragma unroll
-      for (int m = 0; m < MTILES; m++) {
-        float c[4] = {};
-        multiply(c, m, b);
-        along[m][0] = c[0] + c[1], along[m][1] = c[2] + c[3];
-      }
+      for (int m = 0; m < MTILES; m++) along[m][0] = c[m][0] + c[m][1], along[m][1] = c[m][2] + c[m][3];
     }
     const int flat = 4 * quad + t;
     const unsigned name = number - flat;

@@ -1,7 +1,7 @@
 """Labels from one product in float16, where they are proven, and in float32 for the rows left.
 
-Two kernels screen: ``screen.cu`` flats of few dimensions, with rows in registers, and ``assign.cu`` the others. What is
-around them stands in ``halves.cu``.
+Two kernels screen: ``screen.cu`` flats of few dimensions, with rows in registers, and ``assign.cu`` the others, whose
+distances it gives in parts. What is around them stands in ``halves.cu``.
 
 Notes
 -----
@@ -34,6 +34,7 @@ import numpy as np
 
 from ..flats import Array, Flats, Layout
 from . import loader
+from .columns import ROWS, Columns, Parts, shared_memory
 from .halves import half_rows
 
 VARIANTS = [
@@ -43,15 +44,18 @@ VARIANTS = [
 ]
 
 # As in the sources.
-STEP, PIECE, WARPS = 32, 64, 4
-TILE_BYTES, STAGES = 16384, 3
-WIDEST, LONGEST = PIECE, 256  # flat and row of screen.cu
+STEP, STEP32, PIECE, FRAGMENT = 32, 16, 64, 8
+TILE = 128  # columns of assign.cu
+STAGE_BYTES, STAGES = 16384, 3  # of screen.cu
+MTILES = {1: 4, 2: 4, 4: 2, 8: 1}
+WIDEST, LONGEST = PIECE, 256
+
 FEWEST = 16  # flats for which screen.cu pays
 FEWEST_DIRECTIONS = 128  # for which assign.cu does
 PRODUCTS = 1 << 27  # multiplications for which screening pays at all
 LISTED_SHARE = 100  # of so many rows one, about, is listed
-MTILES = {1: 4, 2: 4, 4: 2, 8: 1}
-WIDE_WARPS = 4
+MOST_SPLITS = 16
+MOST_BLOCKS = 1 << 14  # that find nothing to do for rows that are not listed
 
 
 def pays(X: Array, flats: Flats, *, residuals: bool) -> bool:
@@ -60,12 +64,11 @@ def pays(X: Array, flats: Flats, *, residuals: bool) -> bool:
     directions = flats.direction_layout
     if X.dtype != np.float32 or flats.k < 2 or n == 0 or n * d * directions.total < PRODUCTS:
         return False
-    return is_narrow(flats) or (not residuals and directions.total >= FEWEST_DIRECTIONS)
+    return is_narrow(directions) or (not residuals and directions.total >= FEWEST_DIRECTIONS)
 
 
-def is_narrow(flats: Flats) -> bool:
-    """Whether screen.cu is for them."""
-    directions = flats.direction_layout
+def is_narrow(directions: Layout) -> bool:
+    """Whether screen.cu is for flats of these directions."""
     return bool(directions.d <= LONGEST and directions.width <= WIDEST and directions.k >= FEWEST)
 
 
@@ -80,7 +83,7 @@ def assign(
 ) -> tuple[Array, Array | None]:
     """Labels, and residuals of narrow flats if asked for; see :func:`ksubspaces.kernels.assign`."""
     search = _Screening(X, flats, penalty, weights, {} if kept is None else kept)
-    labels = search.screen_narrow() if search.narrow else search.screen_wide()
+    labels = search.screen_narrow() if search.plan.narrow else search.screen_wide()
     return labels, search.residuals(labels) if residuals else None
 
 
@@ -89,80 +92,91 @@ class _Plan:
 
     Attributes
     ----------
-    steps : int
-        Of 32 columns of a row.
+    narrow : bool
+        Whether screen.cu is for them, else assign.cu.
+    steps, steps32 : int
+        Of 32 and of 16 columns of a row.
     tile : int
         Columns that follow one another in memory before the next step does.
     pieces : (p, 8) int32
         As in halves.cu.
-    starts : (k + 1,) int32
-        Where each flat's directions begin.
-    piece_starts : (k + 1,) int32
-    sizes : uint32
-        Fragments of each flat, four flats in a word.
-    single : bool
-        Whether all flats have one fragment and none is exact.
+    starts, piece_starts : (k + 1,) int32
+        Where each flat's directions and pieces begin.
+    screened, listed : Parts
+        For all rows, and for those listed.
     """
 
-    def __init__(
-        self, xp: Any, layout: Layout, along_complements: bool, affine: bool, narrow: bool, splits: int
-    ) -> None:
-        from .assign import COLUMNS
-        from .assign import _Plan as Plan
-
+    def __init__(self, xp: Any, layout: Layout, along_complements: bool, affine: bool, splits: tuple[int, int]) -> None:
         directions = layout.shorter if along_complements else layout
+        exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
-        tile = COLUMNS["SplitTF32"]
-        self.search = search = Plan(xp, layout, along_complements, affine, splits, tile)
-        self.steps32 = -(-d // 16)
-        self.steps = -(-d // STEP)
-        columns, lengths = search.columns.starts, np.where(search.lengthened_host, search.columns.ends - 1, -1)
-        columns32, lengths32 = columns, lengths
-        self.tile, n_columns = tile, search.n_columns
-        if narrow:
-            self.steps = 1 << (self.steps - 1).bit_length()
-            self.tile = 8
-            columns, lengths, n_columns = self._fragments(xp, dims, affine, bool(search.exact.any()))
+        lengthened = ~exact & affine
+        self.narrow = is_narrow(directions)
+        self.steps, self.steps32, self.tile = -(-d // STEP), -(-d // STEP32), TILE
+        if self.narrow:
+            self.steps, self.tile = 1 << (self.steps - 1).bit_length(), FRAGMENT
+            columns = Columns.of(dims + lengthened, splits[1], TILE)
+            self.listed = self.screened = Parts.whole(xp, columns)
+            firsts, lengths = self._fragments(xp, dims, affine, bool(exact.any()))
+        else:
+            columns = Columns.of(dims + lengthened, 1, TILE)
+            self.screened, self.listed = (Parts.cut(xp, columns, ways, TILE) for ways in splits)
+            firsts, lengths = columns.starts, np.where(lengthened, columns.ends - 1, -1)
+            self.n_columns = int(columns.tiles[-1]) * TILE
         counts = np.maximum(1, -(-dims // PIECE))
-        owners = np.repeat(np.arange(k), counts)
-        piece_starts = np.concatenate([[0], np.cumsum(counts)])
+        owners, piece_starts = np.repeat(np.arange(k), counts), np.concatenate([[0], np.cumsum(counts)])
         before = (np.arange(len(owners)) - piece_starts[owners]) * PIECE
         pieces = [
             owners,
             directions.starts[owners] + before,
             np.minimum(dims[owners] - before, PIECE),
-            columns[owners] + before,
-            columns32[owners] + before,
+            firsts[owners] + before,
+            columns.starts[owners] + before,
             lengths[owners],
-            lengths32[owners],
-            (before == 0) + 2 * search.exact[owners],
+            np.where(lengthened, columns.ends - 1, -1)[owners],
+            (before == 0) + 2 * exact[owners],
         ]
         self.pieces = xp.asarray(np.stack(pieces, axis=1).astype(np.int32))
         self.starts, self.piece_starts = (xp.asarray(a.astype(np.int32)) for a in (directions.starts, piece_starts))
-        self.halves = xp.zeros(n_columns * self.steps * STEP, dtype=np.uint16)
-        self.floats = xp.zeros(search.n_columns * self.steps32 * 16, dtype=np.float32)
-        self.shifts = xp.zeros(n_columns, dtype=np.float32) if affine else loader.NULL
-        self.shifts32 = xp.zeros(search.n_columns, dtype=np.float32) if affine else loader.NULL
-        self.terms, self.own = xp.zeros((k + 2, 4), dtype=np.float32), xp.zeros((k, 4), dtype=np.float32)
+        n_columns32 = int(columns.tiles[-1]) * TILE
+        self.halves = xp.zeros(self.n_columns * self.steps * STEP, dtype=np.uint16)
+        self.floats = xp.zeros(n_columns32 * self.steps32 * STEP32, dtype=np.float32)
+        self.shifts = xp.zeros(self.n_columns, dtype=np.float32) if affine else loader.NULL
+        self.shifts32 = xp.zeros(n_columns32, dtype=np.float32) if affine else loader.NULL
+        self.terms, self.keys = (xp.zeros((k, 4), dtype=np.float32) for _ in range(2))
         self.losses, self.counters = xp.zeros(len(owners), dtype=np.float32), xp.zeros(2, dtype=np.int32)
+        self.several = self.counters[1:]
+        self.halves_as_chunks = self.halves.view(np.float32)
 
-    def _fragments(self, xp: Any, dims: np.ndarray, affine: bool, exact: bool) -> tuple[np.ndarray, np.ndarray, int]:
-        """Columns of directions and offsets as screen.cu reads them, and how many there are."""
+    def _fragments(self, xp: Any, dims: np.ndarray, affine: bool, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of directions and offsets as screen.cu reads them."""
         k = len(dims)
         fragments = np.zeros(-(-k // 4) * 4, np.int64)
-        fragments[:k] = -(-dims // 8)
+        fragments[:k] = -(-dims // FRAGMENT)
         self.single = not affine and not exact and bool((fragments[:k] == 1).all())
         self.sizes = xp.asarray((fragments.reshape(-1, 4) << np.array([0, 8, 16, 24])).sum(axis=1).astype(np.uint32))
         if self.single:
             fragments[:] = 1
         quads = np.append(fragments.reshape(-1, 4), np.full((len(fragments) // 4, 1), int(affine)), axis=1)
         ends = np.cumsum(quads.reshape(-1)).reshape(-1, 5)
-        starts = 8 * (ends - quads)
-        owners = np.arange(k)
-        lengths = starts[owners // 4, 4] + 2 * (owners % 4) if affine else np.full(k, -1)
-        each = TILE_BYTES // (self.steps * STEP * 8 * 2)  # fragments of a tile
-        self.n_tiles = -(-int(ends[-1, -1]) // each)
-        return starts[owners // 4, owners % 4], lengths, self.n_tiles * each * 8
+        starts, quad, rank = FRAGMENT * (ends - quads), np.arange(k) // 4, np.arange(k) % 4
+        each = STAGE_BYTES // (self.steps * STEP * FRAGMENT * 2)  # fragments of a stage
+        self.n_stages = -(-int(ends[-1, -1]) // each)
+        self.n_columns = self.n_stages * each * FRAGMENT
+        return starts[quad, rank], starts[quad, 4] + 2 * rank if affine else np.full(k, -1)
+
+
+@functools.lru_cache(maxsize=256)
+def _splits(narrow: bool, n_tiles: int, k: int, directions: int) -> tuple[int, int]:
+    """Among how many blocks each flats are divided that meet all rows, and those that meet listed rows."""
+    slots, most = 2 * loader.limits().multiprocessors, max(1, -(-directions // TILE))
+    if narrow:
+        return 1, max(1, min(LISTED_SHARE * slots // n_tiles, k, 4, most))
+
+    def waves(splits: int) -> int:  # times the tiles of each
+        return -(-n_tiles * splits // slots) * -(-most // splits)
+
+    return min(range(1, min(most, MOST_SPLITS) + 1), key=waves), max(1, min(most, MOST_BLOCKS // n_tiles))
 
 
 @functools.lru_cache(maxsize=16)
@@ -178,22 +192,23 @@ class _Screening:
         self, X: Array, flats: Flats, penalty: Array | None, weights: Array | None, kept: dict[Any, Any]
     ) -> None:
         self.xp = xp = loader.namespace(X)
-        self.X, self.flats = xp.ascontiguousarray(X), flats
+        self.X, self.k = xp.ascontiguousarray(X), flats.k
         self.n, self.d = X.shape
-        self.narrow, affine = is_narrow(flats), flats.offsets is not None
+        self.affine, self.n_tiles = flats.offsets is not None, -(-self.n // ROWS)
         self.weights = loader.NULL
         if weights is not None and penalty is not None:
             self.weights = xp.ascontiguousarray(weights, dtype=np.float32)
         stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
-        self.splits = self._splits()
-        shapes = flats.layout, flats.complements is not None, affine, self.narrow, self.splits
+        directions = flats.direction_layout
+        splits = _splits(is_narrow(directions), self.n_tiles, flats.k, directions.total)
+        shapes = flats.layout, flats.complements is not None, self.affine, splits
         self.plan = plan = _plan((xp, *stream), *shapes)
-        self.splits = plan.search.splits
-        self.single = self.narrow and plan.single and penalty is None
-        width = plan.steps * STEP
-        self.rows = half_rows(self.X, flats.centre, width, kept)
-        self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if affine else loader.NULL
+        if self.affine and "centre" not in kept:
+            kept["centre"] = flats.centre  # of the first flats; any that is near will do
+        self.rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
+        self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if self.affine else loader.NULL
         self.directions = xp.ascontiguousarray(flats.directions, dtype=np.float32)
+        self.defines = {"STEPS": plan.steps, "PLAIN": int(plan.narrow and plan.single and penalty is None)}
         args = (
             self.directions,
             np.int32(self.d),
@@ -201,7 +216,7 @@ class _Screening:
             self.offsets,
             self.rows.centre,
             loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64),
-            np.int32(self.narrow and affine),
+            np.int32(plan.narrow and self.affine),
             np.int32(plan.tile),
             np.int32(plan.steps),
             np.int32(plan.steps32),
@@ -210,36 +225,42 @@ class _Screening:
             plan.shifts,
             plan.shifts32,
             plan.terms,
-            plan.own,
+            plan.keys,
+            plan.screened.starts,
+            plan.screened.terms,
+            plan.listed.starts,
+            plan.listed.terms,
             plan.losses,
             plan.counters,
         )
         loader.kernel("halves", "place_flats")((len(plan.pieces),), (256,), args)
         self.labels = xp.empty(self.n, dtype=np.int32)
-        self.several = xp.empty(self.n, dtype=np.int32)
+        if "work" not in kept or kept["work"][0] is not plan:
+            kept["work"] = plan, self._room()
+        self.list, self.work = kept["work"][1]
 
-    def _splits(self) -> int:
-        """Among how many blocks flats are divided: where rows alone, or those listed, are too few to fill the card."""
-        slots, tiles = 2 * loader.limits().multiprocessors, -(-self.n // 128)
-        wanted = LISTED_SHARE * slots // tiles if self.narrow else -(-8 * slots // tiles)
-        total = self.flats.direction_layout.total
-        return max(1, min(wanted, self.flats.k, 4 if self.narrow else 16, -(-total // 128)))
+    def _room(self) -> tuple[Array, tuple[Array, ...]]:
+        """Room for the list, and for what each way to screen needs besides."""
+        plan, (n, m) = self.plan, (self.n, self.plan.listed.splits * self.n)
+        rooms: list[tuple[Any, int]] = [(np.float32, max(plan.screened.count, plan.listed.count) * n)]
+        if plan.narrow:
+            rooms = [(np.int32, n), (np.int32, n), (np.int32, m), (np.float32, m)]
+        return self.xp.empty(n, np.int32), tuple(self.xp.empty(size, dtype) for dtype, size in rooms)
 
     def screen_narrow(self) -> Array:
         """Labels by screen.cu."""
-        xp, plan, rows = self.xp, self.plan, self.rows
-        pairs, seconds = (xp.empty(self.n, dtype=np.int32) for _ in range(2))
-        k = self.flats.k
-        args = (
+        plan, rows = self.plan, self.rows
+        pairs, seconds, found, costs = self.work
+        args: tuple[Any, ...] = (
             rows.halves,
             np.int64(self.n),
             plan.halves,
-            np.int32(k),
-            np.int32(plan.n_tiles),
-            np.uint32((1 << (k - 1).bit_length()) - 1),
+            np.int32(self.k),
+            np.int32(plan.n_stages),
+            np.uint32((1 << (self.k - 1).bit_length()) - 1),
             plan.sizes,
-            np.int32(self.flats.offsets is not None),
-            plan.own,
+            np.int32(self.affine),
+            plan.keys,
             plan.losses,
             rows.energy,
             rows.lost,
@@ -248,94 +269,82 @@ class _Screening:
             self.labels,
             pairs,
             seconds,
-            self.several,
+            self.list,
             plan.counters,
         )
-        run = self._kernel("screen")
-        block_rows = 16 * MTILES[plan.steps] * WARPS
-        run((-(-self.n // block_rows),), (32 * WARPS,), args, shared_mem=STAGES * TILE_BYTES)
+        blocks = -(-self.n // (4 * 16 * MTILES[plan.steps]))
+        loader.kernel("screen", "screen", self.defines)((blocks,), (128,), args, shared_mem=STAGES * STAGE_BYTES)
         decided = (self.weights, pairs, seconds, plan.counters, self.labels)
         blocks = min(-(-self.n // 8), 8 * loader.limits().multiprocessors)
-        self._kernel("decide_pairs")((blocks,), (256,), (*self._stack(), *decided))
-        self._decide_several(plan.counters[1:])
+        loader.kernel("screen", "decide_pairs", self.defines)((blocks,), (256,), (self.X, *self._flats(), *decided))
+        self._assign("SplitTF32", (self.weights, found, loader.NULL, costs, loader.NULL))
+        shape = np.int64(self.n), np.int32(plan.listed.splits)
+        args = (found, loader.NULL, costs, *shape, self.labels, loader.NULL, self.list)
+        run, _ = self._kernel("nearest", "SplitTF32")
+        run((-(-self.n // 256),), (256,), (*args, plan.several))
         return self.labels
 
     def screen_wide(self) -> Array:
         """Labels by assign.cu."""
-        xp, plan = self.xp, self.plan
-        shape = self.splits, self.n
-        found = xp.empty(shape, dtype=np.int32)
-        bounds, costs, others = (xp.empty(shape, dtype=np.float32) for _ in range(3))
-        more = (loader.NULL, loader.NULL, self.rows.lost, plan.losses, plan.piece_starts, others)
-        self._assign("Half", (found, bounds, costs, loader.NULL, *more))
-        args = (found, bounds, costs, others, np.int64(self.n), np.int32(self.splits), self.labels, self.several)
-        run = loader.kernel("assign", "list_rows", self._defines("Half"))
-        run((-(-self.n // 256),), (256,), (*args, plan.counters[1:]))
-        self._decide_several(plan.counters[1:])
+        plan, rows, n = self.plan, self.rows, np.int64(self.n)
+        (parts,) = self.work
+        distances = (*(loader.NULL,) * 4, parts)
+        self._assign("Half", distances)
+        args: tuple[Any, ...] = (
+            parts,
+            plan.screened.starts,
+            plan.terms,
+            np.int32(self.k),
+            plan.losses,
+            plan.piece_starts,
+        )
+        args = (*args, np.int32(self.d), rows.energy, rows.lost, rows.scales, self.weights, n, self.labels, self.list)
+        blocks = (-(-self.n // 256),)
+        loader.kernel("halves", "list_rows")(blocks, (256,), (*args, plan.several))
+        self._assign("SplitTF32", distances)
+        args = (parts, plan.listed.starts, plan.terms, np.int32(self.k), self.weights, n, self.list, plan.several)
+        loader.kernel("halves", "decide_listed")(blocks, (256,), (*args, self.labels))
         return self.labels
 
-    def _kernel(self, name: str) -> loader.Launch:
-        return loader.kernel("screen", name, {"STEPS": self.plan.steps, "PLAIN": int(self.single)})
-
-    def _decide_several(self, count: Array) -> None:
-        """Labels of the listed rows, in float32."""
-        xp, shape = self.xp, (self.splits, self.n)
-        found, distances, costs = (xp.empty(shape, dtype=t) for t in (np.int32, np.float32, np.float32))
-        unused = (loader.NULL,) * 4
-        self._assign("SplitTF32", (found, distances, costs, loader.NULL, self.several, count, *unused))
-        args = (found, distances, costs, np.int64(self.n), np.int32(self.splits), self.labels, loader.NULL)
-        run = loader.kernel("assign", "nearest", self._defines("SplitTF32"))
-        run((-(-self.n // 256),), (256,), (*args, self.several, count))
-
-    def _defines(self, product: str) -> dict[str, Any]:
-        defines: dict[str, Any] = {"PRODUCT": product, "RESIDENT": int(self._is_resident(product))}
-        return defines if product == "Half" else {**defines, "LISTED": 1}
-
-    def _shared_memory(self, row_tiles: int) -> int:
-        return (row_tiles * 32 * self.warps + STAGES * 128) * 64 + 4 * 32 * self.warps * 4
-
-    warps = 4
-
-    def _is_resident(self, product: str) -> bool:
-        self.warps = WIDE_WARPS if product == "Half" else 4
-        return self._shared_memory(self._steps(product)) <= (loader.limits().shared_memory + 1024) // 2 - 1024
-
-    def _steps(self, product: str) -> int:
-        return self.plan.steps if product == "Half" else self.plan.steps32
+    def _kernel(self, name: str, product: str) -> tuple[loader.Launch, int]:
+        """Kernel of assign.cu, and the shared memory of a block."""
+        half = product == "Half"
+        resident, shared = shared_memory(self.plan.steps if half else self.plan.steps32, TILE, 4)
+        defines = {"PRODUCT": product, "RESIDENT": int(resident), **({} if half else {"LISTED": 1})}
+        return loader.kernel("assign", name, defines), shared
 
     def _assign(self, product: str, outputs: tuple[Any, ...]) -> None:
         """Launch assign.cu: "Half" on all rows, "SplitTF32" on the listed."""
-        plan, search, rows = self.plan, self.plan.search, self.rows
-        half = product == "Half"
+        plan, rows, half = self.plan, self.rows, product == "Half"
+        parts = plan.screened if half else plan.listed
         args = (
             rows.halves.view(np.uint16) if half else self.X,
             np.int64(self.n),
             np.int32(plan.steps * STEP if half else self.d),
-            plan.halves.view(np.float32) if half else plan.floats,
+            plan.halves_as_chunks if half else plan.floats,
             plan.shifts if half else plan.shifts32,
-            search.ends,
-            plan.terms,
-            search.tiles,
-            search.first,
-            np.int32(self.splits),
+            parts.ends,
+            parts.terms,
+            parts.tiles,
+            parts.first,
+            np.int32(parts.splits),
             loader.NULL if half else rows.centre,
             rows.energy,
             rows.scales,
-            self.weights,
             *outputs,
+            self.list,
+            plan.several,
         )
-        shared = self._shared_memory(self._steps(product) if self._is_resident(product) else STAGES)
-        run = loader.kernel("assign", "assign", self._defines(product))
-        run((-(-self.n // (32 * self.warps)) * self.splits,), (32 * self.warps,), args, shared_mem=shared)
+        run, shared = self._kernel("assign", product)
+        run((self.n_tiles * parts.splits,), (ROWS,), args, shared_mem=shared)
 
-    def _stack(self) -> tuple[Any, ...]:
-        plan = self.plan
-        return self.X, np.int32(self.d), self.directions, plan.starts, self.offsets, plan.terms
+    def _flats(self) -> tuple[Any, ...]:
+        return np.int32(self.d), self.directions, self.plan.starts, self.offsets, self.plan.terms
 
     def residuals(self, labels: Array) -> Array:
         """Squared distances to the flats of the labels, in float32."""
         result = self.xp.empty(self.n, dtype=np.float32)
-        X, *stack = self._stack()
-        args = (X, np.int64(self.n), *stack, labels, result)
-        self._kernel("residuals_of")((-(-self.n // 8),), (256,), args)
+        d, *flats = self._flats()
+        run = loader.kernel("screen", "residuals_of", self.defines)
+        run((-(-self.n // 8),), (256,), (self.X, np.int64(self.n), d, *flats, labels, result))
         return result

@@ -1,5 +1,6 @@
-// What kernels on second moments share: a scale that lets float32 hold them, and sums over a warp.
+// What kernels on second moments share: a scale that lets float32 hold them.
 #pragma once
+#include "warp.cuh"
 
 constexpr unsigned ALL = 0xffffffffu;
 
@@ -14,12 +15,6 @@ __device__ __forceinline__ Real inverse_root(Real x) {
 
 __device__ __forceinline__ double power_of_two(int exponent) {
   return __longlong_as_double((long long)(1023 + exponent) << 52);
-}
-
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-  for (int bit = 16; bit > 0; bit /= 2) x += __shfl_xor_sync(ALL, x, bit);
-  return x;
 }
 
 // The trace of S (d, d) times two to the negative of this is near 1. Every lane of a warp has to ask.

@@ -20,7 +20,7 @@ from emulator import MODES, emulated, needs_compiler
 from transfers import converted, parts
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Streamed, cpu, cuda, lapack, reference
+from ksubspaces.kernels import Streamed, cpu, cpu_grouped, cuda, lapack, reference
 
 IRREGULAR = {"changed_rows", "largest", "lower_distances", "sample_rows"}
 DISTANCES = {"assign", "sqdistances"}
@@ -151,11 +151,8 @@ def assert_same_bits(found: Any, first: Any, what: str) -> None:
 def cpu_by(way: str) -> Iterator[None]:
     """Small problems are worked on by loops alone; here either way has them all."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, limit, most in (
-            (cpu, "FEW_PRODUCTS", 1 << 40),
-            (cpu, "FEW_SQUARES", 1 << 40),
-            (lapack, "JACOBI_REACH", 40),
-        ):
+        limits = (cpu, "FEW_PRODUCTS", 1 << 40), (cpu_grouped, "FEW_SQUARES", 1 << 40), (lapack, "JACOBI_REACH", 40)
+        for module, limit, most in limits:
             patch.setattr(module, limit, -1 if way == "products" else most)
         yield
 
