@@ -108,10 +108,12 @@ class _Seeding:
         self.halves, self.energy, self.scales = rows.halves.view(np.uint16), rows.energy, rows.scales
         self.costs, self.labels, self.sums = xp.empty(n, np.float32), xp.empty(n, np.int32), xp.empty(self.blocks)
         self.candidates, self.histogram = xp.empty(four, np.int64), xp.empty((four, BINS), np.int32)
-        self.bins, self.residuals = xp.empty((n, four), np.uint16), xp.empty((n, four), np.float32)
-        self.partials = xp.empty((self.gatherers, four, width, width), np.float32)
-        self.S, self.flats = xp.empty((four, width, width), np.float32), xp.empty(four * self.most * width, np.uint16)
-        self.potentials = xp.empty((self.multipliers, four))
+        self.residuals, self.potentials = xp.empty((n, four), np.float32), xp.empty((self.multipliers, four))
+        if not of_directions:
+            self.bins = xp.empty((n, four), np.uint16)
+            self.partials = xp.empty((self.gatherers, four, width, width), np.float32)
+            self.S = xp.empty((four, width, width), np.float32)
+            self.flats = xp.empty(four * self.most * width, np.uint16)
         of_rows = self.energy, self.weights, np.int64(n), np.int32(of_directions)
         self._run("first_costs", self.blocks, *of_rows, self.costs, self.labels, self.sums)
 
