@@ -40,6 +40,7 @@ def rounded_flats(before=0, copies=1, weight=None):
     right[:before, 67 : 67 + before] = np.eye(before)
     flats = _flats([*[wrong] * copies, np.eye(d)[[66]], right])
     X = _rows(x)
+    X[::3] = np.eye(d)[64]  # in no doubt, so that rows are not numbered as they are listed
     if weight is None:
         return X, flats, None, None
     return X, flats, np.zeros(flats.k), np.full(len(X), weight)

@@ -117,13 +117,19 @@ class _Plan:
     """
 
     def __init__(
-        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, splits: tuple[int, int]
+        self,
+        xp: ModuleType,
+        layout: Layout,
+        along_complements: bool,
+        affine: bool,
+        narrow: bool,
+        splits: tuple[int, int],
     ) -> None:
         directions = layout.shorter if along_complements else layout
         exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
         lengthened = ~exact & affine
-        self.narrow = is_narrow(directions)
+        self.narrow = narrow
         self.steps, self.steps32, self.tile = -(-d // STEP), -(-d // STEP32), TILE
         if self.narrow:
             self.steps, self.tile = 1 << (self.steps - 1).bit_length(), FRAGMENT
@@ -214,8 +220,9 @@ class _Screening:
             self.weights = xp.ascontiguousarray(weights, dtype=np.float32)
         stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
         directions = flats.direction_layout
-        splits = _splits(is_narrow(directions), self.n_tiles, flats.k, directions.total)
-        shapes = flats.layout, flats.complements is not None, self.affine, splits
+        narrow = is_narrow(directions)
+        splits = _splits(narrow, self.n_tiles, flats.k, directions.total)
+        shapes = flats.layout, flats.complements is not None, self.affine, narrow, splits
         self.plan = plan = _plan((xp, *stream), *shapes)
         if self.affine and "centre" not in kept:
             kept["centre"] = flats.centre  # of the first flats; any that is near will do
