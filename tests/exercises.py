@@ -58,9 +58,10 @@ def exercise_assign():
 
 
 def check_screened(X, flats, penalty=None, weights=None):
-    """Labels are the reference's but for float32's rounding, and so are residuals."""
+    """Share of the rows that were listed; labels and residuals are the reference's but for float32's rounding."""
+    kept = {}
     narrow = screen.is_narrow(flats.direction_layout)
-    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=narrow, kept={})
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, residuals=narrow, kept=kept)
     distances = reference.sqdistances(X, flats)
     cost = distances if weights is None else weights[:, None] * distances
     unit = (X.astype(np.float64) ** 2).sum(axis=1) * (1 if weights is None else weights) + (penalty is not None)
@@ -71,6 +72,8 @@ def check_screened(X, flats, penalty=None, weights=None):
     if residuals is not None:
         chosen = distances[np.arange(len(X)), labels]
         np.testing.assert_allclose(residuals, chosen, rtol=1e-6, atol=tolerance(X.dtype) * scale(X))
+    plan, _ = kept["work"]
+    return plan.counters.sum() / len(X)
 
 
 def exercise_screen():
@@ -78,15 +81,15 @@ def exercise_screen():
     for narrow in (True, False):
         with screening(narrow):
             for n, d, dims, affine in (
-                (150, 64, [8] * 37, False),
+                (300, 64, [8] * 37, False),
                 (70, 30, [3, 9, 0, 17, 1, 2, 4, 29, 8], True),
                 (70, 100, [3, 9, 0, 64, 1, 40], True),
                 (40, 200, [8, 5, 3, 8, 2, 1, 140], False),
                 (40, 150, [70, 64, 66], True),
             ):
                 X, flats, rng = problem(n, d, dims, np.float32, affine)
-                check_screened(X, flats)
-                check_screened(X, flats, rng.random(len(dims)), rng.random(n))
+                assert check_screened(X, flats) < 0.2
+                assert check_screened(X, flats, rng.random(len(dims)), rng.random(n)) < 0.2
             for near_ties in near.ALL.values():
                 check_screened(*near_ties())
     with screening(False):

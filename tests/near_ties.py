@@ -27,9 +27,12 @@ def _unit(row, column):
     row[column] = np.sqrt(1 - (row**2).sum())
 
 
-def rounded_flats(before=0, copies=1, weight=None):
-    """Directions are rounded, rows are not; the nearest flat comes last, ``before`` its decisive directions others."""
-    d = 67 + 2 * before
+def rounded_flats(before=0, copies=1, weight=None, width=0):
+    """Directions are rounded, rows are not; the nearest flat comes last, ``before`` its decisive directions others.
+
+    Up to ``width``, flats have directions across all rows besides.
+    """
+    d = 67 + 8 + 2 * before
     x = np.zeros(d)
     x[:63], x[64] = SIDE[:63], np.sqrt(1.2 * STEP)
     wrong, right = np.zeros((1, d)), np.zeros((2 + before, d))
@@ -38,7 +41,8 @@ def rounded_flats(before=0, copies=1, weight=None):
     _unit(right[before], 65)
     right[before + 1, 64] = 1
     right[:before, 67 : 67 + before] = np.eye(before)
-    flats = _flats([*[wrong] * copies, np.eye(d)[[66]], right])
+    bases = [*[wrong] * copies, np.eye(d)[[66]], right]
+    flats = _flats([np.concatenate([basis, np.eye(d)[d - max(width - len(basis), 0) :]]) for basis in bases])
     X = _rows(x)
     X[::3] = np.eye(d)[64]  # in no doubt, so that rows are not numbered as they are listed
     if weight is None:
@@ -91,6 +95,8 @@ ALL = {
     "rounded flats": rounded_flats,
     "rounded flats, three near": lambda: rounded_flats(copies=2),
     "rounded flats, weighted": lambda: rounded_flats(weight=64.0),
+    "rounded flats, eight directions": lambda: rounded_flats(width=8),
+    "rounded flats, three near, eight directions": lambda: rounded_flats(copies=2, width=8),
     "rounded rows": rounded_rows,
     "rounded offsets": rounded_offsets,
     "rounded rows far from offsets": rounded_rows_far_from_offsets,
