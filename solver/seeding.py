@@ -54,17 +54,18 @@ def _draw(
     weights: Array | None,
     distances: Callable[[int, Array], Array],
     rng: np.random.Generator,
+    first: int = CANDIDATES,
 ) -> Array:
     """Labels of the nearest of what is drawn for one cluster after another.
 
     ``distances(c, drawn)`` are those of all rows to what each row drawn makes of cluster c, of which the best is kept;
-    ``odds`` are the distances before there is a cluster.
+    ``odds`` are the distances before there is a cluster, for which ``first`` rows are drawn.
     """
     xp, n = namespace(odds), len(odds)
     weights = xp.ones(n, odds.dtype) if weights is None else weights
     labels, nearest = xp.zeros(n, dtype=np.int32), xp.full(n, np.inf, odds.dtype)
-    for c in clusters:
-        drawn = kernels.sample_rows(weights * odds, CANDIDATES, rng)
+    for turn, c in enumerate(clusters):
+        drawn = kernels.sample_rows(weights * odds, CANDIDATES if turn else first, rng)
         if len(drawn) == 0:
             break  # no row is away from what there is
         trials = distances(c, drawn)
@@ -120,7 +121,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         weights = weights * problem.weights
     labels = kernels.seed_directions(X, k, weights, rng)
     if labels is None:
-        labels = _draw(range(k), xp.ones_like(lengths), weights, lambda c, drawn: _angles(X, lengths, drawn), rng)
+        labels = _draw(range(k), xp.ones_like(lengths), weights, lambda c, drawn: _angles(X, lengths, drawn), rng, 1)
     per_length = weights / xp.where(lengths > 0, lengths, 1)
     centres = xp.zeros((k, X.shape[1]))
     for _ in range(KMEANS_STEPS):

@@ -10,6 +10,7 @@ count_labels(const int* labels, long long n, int k, int length, int in_shared, u
   extern __shared__ __align__(128) unsigned char dyn_smem[];
   counts += (long long)blockIdx.x * k;
   unsigned* counters = in_shared ? (unsigned*)dyn_smem : counts;
+  unsigned long long* whole = (unsigned long long*)totals;
   for (int c = threadIdx.x; c < k; c += blockDim.x) counters[c] = 0;
   __syncthreads();
   const long long first = (long long)blockIdx.x * length, end = first + length < n ? first + length : n;
@@ -18,7 +19,7 @@ count_labels(const int* labels, long long n, int k, int length, int in_shared, u
   for (int c = threadIdx.x; c < k; c += blockDim.x) {
     const unsigned count = counters[c];
     if (in_shared) counts[c] = count;
-    if (count) atomicAdd((unsigned long long*)totals + c, (unsigned long long)count);
+    if (count) atomicAdd(whole + c, (unsigned long long)count);
   }
 }
 
