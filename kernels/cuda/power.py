@@ -27,8 +27,8 @@ from .memory import or_null
 CHEAP_STEPS = 4
 """Of a refit by the kernel: one lags behind exact refits, and more than two bring little."""
 
-FIRST_STEPS = 8
-"""Where there is no basis to start from."""
+FIRST_STEPS, FIRST = 8, (2, 3)
+"""Where there is no basis to start from: of the kernel, and steps and filters by products, which then get further."""
 
 REACH = 128
 """Largest d of the kernels. Above it, few blocks would have much to do."""
@@ -106,9 +106,11 @@ def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None)
         V, before = _random(xp, layout), _repeat(xp, layout, xp.eye(layout.width, d))
     else:
         V = before = layout.pad(start).astype(exact)
-    for _ in range(FIRST_STEPS - 1 if start is None else 1):  # what one loses the next makes good
+    steps, filters = FIRST if start is None else (1, 1)
+    for _ in range(steps):  # what one loses the next makes good
         V = _orthonormal(xp, V @ M, ones)
-    V = _orthonormal(xp, _filtered(xp, layout, M, V), ones, ok)
+    for left in reversed(range(filters)):
+        V = _orthonormal(xp, _filtered(xp, layout, M, V), ones, None if left else ok)
     if dtype == exact:
         V = _orthonormal(xp, V, ones)  # for the digits that the condition of the rows has cost
     return layout.pack(xp.where(ok[:, None, None], V, before).astype(dtype)), ok

@@ -64,7 +64,9 @@ def seed_directions(
         return None
     seeding = _Seeding(n, d, 0)
     seeding.begin(X, weights, kept, of_directions=True)
-    for c, uniforms in enumerate(_uniforms(X, k, rng)):
+    drawn = _uniforms(X, k, rng)
+    drawn[0] = drawn[0, 0]  # one row at first: the best of several is near the mean, which splits nothing
+    for c, uniforms in enumerate(drawn):
         seeding.draw_direction(c, uniforms)
     return seeding.labels
 
