@@ -65,6 +65,7 @@ __all__ = [
     "second_moments",
     "seed",
     "seed_directions",
+    "spanned_by",
     "sqdistances",
     "top_eigenspaces",
     "update_moments",
@@ -324,6 +325,14 @@ def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.ra
 def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.random.Generator) -> Array | None:
     """Labels (n,) by the nearest of k directions, those of rows drawn by ``1 - cos`` in the same way; or ``None``."""
     return _at_once("seed_directions", X, k, weights, rng)
+
+
+def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Flats:
+    """Flats from stacked bases alone, by products where a device takes its complements so."""
+    by_products = getattr(_device(bases), "complements", None)
+    if by_products is None or not layout.has_wide:
+        return Flats.spanned_by(layout, bases, offsets)
+    return Flats(layout, bases, offsets, by_products(layout, bases))
 
 
 def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:

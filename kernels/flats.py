@@ -204,13 +204,9 @@ class Flats:
 
     @classmethod
     def spanned_by(cls, layout: Layout, bases: Array, offsets: Array | None = None) -> Flats:
-        """Flats from stacked bases alone; the complements come from a complete QR, or on a card by products."""
+        """Flats from stacked bases alone; the complements come from a complete QR."""
         complements = None
-        if layout.has_wide and not isinstance(bases, np.ndarray):
-            from .cuda.power import complements as complements_of
-
-            complements = complements_of(layout, bases)
-        elif layout.has_wide:
+        if layout.has_wide:
             parts = [complement(bases[layout.rows(c)]) for c in np.flatnonzero(layout.wide).tolist()]
             complements = namespace(bases).concatenate(parts)
         return cls(layout, bases, offsets, complements)

@@ -164,7 +164,7 @@ def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
     rule = FixedDims(problem)
     fitted = rule.refit(State(labels), exact=True)
     offsets = None if fitted.offsets is None else fitted.offsets.astype(problem.X.dtype)
-    flats = Flats.spanned_by(
+    flats = kernels.spanned_by(
         fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
     )  # just what a prediction from the result will use
     labels, _ = kernels.assign(problem.X, flats, residuals=False)
