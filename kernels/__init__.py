@@ -25,15 +25,14 @@ blocks.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .devices import kernels_for
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
@@ -72,26 +71,11 @@ __all__ = [
 ]
 
 
-def _device(array: Array) -> ModuleType:
-    """The module whose kernels run where ``array`` lives."""
-    return _device_of(type(array))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _device_of(kind: Any) -> ModuleType:
-    """Imported on first use, for it compiles code."""
-    if issubclass(kind, np.ndarray):
-        return importlib.import_module("ksubspaces.kernels.cpu")
-    if kind.__module__.partition(".")[0] == "cupy":
-        return importlib.import_module("ksubspaces.kernels.cuda")
-    raise TypeError(f"kernels take NumPy or CuPy arrays, got {kind.__module__}.{kind.__qualname__}")
-
-
 def _rows(X: Array | Rows) -> Rows:
     """X as rows; what is no array is refused."""
     if isinstance(X, Rows):
         return X
-    _device(X)
+    kernels_for(X)
     return Rows(X)
 
 
@@ -149,19 +133,19 @@ def assign(
 
     def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
-        return _device(block).assign(block, flats, penalty, part, residuals=residuals, kept=rows.kept)
+        return kernels_for(block).assign(block, flats, penalty, part, residuals=residuals, kept=rows.kept)
 
     return _in_blocks(rows, work)
 
 
 def sqdistances(X: Array | Rows, flats: Flats) -> Array:
     """Squared distances (n, k) of the rows of X (n, d) to every flat, in X's dtype."""
-    return _in_blocks(X, lambda block, _: (_device(block).sqdistances(block, flats),))[0]
+    return _in_blocks(X, lambda block, _: (kernels_for(block).sqdistances(block, flats),))[0]
 
 
 def group_rows(labels: Array, k: int) -> Groups:
     """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending."""
-    return _device(labels).group_rows(labels, k)
+    return kernels_for(labels).group_rows(labels, k)
 
 
 def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
@@ -172,7 +156,7 @@ def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
     rows = _rows(X)
     result = rows.xp.zeros(len(rows))
     for numbers, block, part in rows.grouped(groups):
-        found = _device(block).residuals(block, part, flats)
+        found = kernels_for(block).residuals(block, part, flats)
         if len(block) == len(rows):
             return found
         result[numbers] = found
@@ -194,7 +178,7 @@ def coefficients(
     rows, parts = _rows(X), []
     left = rows.xp.zeros(len(rows)) if residuals else None
     for numbers, block, part in rows.ordered(groups):
-        packed, found = _device(block).coefficients(block, part, flats, residuals)
+        packed, found = kernels_for(block).coefficients(block, part, flats, residuals)
         parts.append(rows.back(packed))
         if left is not None:
             left[numbers] = found
@@ -225,7 +209,7 @@ def second_moments(
         Precision of the products; default that of X.
     """
     total = combined(
-        _device(block).second_moments(
+        kernels_for(block).second_moments(
             block, part, None if weights is None else weights[numbers], center, products, dtype
         )
         for numbers, block, part in _rows(X).grouped(groups)
@@ -243,7 +227,7 @@ def update_moments(
     """
     for span, numbers, block, local in _rows(X).gathered(rows):
         part = None if weights is None else weights[numbers]
-        _device(block).update_moments(moments, block, local, old[span], new[span], part)
+        kernels_for(block).update_moments(moments, block, local, old[span], new[span], part)
 
 
 def measure_objective(moments: Moments, flats: Flats) -> Array:
@@ -252,7 +236,7 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
     From the moments of the clusters alone, ``tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row is
     read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
     """
-    return _device(moments.counts).measure_objective(moments, flats)
+    return kernels_for(moments.counts).measure_objective(moments, flats)
 
 
 def top_eigenspaces(
@@ -275,7 +259,7 @@ def top_eigenspaces(
         bases: what they capture of each S_c comes close to the most. The host does not wait, and what failed is in the
         result's ``ok``; an exact result has no failures, for they are raised.
     """
-    return _device(S).top_eigenspaces(S, dims, dtype, start, exact)
+    return kernels_for(S).top_eigenspaces(S, dims, dtype, start, exact)
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:
@@ -283,7 +267,7 @@ def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspac
 
     A block with fewer rows than ``rank`` has its basis completed by arbitrary, repeatable orthonormal rows.
     """
-    return _device(blocks[0]).batched_svd(blocks, rank)
+    return kernels_for(blocks[0]).batched_svd(blocks, rank)
 
 
 def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> Array:
@@ -291,7 +275,7 @@ def sample_rows(weights: Array, m: int, rng: np.random.Generator) -> Array:
 
     Rows of weight zero are never drawn, so fewer than m come back when fewer have a positive weight.
     """
-    return _device(weights).sample_rows(weights, m, rng)
+    return kernels_for(weights).sample_rows(weights, m, rng)
 
 
 def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
@@ -310,7 +294,7 @@ def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
     potentials : (p,) float64
         Weighted sum of each column.
     """
-    return _device(trials).lower_distances(distances, trials, weights)
+    return kernels_for(trials).lower_distances(distances, trials, weights)
 
 
 def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.random.Generator) -> Array | None:
@@ -329,7 +313,7 @@ def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.rand
 
 def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Flats:
     """Flats from stacked bases alone, by products where a device takes its complements so."""
-    by_products = getattr(_device(bases), "complements", None)
+    by_products = getattr(kernels_for(bases), "complements", None)
     if by_products is None or not layout.has_wide:
         return Flats.spanned_by(layout, bases, offsets)
     return Flats(layout, bases, offsets, by_products(layout, bases))
@@ -338,7 +322,7 @@ def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Fl
 def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
     """The result of an operation that a device need not have."""
     rows = _rows(X)
-    operation = None if isinstance(rows, Streamed) else getattr(_device(rows.array), name, None)
+    operation = None if isinstance(rows, Streamed) else getattr(kernels_for(rows.array), name, None)
     return None if operation is None else operation(rows.array, *args, kept=rows.kept)
 
 
@@ -347,19 +331,19 @@ def largest(costs: Array, m: int) -> Array:
 
     Fewer come back when fewer costs are positive.
     """
-    return _device(costs).largest(costs, m)
+    return kernels_for(costs).largest(costs, m)
 
 
 def changed_rows(old: Array, new: Array) -> Array:
     """Rows (int64, ascending) at which the labels ``old`` (n,) and ``new`` (n,) differ."""
-    return _device(new).changed_rows(old, new)
+    return kernels_for(new).changed_rows(old, new)
 
 
 def label_counts(labels: Array, k: int) -> Array:
     """How many of the labels (n,), int32 in [0, k), are 0, 1, ..., k - 1; (k,) int64."""
-    return _device(labels).label_counts(labels, k)
+    return kernels_for(labels).label_counts(labels, k)
 
 
 def lookup(rows: Array, factorization: Any) -> Array:
     """Decode rows (b,) of a factorization to (b, d)."""
-    return _device(factorization.bases[0]).lookup(rows, factorization)
+    return kernels_for(factorization.bases[0]).lookup(rows, factorization)

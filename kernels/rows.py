@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .devices import kernels_for
 from .flats import Array, namespace
 from .groups import Groups
 
@@ -133,10 +134,8 @@ class Streamed(Rows):
         if not groups.whole:
             yield from self.ordered(groups)
             return
-        from ksubspaces import kernels
-
         for span, block in self.blocks():
-            yield span, block, kernels.group_rows(groups.labels[span], groups.k)
+            yield span, block, kernels_for(block).group_rows(groups.labels[span], groups.k)
 
     def ordered(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
         return ((numbers, self[numbers], part) for numbers, part in groups.parts(self.block_rows))

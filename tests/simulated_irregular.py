@@ -95,7 +95,7 @@ def test_lower_distances_within_other_arrays(rows, columns):
 @contextlib.contextmanager
 def simulated_gpu():
     with pytest.MonkeyPatch.context() as patch, emulated():
-        patch.setattr(kernels, "_device", lambda array: cuda)
+        patch.setattr(kernels, "kernels_for", lambda array: cuda)
         patch.setattr(refit, "UPDATE_SIZE", 0)
         yield
 

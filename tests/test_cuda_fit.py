@@ -17,7 +17,7 @@ pytestmark = needs_compiler
 
 @pytest.fixture
 def on_the_emulator(monkeypatch):
-    monkeypatch.setattr(kernels, "_device", lambda array: cuda)
+    monkeypatch.setattr(kernels, "kernels_for", lambda array: cuda)
     monkeypatch.setattr(Problem, "on_card", True)
     for name in ("changed_rows", "largest"):  # Numba's have a simulator of their own, see simulated_irregular.py
         monkeypatch.setattr(cuda, name, getattr(cpu, name))
