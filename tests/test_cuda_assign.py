@@ -109,9 +109,9 @@ def test_a_precision_that_is_none():
 def test_labels_take_few_launches_once_rows_are_ready(narrow, launches, monkeypatch):
     X, flats, _ = problem(150, 24, [5, 20, 11], np.float32, False)
     kept, begun = {}, []
-    with emulated(), screening(narrow):
+    with emulated(), screening(narrow), monkeypatch.context() as patch:
         emulated_kernel = loader.kernel
-        monkeypatch.setattr(loader, "kernel", lambda *which: begun.append(which[1]) or emulated_kernel(*which))
+        patch.setattr(loader, "kernel", lambda *which: begun.append(which[1]) or emulated_kernel(*which))
         first, _ = cuda_assign.assign(X, flats, residuals=False, kept=kept)
         assert begun.pop(0) == "prepare"
         assert len(begun) == launches

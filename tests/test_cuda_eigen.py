@@ -94,9 +94,9 @@ def test_every_solver_gives_the_same(k, monkeypatch):
 
 def test_compiled_variants_are_declared(monkeypatch):
     asked = []
-    with emulated():
+    with emulated(), monkeypatch.context() as patch:
         kernel = loader.kernel
-        monkeypatch.setattr(loader, "kernel", lambda *a: (asked.append((a[0], a[2])), kernel(*a))[1])
+        patch.setattr(loader, "kernel", lambda *a: (asked.append((a[0], a[2])), kernel(*a))[1])
         for dtype in DTYPES:
             for d in (1, 32, 33, 64, 65, 128):
                 eigen.eigh(np.eye(d)[None], np.dtype(dtype))

@@ -69,9 +69,9 @@ def test_many_rows_are_grouped(mode, monkeypatch):
     made, rng = factors(500, 24, [3, 7, 5], np.float32, True)
     monkeypatch.setattr(module, "DIRECT_BYTES", 100 * 5 * 24 * 4)
     names = []
-    with emulated(mode):
+    with emulated(mode), monkeypatch.context() as patch:
         kernel = loader.kernel
-        monkeypatch.setattr(loader, "kernel", lambda *a: (names.append(a[1]), kernel(*a))[1])
+        patch.setattr(loader, "kernel", lambda *a: (names.append(a[1]), kernel(*a))[1])
         for n_rows, name in ((100, "decode_directly"), (101, "decode_grouped")):
             rows = rng.integers(0, 500, n_rows)
             assert_decoded(lookup(rows, made), rows, made, DECODED[np.float32])

@@ -122,9 +122,9 @@ def test_unusual_inputs():
 
 def test_compiled_variants_are_declared(monkeypatch):
     asked = []
-    with emulated():
+    with emulated(), monkeypatch.context() as patch:
         kernel = loader.kernel
-        monkeypatch.setattr(loader, "kernel", lambda *a: (asked.append((a[0], a[2] if a[2:] else {})), kernel(*a))[1])
+        patch.setattr(loader, "kernel", lambda *a: (asked.append((a[0], a[2] if a[2:] else {})), kernel(*a))[1])
         for dtype in DTYPES:
             for d in (64, 63, 128, 127):
                 moments.second_moments(np.ones((2, d), dtype), group_rows(np.zeros(2, np.int32), 1))

@@ -50,9 +50,9 @@ def test_planted_flats_are_found_in_any_order_of_warps(d):
 
 def test_a_draw_is_seven_launches_or_three(monkeypatch):
     counts = Counter()
-    with emulated():
+    with emulated(), monkeypatch.context() as patch:
         compiled = loader.kernel
-        monkeypatch.setattr(
+        patch.setattr(
             loader, "kernel", lambda source, name, *rest: counts.update([name]) or compiled(source, name, *rest)
         )
         for start, clusters in ((seeding.seed, (1,) * 6), (seeding.seed_directions, 6)):
