@@ -59,13 +59,9 @@ class CuPy:
         self.RawModule = RawModule
 
 
-KERNEL = loader.kernel  # as it is before any test has put another in its place
-
-
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> CuPy:
     cupy = CuPy()
-    monkeypatch.setattr(loader, "kernel", KERNEL)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(loader, "_modules", {})
     for name in ("_launch", "_numba_compiled", "_numba_texts"):

@@ -101,8 +101,8 @@ def test_dtypes_that_cannot_be_decoded():
 
 def test_compiled_variants_are_declared(monkeypatch):
     asked = []
-    with emulated():
-        monkeypatch.setattr(loader, "kernel", lambda source, name, defines=None: record(asked, source, defines))
+    with emulated(), monkeypatch.context() as patch:
+        patch.setattr(loader, "kernel", lambda source, name, defines=None: record(asked, source, defines))
         for dtype in (np.float32, np.float64, np.float16, np.uint16):
             for d in (64, 65):
                 for direct in (True, False):
