@@ -36,7 +36,7 @@ from .devices import kernels_for
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
-from .rows import Rows, Streamed
+from .rows import Rows, Streamed, as_rows
 
 __all__ = [
     "Eigenspaces",
@@ -71,17 +71,9 @@ __all__ = [
 ]
 
 
-def _rows(X: Array | Rows) -> Rows:
-    """X as rows; what is no array is refused."""
-    if isinstance(X, Rows):
-        return X
-    kernels_for(X)
-    return Rows(X)
-
-
 def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
     """What an operation gives for each row, from the rows of one block after another."""
-    rows, whole = _rows(X), None
+    rows, whole = as_rows(X), None
     for span, block in rows.blocks():
         parts = work(block, span)
         if len(block) == len(rows):
@@ -97,7 +89,7 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
 
 def prepare(X: Array | Rows) -> None:
     """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
-    if X.ndim == 2 and _rows(X).xp is not np:
+    if X.ndim == 2 and as_rows(X).xp is not np:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
@@ -129,7 +121,7 @@ def assign(
     residuals : (n,) array of X's dtype
         Squared distance r to the flat of the label, never negative; maybe ``None`` if they were not asked for.
     """
-    rows = _rows(X)
+    rows = as_rows(X)
 
     def work(block: Array, span: slice) -> tuple[Array, Any]:
         part = None if weights is None else weights[span]
@@ -153,7 +145,7 @@ def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
 
     Rows without a group have 0.
     """
-    rows = _rows(X)
+    rows = as_rows(X)
     result = rows.xp.zeros(len(rows))
     for numbers, block, part in rows.grouped(groups):
         found = kernels_for(block).residuals(block, part, flats)
@@ -175,7 +167,7 @@ def coefficients(
     residuals : (n,) float64 array, if asked for
         Squared distance of each row to what its coefficients stand for; 0 for rows without a group.
     """
-    rows, parts = _rows(X), []
+    rows, parts = as_rows(X), []
     left = rows.xp.zeros(len(rows)) if residuals else None
     for numbers, block, part in rows.ordered(groups):
         packed, found = kernels_for(block).coefficients(block, part, flats, residuals)
@@ -212,7 +204,7 @@ def second_moments(
         kernels_for(block).second_moments(
             block, part, None if weights is None else weights[numbers], center, products, dtype
         )
-        for numbers, block, part in _rows(X).grouped(groups)
+        for numbers, block, part in as_rows(X).grouped(groups)
     )
     assert total is not None
     return total
@@ -225,7 +217,7 @@ def update_moments(
 
     Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
     """
-    for span, numbers, block, local in _rows(X).gathered(rows):
+    for span, numbers, block, local in as_rows(X).gathered(rows):
         part = None if weights is None else weights[numbers]
         kernels_for(block).update_moments(moments, block, local, old[span], new[span], part)
 
@@ -321,7 +313,7 @@ def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Fl
 
 def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
     """The result of an operation that a device need not have."""
-    rows = _rows(X)
+    rows = as_rows(X)
     operation = None if isinstance(rows, Streamed) else getattr(kernels_for(rows.array), name, None)
     return None if operation is None else operation(rows.array, *args, kept=rows.kept)
 

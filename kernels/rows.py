@@ -150,5 +150,8 @@ class Streamed(Rows):
 
 
 def as_rows(X: Array | Rows) -> Rows:
-    """Rows of an array; themselves if they are."""
-    return X if isinstance(X, Rows) else Rows(X)
+    """Rows of an array; themselves if they are. What is no array is refused."""
+    if isinstance(X, Rows):
+        return X
+    kernels_for(X)
+    return Rows(X)

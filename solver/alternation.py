@@ -132,7 +132,7 @@ class FixedDims:
         self.exact, self.ok, self.doubted = spaces.exact, spaces.ok, False
         return spaces.flats(offsets)
 
-    def assign(self, flats: Flats, state: State | None = None) -> tuple[Array, Array]:
+    def assign(self, flats: Flats, state: State) -> tuple[Array, Array]:
         return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
 
     def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:

@@ -22,7 +22,7 @@ def group_rows(labels: Array, k: int) -> Groups:
     order, starts = xp.empty(len(labels), np.int64), xp.empty(k + 1, np.int64)
     if len(labels) == 0 or k == 0:
         starts.fill(0)
-        return Groups(order, starts, starts[1:], whole=True)
+        return Groups(order, starts, whole=True)
     labels = xp.ascontiguousarray(labels, dtype=np.int32)
     length, segments, warps, shared = _segments(len(labels), k)
     counts, totals = _count(labels, k)
