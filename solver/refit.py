@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
-from ksubspaces.kernels.moments import traces
+from ksubspaces.kernels.moments import measure_captured, traces
 
 from .arrays import Array, namespace
 from .problem import Problem
@@ -19,7 +20,15 @@ RESIDENT_SHARE = 0.5  # ... or than this share of X
 UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewer than this share of the rows moved
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
 UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
+KEPT_SHARE = 0.005  # of a cluster's rows that may come and go before its eigenvectors are computed anew
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
+
+
+class _Solved(NamedTuple):
+    """Eigenvectors (k, d, d) of clusters, and the labels with which they were computed, as near as it matters."""
+
+    labels: Array
+    vectors: Array
 
 
 class RunningMoments:
@@ -31,6 +40,7 @@ class RunningMoments:
         self.labels: Array | None = None
         self.updates = 0
         self.peak: Array | None = None
+        self.solved: _Solved | None = None
 
     @property
     def resident(self) -> bool:
@@ -88,8 +98,32 @@ class RunningMoments:
         moments = self(labels) if dtype is None else self._afresh(labels, dtype)
         if not self.products:
             return self._trivial(), p.offsets(moments)
+        if dims is None and dtype is None and not p.on_card:
+            return self._refreshed(labels, moments.scatter), p.offsets(moments)
         dims = [self.d] * self.k if dims is None else dims
         return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
+
+    def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
+        """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed."""
+        k, d, dtype = self.k, self.d, self.problem.X.dtype
+        if self.solved is None:
+            vectors, values, then = np.empty((k, d, d), dtype), np.zeros((k, d)), labels
+            anew = np.arange(k)
+        else:
+            vectors, values, then = self.solved.vectors.copy(), np.empty((k, d)), self.solved.labels.copy()
+            moved = kernels.changed_rows(then, labels)
+            come_and_gone = kernels.label_counts(then[moved], k) + kernels.label_counts(labels[moved], k)
+            rows = kernels.label_counts(labels, k)
+            stale = come_and_gone > KEPT_SHARE * rows
+            anew, kept = np.flatnonzero(stale), np.flatnonzero(~stale)
+            values[kept] = measure_captured(S[kept], vectors[kept])
+            changed = stale[labels] | stale[then]
+            then[changed] = labels[changed]
+        if len(anew):
+            spaces = kernels.top_eigenspaces(S[anew], [d] * len(anew), dtype)
+            vectors[anew], values[anew] = spaces.bases.reshape(-1, d, d), spaces.eigenvalues
+        self.solved = _Solved(then, vectors)
+        return Eigenspaces(kernels.layout_of(d, (d,) * k), vectors.reshape(-1, d), values, vectors[:0, 0])
 
     def _afresh(self, labels: Array, dtype: DTypeLike | None = None) -> Moments:
         p, groups = self.problem, kernels.group_rows(labels, self.k)
