@@ -79,6 +79,8 @@ def gram(A: np.ndarray) -> np.ndarray:
             columns = slice(second, second + TILE)
             tile = np.matmul(left, stack[:, :, columns]).sum(axis=0)
             tile += rest[:, rows].T @ rest[:, columns]
+            if first == second:
+                tile = 0.5 * (tile + tile.T)  # BLAS sums the two halves of odd sizes in different orders
             product[rows, columns] = tile
             product[columns, rows] = tile.T
     return product
