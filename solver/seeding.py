@@ -36,13 +36,10 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     at_once = None if problem.affine else kernels.seed(X, dims, problem.weights, rng)
     if at_once is not None:
         return at_once
-    n_positive = len(X) if problem.weights is None else int((problem.weights > 0).sum())
-    lengths = _lengths(X)
+    closest = Closest(problem)
 
     def distances(c: int, drawn: Array) -> Array:
-        m = min(n_positive, max(n_positive // (2 * k), dims[c] + 1))
-        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, m), dims[c], X.dtype)
-        return kernels.sqdistances(X, flats)
+        return kernels.sqdistances(X, fit_flats(problem, closest(drawn, dims[c]), dims[c], X.dtype))
 
     largest_first = sorted(range(k), key=lambda c: -dims[c])
     return _draw(largest_first, problem.distance_to_middle(), problem.weights, distances, rng)
@@ -76,16 +73,24 @@ def _draw(
     return labels
 
 
-def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> list[Array]:
-    """For each drawn row the m rows of positive weight closest to it: by |cos|, or by distance if affine."""
-    X, n = problem.X, len(problem.X)
-    if problem.affine:
-        closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype)).T
-    else:
-        closeness = abs(_cosines(X, lengths, drawn))
-    if problem.weights is not None:
-        closeness[:, problem.weights <= 0] = -np.inf
-    return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
+class Closest:
+    """Finds the rows of positive weight that a j-flat through a row drawn is fitted to: those closest to it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.lengths = problem, _lengths(problem.X)
+        self.n_positive = len(problem.X) if problem.weights is None else int((problem.weights > 0).sum())
+
+    def __call__(self, drawn: Array, j: int) -> list[Array]:
+        """For each row drawn as many of them, by |cos|, or by distance if affine: half a cluster, and more than j."""
+        X, weights, n = self.problem.X, self.problem.weights, len(self.problem.X)
+        m = min(self.n_positive, max(self.n_positive // (2 * self.problem.k), j + 1))
+        if self.problem.affine:
+            closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype)).T
+        else:
+            closeness = abs(_cosines(X, self.lengths, drawn))
+        if weights is not None:
+            closeness[:, weights <= 0] = -np.inf
+        return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
 
 
 def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
