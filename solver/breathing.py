@@ -1,9 +1,10 @@
 """Breathing: flats are added where rows are far from theirs, and those taken away again that are missed least.
 
-The alternation stops where no row gains by another flat and no flat by another basis, though a flat or two may be where
-there is little to do. One breath adds m flats through rows drawn by their residuals, lets all of them settle, takes away
-m, one half of those left to go at a time, lets the others settle, and keeps what it got if that is better; if not, m is
-halved. After breathing k-means (Fritzke 2020, arXiv 2006.15666).
+The alternation stops where no row gains by another flat and no flat by another basis, though some flats may stand
+where there is little to do. One breath adds m flats through rows drawn by their residuals, lets all of them settle,
+takes away the m that are missed least, lets the others settle, and keeps what it got if that is better; if not, m is
+halved. After breathing k-means (Fritzke 2020, arXiv 2006.15666), which adds few points at a time: of flats it pays to
+add as many as there are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from .refit import eigenspaces
 from .seeding import Closest
 
 ROUGH = 1e-3  # a start need not have settled any better before it breathes
-SHARE = 1.0  # flats added at first, of those there are
 ADDED_STEPS, LEFT_STEPS = 2, 2  # with the flats added, and without those taken away
 DRAWN_BYTES = 64 << 20  # of second moments, or distances, of flats that are added at a time
 BLOCK_ROWS = 4096  # whose distances to all flats are held at a time
@@ -34,12 +34,12 @@ Run = Callable[[Problem, State, int], State]
 
 
 def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: float, run: Run) -> Iterator[State]:
-    """Ever better states, the first being the one given, for as long as a breath fits in what is left of the steps.
+    """The best state after each breath, for as long as one fits in what is left of the steps.
 
     A step counts as one if it is one of k flats; with more flats it counts in proportion.
     """
-    k, yet = problem.k, state
-    m = min(int(np.ceil(SHARE * k)), len(problem.X) - k) if _can_gain(problem) else 0
+    k = problem.k
+    m = min(k, len(problem.X) - k) if _can_gain(problem) else 0
     while m >= 1 and not state.stopped:
         while m > 1 and cost(m, k) > steps:
             m //= 2
@@ -56,11 +56,9 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
             return
         left, flats = take_away(problem, larger, settled)
         new = run(problem, State(left, flats.bases), LEFT_STEPS)
-        better = new.objective < state.objective
-        if better:
-            falling = (f for f in new.history if f < state.objective)
-            told = {"history": (*state.history, *falling), "n_reseeded": state.n_reseeded + new.n_reseeded}
-            state = replace(new, **told, converged=False)
+        if new.objective < state.objective:
+            history = (*state.history, *(f for f in new.history if f < state.objective))
+            state = replace(new, history=history, n_reseeded=state.n_reseeded + new.n_reseeded, converged=False)
         else:
             state, m = replace(state, stopped=new.stopped), m // 2
         yield state
@@ -112,58 +110,57 @@ def _refit(problem: Problem, state: State) -> Flats:
 def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, Flats]:
     """Labels and flats without those that are missed least, so that the problem's dimensions are left.
 
-    A flat is missed by how much further the flats are that its rows go to. Half of those still to go go at a time,
-    then rows whose nearest or second flat has gone are measured again.
+    A flat is missed by how much further off the flats are that its rows go to. Half of those still to go go at a time,
+    then rows whose nearest or second flat is gone are measured again.
     """
-    X, xp, K = larger.X, namespace(larger.X), larger.k
+    X, xp, sizes = larger.X, namespace(larger.X), np.array(larger.dims)
     flats = _refit(larger, state)
     labels, distances = two_nearest(X, flats)
-    sizes, alive = np.array(larger.dims), np.ones(K, bool)
-    spare = Counter(larger.dims)
+    kept, spare = np.arange(larger.k), Counter(larger.dims)
     spare.subtract(problem.dims)
     while (left := sum(spare.values())) > 0:
-        (loss,) = fetch(_losses(larger, labels, distances))
-        gone = []
-        for c in np.argsort(np.where(alive, loss, np.inf), kind="stable").tolist():
-            if alive[c] and spare[sizes[c]] > 0 and len(gone) < (left + 1) // 2:
+        (missed,) = fetch(_missed_by(larger, labels, distances))
+        gone: list[int] = []
+        for c in kept[np.argsort(missed[kept], kind="stable")].tolist():
+            if spare[sizes[c]] > 0 and 2 * len(gone) < left:
                 gone.append(c)
                 spare[sizes[c]] -= 1
-        alive[gone] = False
-        kept = np.flatnonzero(alive)
-        rows = xp.flatnonzero(~xp.asarray(alive)[labels].all(axis=1))
+        kept = np.setdiff1d(kept, gone)
+        there = xp.asarray(np.isin(np.arange(larger.k), kept))
+        rows = xp.flatnonzero(~there[labels].all(axis=0))
+        others, numbers = flats.take(kept.tolist()), xp.asarray(kept.astype(np.int32))
         for first in range(0, len(rows), BLOCK_ROWS):
             part = rows[first : first + BLOCK_ROWS]
-            nearest, distances[part] = two_nearest(X[part], flats.take(kept.tolist()))
-            labels[part] = xp.asarray(kept.astype(np.int32))[nearest]
-    # Flats in the order of the problem's dimensions: the first of a dimension here is its first there.
-    kept = np.flatnonzero(alive)
-    order = np.empty(len(kept), np.int64)
+            nearest, distances[:, part] = two_nearest(X[part], others)
+            labels[:, part] = numbers[nearest]
+    order = np.empty(len(kept), np.int64)  # of the flats kept, such that their dimensions are the problem's in turn
     order[np.argsort(problem.dims, kind="stable")] = kept[np.argsort(sizes[kept], kind="stable")]
-    numbers = np.zeros(K, np.int32)
+    numbers = np.zeros(larger.k, np.int32)
     numbers[order] = np.arange(len(order))
-    return xp.asarray(numbers)[labels[:, 0]], flats.take(order.tolist())
+    return xp.asarray(numbers)[labels[0]], flats.take(order.tolist())
 
 
 def two_nearest(X: Rows | Array, flats: Flats) -> tuple[Array, Array]:
-    """Nearest and second flat of each row, (n, 2) int32, and the squared distances to them in X's dtype."""
+    """Nearest and second flat of each row, (2, n) int32, and the squared distances to them in X's dtype."""
     xp = namespace(X)
-    labels, distances = xp.empty((len(X), 2), np.int32), xp.empty((len(X), 2), X.dtype)
+    labels, distances = xp.empty((2, len(X)), np.int32), xp.empty((2, len(X)), X.dtype)
     for start, rows in row_blocks(X):
         for first in range(0, len(rows), BLOCK_ROWS):
             block = rows[first : first + BLOCK_ROWS]
-            D, numbers = xp.ascontiguousarray(kernels.sqdistances(block, flats)), xp.arange(len(block))
+            to_all, numbers = xp.ascontiguousarray(kernels.sqdistances(block, flats)), xp.arange(len(block))
             span = slice(start + first, start + first + len(block))
             for turn in range(2):
-                best = D.argmin(axis=1)
-                labels[span, turn], distances[span, turn] = best, D[numbers, best]
-                D[numbers, best] = np.inf
+                best = to_all.argmin(axis=1)
+                labels[turn, span], distances[turn, span] = best, to_all[numbers, best]
+                to_all[numbers, best] = np.inf
     return labels, distances
 
 
-def _losses(problem: Problem, labels: Array, distances: Array) -> Array:
+def _missed_by(problem: Problem, labels: Array, distances: Array) -> Array:
     """By how much the objective rises without each flat, (k,) float64."""
-    xp = namespace(labels)
-    rise = (distances[:, 1] - distances[:, 0]).astype(np.float64)
+    xp, groups = namespace(labels), kernels.group_rows(labels[0], problem.k)
+    rise = (distances[1] - distances[0]).astype(np.float64)
     if problem.weights is not None:
         rise *= problem.weights
-    return xp.bincount(labels[:, 0], rise, minlength=problem.k)
+    sums = xp.concatenate([xp.zeros(1), rise[groups.order].cumsum()])  # which a card adds up in a fixed order
+    return sums[groups.starts[1:]] - sums[groups.starts[:-1]]

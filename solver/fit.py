@@ -26,7 +26,6 @@ from .seeding import STARTS
 from .subspaces import Subspaces
 
 
-
 class Plan(NamedTuple):
     """What a fit of up to so many flats does when it is left to choose.
 
@@ -54,7 +53,7 @@ class Plan(NamedTuple):
 
 
 PLANS = (
-    Plan(16, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means", "k-means++"), 18, 40),
+    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
     Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 45, 90),
     Plan(128, ("k-means", "k-means++"), ("k-means++",), 26, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
@@ -310,7 +309,7 @@ def fit_problem(
     best: State | None = None
     seeds = generators(seed)
     with shown(bar):
-        for number, (start, rng) in enumerate(zip(starts, seeds, strict=False)):  # noqa: B007
+        for number, (start, rng) in enumerate(zip(starts, seeds, strict=False)):
             state = run(problem, State(start(problem, rng)), steps, rough)
             if best is None or state.objective < best.objective:
                 best, winner = state, number
@@ -321,10 +320,10 @@ def fit_problem(
         number = winner
         best = run(problem, best, max_iter, rough)
         if breathes and best.converged and not best.stopped:
-            allowed = plan.breaths + (effort - 1) * plan.whole
+            breath, allowed = 1, plan.breaths + (effort - 1) * plan.whole
             try:
-                for breath, best in enumerate(breathe(problem, best, next(seeds), allowed, run), 2):  # noqa: B007
-                    pass
+                for found in breathe(problem, best, next(seeds), allowed, run):
+                    best, breath = found, breath + 1
             except KeyboardInterrupt:
                 warnings.warn("interrupted: this is the best result so far", RuntimeWarning, stacklevel=3)
                 best = replace(best, stopped=True)
