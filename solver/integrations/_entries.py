@@ -82,7 +82,7 @@ def _features(entry: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def of_class(
-    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[Any] | None
+    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[str]
 ) -> dict[str, Mapping[str, Any]]:
     """The entries for a model of the class saved or of another: heads may be gone, and others be tied now.
 
@@ -149,11 +149,10 @@ def _ties(model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]]) -> I
                 yield name, entry.get("tied_to", other)
 
 
-def _dense(files: Iterable[Any] | None) -> set[str]:
+def _dense(files: Iterable[str]) -> set[str]:
     """Names of the modules that have a weight in files of safetensors."""
     found = set()
-    for file in files or ():
-        if str(file).endswith(".safetensors"):
-            with safe_open(file, framework="pt") as weights:
-                found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
     return found
