@@ -1,4 +1,4 @@
-"""``fit_subspaces``: checks the input, runs the starts, finishes the best."""
+"""``fit_subspaces``: checks the input, runs the starts, lets the best breathe, and finishes it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate, finish
-from .arrays import AnyArray, Array, device_of, energy, enter, entered, namespace, scaled
+from .arrays import AnyArray, Array, device_of, energy, entered, scaled
 from .breathing import ROUGH, breathe
-from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
-from .seeding import STARTS
+from .seeding import STARTS, given_labels
 from .subspaces import Subspaces
 
 
@@ -360,7 +360,7 @@ def _starts(
             kinds = plan.breathing if breathes else plan.raced * round(effort)
             return [STARTS[kind if init == "k-means++" else init] for kind in kinds], RACE_STEPS
         return repeat(STARTS[init], int(n_init)), None
-    labels = _given_labels(init, problem, device, exponent)
+    labels = given_labels(init, problem, device, exponent)
     return [lambda problem, rng: labels], None
 
 
@@ -371,43 +371,6 @@ def _check_search(search: str, effort: float, init: Any, n_init: int | str) -> N
         raise ValueError(f"effort must be a number >= 1, got {effort!r}")
     if effort != 1 and search != "breathing" and not (isinstance(init, str) and n_init == "auto"):
         raise ValueError(f"effort={effort} has no say over a given start or n_init; pass search='breathing' too")
-
-
-def _given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
-    """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
-    names = ", ".join(repr(name) for name in STARTS)
-    (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
-    if isinstance(init, str):
-        raise ValueError(f"init must be one of {names}, or labels, bases or a Subspaces; got {init!r}")
-    offsets = None
-    if isinstance(init, Subspaces):
-        init, offsets = init.bases, init.offsets
-    elif not _are_bases(init):
-        given = enter(init, "init", device, np.float64)[0]
-        try:
-            return check_labels(given, n, k)
-        except ValueError as error:
-            raise ValueError(f"init is not one of {names}, a list of bases or labels: {error}") from None
-    bases = [enter(V, f"init[{c}]", device, dtype)[0] for c, V in enumerate(init)]
-    if len(bases) != k:
-        raise ValueError(f"init has {len(bases)} bases, but k={k}")
-    for c, V in enumerate(bases):
-        if V.shape[1] != d or V.shape[0] > d:
-            raise ValueError(f"init[{c}] must be a basis (j, {d}) with j <= {d}, got shape {tuple(V.shape)}")
-        if not bool(namespace(V).isfinite(V).all()):
-            raise ValueError(f"init[{c}] must be finite, but has NaN or infinity in it")
-    xp = namespace(problem.X)
-    bases = [xp.ascontiguousarray(xp.linalg.qr(V.T)[0].T) for V in bases]
-    if offsets is not None:
-        offsets = scaled(enter(offsets, "init.offsets", device, dtype)[0], -exponent)
-    return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
-
-
-def _are_bases(init: Any) -> bool:
-    """Whether this is a list of matrices, or one array of them (k, j, d)."""
-    if isinstance(init, (list, tuple)):
-        return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)
-    return len(getattr(init, "shape", ())) == 3
 
 
 def _check_dims(j: int | Sequence[int], k: int, d: int) -> tuple[int, ...]:

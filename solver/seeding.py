@@ -1,9 +1,10 @@
-"""Starts of the alternation: each is a function (problem, rng) -> labels (n,) int32."""
+"""Starts of the alternation: each is a function (problem, rng) -> labels (n,) int32; and those that a caller gives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, Matrix, namespace, row_blocks, squared_lengths
+from .arrays import Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
+from .checks import check_labels
 from .problem import Problem
 from .refit import fit_flats
+from .subspaces import Subspaces
 
 CANDIDATES = 4  # tried at each draw, the best kept
 KMEANS_STEPS = 10
@@ -155,3 +158,40 @@ STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {
     "k-means": kmeans,
     "random": random_partition,
 }
+
+
+def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
+    """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
+    names = ", ".join(repr(name) for name in STARTS)
+    (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
+    if isinstance(init, str):
+        raise ValueError(f"init must be one of {names}, or labels, bases or a Subspaces; got {init!r}")
+    offsets = None
+    if isinstance(init, Subspaces):
+        init, offsets = init.bases, init.offsets
+    elif not _are_bases(init):
+        given = enter(init, "init", device, np.float64)[0]
+        try:
+            return check_labels(given, n, k)
+        except ValueError as error:
+            raise ValueError(f"init is not one of {names}, a list of bases or labels: {error}") from None
+    bases = [enter(V, f"init[{c}]", device, dtype)[0] for c, V in enumerate(init)]
+    if len(bases) != k:
+        raise ValueError(f"init has {len(bases)} bases, but k={k}")
+    for c, V in enumerate(bases):
+        if V.shape[1] != d or V.shape[0] > d:
+            raise ValueError(f"init[{c}] must be a basis (j, {d}) with j <= {d}, got shape {tuple(V.shape)}")
+        if not bool(namespace(V).isfinite(V).all()):
+            raise ValueError(f"init[{c}] must be finite, but has NaN or infinity in it")
+    xp = namespace(problem.X)
+    bases = [xp.ascontiguousarray(xp.linalg.qr(V.T)[0].T) for V in bases]
+    if offsets is not None:
+        offsets = scaled(enter(offsets, "init.offsets", device, dtype)[0], -exponent)
+    return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
+
+
+def _are_bases(init: Any) -> bool:
+    """Whether this is a list of matrices, or one array of them (k, j, d)."""
+    if isinstance(init, (list, tuple)):
+        return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)
+    return len(getattr(init, "shape", ())) == 3
