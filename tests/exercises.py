@@ -168,11 +168,22 @@ def exercise_power():
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
 
 
+def exercise_status():
+    rng = np.random.default_rng(0)
+    flags, counts = rng.random(70) < 0.5, rng.integers(1 << 40, size=300)
+    for arrays in ([rng.normal(size=9), counts, flags, rng.normal(size=5).astype(np.float32)], [flags, counts]):
+        for got, want in zip(cuda.fetch(arrays), arrays, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 def exercise_moments():
     """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 700).astype(np.int32)
-    found = groups.group_rows(labels, 5)
+    before = np.where(np.arange(700) % 7, labels, 4 - labels).astype(np.int32)
+    found = groups.group_rows(labels, 5, before)
+    assert found.moved == (labels != before).sum()
+    np.testing.assert_array_equal(found.counts, np.bincount(labels, minlength=5))
     np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
     np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
     assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))

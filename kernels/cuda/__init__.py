@@ -15,12 +15,14 @@ from .moments import second_moments, update_moments
 from .power import complements as complements
 from .power import measure_objective
 from .seeding import seed, seed_directions
+from .status import fetch
 
 __all__ = [
     "assign",
     "batched_svd",
     "changed_rows",
     "coefficients",
+    "fetch",
     "group_rows",
     "label_counts",
     "largest",

@@ -45,6 +45,7 @@ def variants_of_a_fit(dtype: str, d: int) -> list[loader.Variant]:
             "PIECE": [piece for piece in (1, 2, 4) if d % piece == 0],
         },
         "power": {},
+        "status": {},
         **{source: {"STEPS": steps} for source in ("candidates", "screen", "seeding")},
     }
     return [

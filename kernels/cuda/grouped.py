@@ -11,9 +11,8 @@ from numpy.typing import DTypeLike
 from ..flats import Array, Flats
 from ..groups import Groups
 from . import loader
-from .groups import cut
+from .groups import CHUNK, cut
 from .memory import or_null
-from .moments import CHUNK
 
 BLOCK_BYTES = 256 << 20  # rows gathered in float64 at a time
 PART = 64  # rows of a block

@@ -1,6 +1,6 @@
 """Second moments on a GPU: rows grouped by cluster, multiplied slot by slot, and summed in a fixed order.
 
-Partial sums of a slot of rows are in X's dtype (float32: three TF32 products on tensor cores, as accurate as
+Partial sums of a slot of ``CHUNK`` rows are in X's dtype (float32: three TF32 products on tensor cores, as accurate as
 float32), everything beyond a slot is float64. Extra memory is at most ``WORKSPACE`` and O(n + k d).
 """
 
@@ -15,10 +15,9 @@ from ..flats import Array
 from ..groups import Groups
 from ..moments import Moments, combined
 from . import loader
-from .groups import Slots, cut, group_rows
+from .groups import CHUNK, Slots, cut, group_rows
 from .memory import or_null, pieces
 
-CHUNK = 1024  # rows summed before float64 takes over
 DEPTH = 16
 STAGES = 3
 PATCH = 32
