@@ -27,7 +27,7 @@ import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
 # At most so many, in launches, allocations, waits and uploads. None depends on n or k.
 LIMITS = {
     "warm step, patches": (14, 13, 1, 0),
-    "warm step, tables": (43, 31, 1, 0),
+    "warm step, tables": (35, 27, 1, 0),
     "draw of the seeding": (7, 0, 0, 0),
 }
 PATCHES = {"n": 4096, "d": 8, "k": 512, "j": 1, "noise": 0.1, "wrong": 0.1}

@@ -46,6 +46,7 @@ def variants_of_a_fit(dtype: str, d: int) -> list[loader.Variant]:
         },
         "power": {},
         "status": {},
+        "subspace": {},
         **{source: {"STEPS": steps} for source in ("candidates", "screen", "seeding")},
     }
     return [
