@@ -526,15 +526,15 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("rows that leave are added", "moments.cu", "fold(c, -1)", "fold(c, 1)"),
         Mutant("what lay in memory is added", "moments.cu", "if (!fresh && inside", "if (inside"),
         Mutant("groups without rows keep what lay there", "moments.cu", "if (!fresh && first(come)", "if (first(come)"),
-        Mutant("sums stay about the origin", "moments.cu", "total - weight * mean", "total"),
+        Mutant("sums stay about the origin", "sums.cu", "total - weight * mean", "total"),
         Mutant("the mirror image is not turned", "moments.cu", "+ row + m] = found[m][n]", "+ row + m] = found[n][m]"),
         Mutant(
             "sums before all rows were read",
-            "moments.cu",
+            "sums.cu",
             "= sum;\n  __syncthreads();",
             "= sum;",
         ),
-        Mutant("one row in eight is not summed", "moments.cu", "i < STRIDES;", "i < STRIDES - 1;"),
+        Mutant("one row in eight is not summed", "sums.cu", "i < STRIDES;", "i < STRIDES - 1;"),
         Mutant(
             "the first correction is missing",
             "tile.cuh",

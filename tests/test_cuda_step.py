@@ -16,7 +16,7 @@ from helpers import import_or_skip
 from planted import planted
 
 from ksubspaces import fit_subspaces
-from ksubspaces.kernels.cuda import ahead, screen
+from ksubspaces.kernels.cuda import loader, screen
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import STARTS
 
@@ -69,8 +69,8 @@ def test_a_step(what: str, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     X, labels = start(**shape)
     with counting() as counts:
         *_, before, last = after_each_step(on_card(X), labels, shape["k"], shape["j"], counts.now)
+        prepared = loader.variants_of_a_fit(np.dtype(np.float32), shape["d"])
     check(what, last - before)
-    prepared = ahead.variants_of_a_fit("float32", shape["d"])
     assert counts.variants <= {(source, *sorted(defines.items())) for source, defines in prepared}
 
 

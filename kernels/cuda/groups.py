@@ -10,7 +10,12 @@ from ..flats import Array
 from ..groups import Groups
 from . import loader
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [("groups", {})]
+VARIANTS: list[loader.Variant] = [("groups", {})]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    return VARIANTS
+
 
 CHUNK = 1024  # rows of a slot
 WARPS = 8  # of a block, at most

@@ -39,10 +39,14 @@ def _defines(dtype: DTypeLike) -> dict[str, Any]:
     return {"REAL": "float" if dtype == np.float32 else "double"}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+VARIANTS: list[loader.Variant] = [
     ("subspace", {}),
     *(("power", _defines(dtype)) for dtype in (np.float32, np.float64)),
 ]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    return [("power", _defines(dtype))] if d <= REACH else [("subspace", {})]
 
 
 def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None = None) -> Eigenspaces:

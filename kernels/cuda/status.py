@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ..flats import Array
 from . import loader
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [("status", {})]
+VARIANTS: list[loader.Variant] = [("status", {})]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    return VARIANTS
+
 
 KINDS = [np.dtype(kind) for kind in (np.bool_, np.int32, np.int64, np.float32, np.float64)]
 MOST = 4  # arrays
