@@ -49,8 +49,13 @@ def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
     if dtype != np.float32:
         return []
     resident, resident32 = (shared_memory(-(-d // step), TILE, 4)[0] for step in (STEP, STEP32))
-    wide = [("assign", _of_assign("Half", resident)), ("assign", _of_assign("SplitTF32", resident32))]
-    narrow = [("screen", {"STEPS": steps_of(d), "PLAIN": plain}) for plain in (0, 1)] if d <= LONGEST else []
+    wide: list[loader.Variant] = [
+        ("assign", _of_assign("Half", resident)),
+        ("assign", _of_assign("SplitTF32", resident32)),
+    ]
+    narrow: list[loader.Variant] = (
+        [("screen", {"STEPS": steps_of(d), "PLAIN": plain}) for plain in (0, 1)] if d <= LONGEST else []
+    )
     return wide + narrow
 
 

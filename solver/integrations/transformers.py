@@ -51,9 +51,11 @@ from torch import nn
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._loading import attach
+from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
 from ._modules import SharedTable, check_model, factored_layers, put, shared_tables, size
 from ._saved import load_compressed, outer_models, save_compressed
+from ._saving import is_pipeline
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
 
 __all__ = ["ModelReport", "ModuleReport", "RowLoss", "compress_model", "load_compressed", "save_compressed"]
@@ -167,6 +169,8 @@ def compress_model(
     for part in outer_models(model).values():
         if factored_layers(part):
             attach(part)
+    if is_pipeline(type(model)):
+        take_over(model)
     after = size(model)
     this = ModelReport(
         model=type(model).__name__,
