@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 
 PLANS = (
     Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
-    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 50, 90),
+    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 44, 90),
     Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from ksubspaces import Step, Subspaces, fit_subspaces
 
-from ..lib.compare import TOLERANCE, Row, honest, not_above, spread, timed
+from ..lib.compare import TOLERANCE, Row, honest, spread, timed
 from ..lib.data import blobs, colours, digits, minilm, patches, planted
 from ..lib.peers import breathing_kmeans, raced_kmeans
 from ..lib.results import RESULTS
@@ -99,7 +99,7 @@ def in_the_same_time(case: Case, X: np.ndarray, seeds: int) -> Row:
         peer=peer.told,
         target=", ".join(wanted[-1:] if case.target is None else wanted),
         reached=ours.mean <= (case.target or TOLERANCE * peer.mean) and statistics.median(ratios) >= 1 / SLOWER,
-        failed=ours.complaint or peer.complaint or not_above(ours.mean, peer.mean, "error"),
+        failed=ours.complaint or peer.complaint,
         note=f"seeds 0 to {seeds - 1}",
         raw={"ours": ours.raw, "peer": peer.raw},
     )
