@@ -48,6 +48,7 @@ if int(transformers.__version__.partition(".")[0]) < 5:
 
 from torch import nn
 
+from ._activations import activation_metric
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._loading import attach
@@ -58,7 +59,15 @@ from ._saved import load_compressed, outer_models, save_compressed
 from ._saving import is_pipeline, take_static
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
 
-__all__ = ["ModelReport", "ModuleReport", "RowLoss", "compress_model", "load_compressed", "save_compressed"]
+__all__ = [
+    "ModelReport",
+    "ModuleReport",
+    "RowLoss",
+    "activation_metric",
+    "compress_model",
+    "load_compressed",
+    "save_compressed",
+]
 
 EMBEDDINGS, WITH_HEADS = "embeddings", "embeddings+heads"
 _CHOICES = f"{EMBEDDINGS!r}, {WITH_HEADS!r} or a list of names"
@@ -75,6 +84,7 @@ def compress_model(
     modules: str | Iterable[str] = EMBEDDINGS,
     exact_rows: Any = SPECIAL,
     storage: str | None = None,
+    metric: Mapping[str, Any] | None = None,
     k: int | str = "auto",
     seed: Any = None,
     progress: bool = False,
@@ -115,6 +125,8 @@ def compress_model(
         if there is one. More than d of them take a storage that holds the model's dtype.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; by default the model's dtype.
+    metric : dict of str to (in, in) array, optional
+        For linear layers by name, which directions of their inputs matter more: see :func:`activation_metric`.
     k, seed, progress, **options
         As in :func:`ksubspaces.compress`.
 
@@ -155,6 +167,10 @@ def compress_model(
     if n_parameters is not None and len(tables) > 1:
         names = ", ".join(table.name for table in tables)
         raise ValueError(f"n_parameters is for one table, but there are {len(tables)}: {names}; give ratio or keep")
+    metric = {} if metric is None else metric
+    linear = [table.name for table in tables if table.kind == "linear"]
+    if other := [name for name in metric if name not in linear]:
+        raise ValueError(f"metric names {other[0]!r}, which is not among the linear layers to compress: {linear}")
     left = {name for name in outputs if isinstance(model.get_submodule(name), nn.Linear)}
     left = left.difference(*(table.holders for table in tables)) if modules == EMBEDDINGS else set()
     of_tokens = [table for table in tables if table.holders.keys() & {*inputs, *outputs}]
@@ -169,7 +185,8 @@ def compress_model(
     reports = []
     for table in tables:
         own = rows.first(len(table.module.weight)) if table in of_tokens else ALIKE
-        layer, report = _compress_table(table, ratio, own, {"progress": progress, **asked})
+        more = {} if table.name not in metric else {"metric": metric[table.name]}
+        layer, report = _compress_table(table, ratio, own, {"progress": progress, **asked, **more})
         layers.update(table.replacements(layer))
         reports.append(report)
     put(model, layers)
