@@ -141,6 +141,7 @@ class SubspaceLinear(nn.Module):
         storage: str | None = None,
         k: Any = "auto",
         seed: int | None = None,
+        metric: Any = None,
         **options: Any,
     ) -> Self:
         """Compress the weight of a linear layer, which is left as it is; the bias is kept.
@@ -158,6 +159,9 @@ class SubspaceLinear(nn.Module):
             See the class.
         k, seed, **options
             As in ``ksubspaces.compress``.
+        metric : (in, in) array, or (out, out) by columns, optional
+            Which directions of what is clustered matter more, as in ``ksubspaces.metric.compress_in_metric``. By rows,
+            the second moment of the layer's inputs makes the error that of its outputs.
 
         Raises
         ------
@@ -180,19 +184,16 @@ class SubspaceLinear(nn.Module):
         if by not in ("rows", "columns"):
             raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")
         from ..budget import compress
+        from ..metric import compress_in_metric
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
-        factorization = compress(
-            table,
-            ratio,
-            n_parameters=n_parameters,
-            k=k,
-            sample_weight=sample_weight,
-            seed=seed,
-            **options,
-        )
+        options |= {"n_parameters": n_parameters, "k": k, "sample_weight": sample_weight, "seed": seed}
+        if metric is None:
+            factorization = compress(table, ratio, **options)
+        else:
+            factorization = compress_in_metric(table.float(), metric, ratio, **options)
         bias = None if linear.bias is None else linear.bias.detach()
         layer = cls.from_factorization(
             factorization, bias=bias, by=by, storage=storage, dtype=weight.dtype, device=weight.device
