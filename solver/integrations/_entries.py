@@ -46,6 +46,8 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
                 # None follows the dtype that the model is loaded in
                 "storage": None if factors.storage == dtype else factors.storage,
             }
+            if factors.n_fixed:
+                entry["n_fixed"] = factors.n_fixed
         found[name] = entry
     return found
 
@@ -70,8 +72,9 @@ def empty(entry: Mapping[str, Any]) -> nn.Module:
         return Waiting(*_features(entry), entry.get("bias", False))
     clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
     if entry["kind"] == "embedding":
-        (n, d), scaling = entry["shape"], entry.get("scaling", PLAIN)
-        return SubspaceEmbedding(n, d, **clusters, padding_idx=entry["padding_idx"], scaling=scaling)
+        options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling", "n_fixed") if name in entry}
+        n, d = entry["shape"]
+        return SubspaceEmbedding(n, d, **clusters, **options)
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
 
 

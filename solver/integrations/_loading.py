@@ -8,6 +8,7 @@ just what factored layers need: no dense table is ever made. The method is regis
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ._entries import describe_layers, empty, of_class
+from ._factors import Blocks, Factors
 from ._manifest import METHOD, report_beside
 from ._methods import take_over
 from ._modules import put, tied_linear
@@ -81,8 +83,20 @@ class FactoredLoader(HfQuantizer):
             raise ValueError(f"{pickled[0]} is no file of safetensors, which alone are read: others can run code")
         modules = of_class(model, self.quantization_config.modules, files)
         self.quantization_config.modules = modules
-        put(model, {name: empty(entry) for name, entry in modules.items()})
+        layers = {name: empty(entry) for name, entry in modules.items()}
+        put(model, layers)
         _untie(model, modules)
+        ignored: Any = model._keys_to_ignore_on_load_unexpected  # a list, or a set from transformers 5.18 on
+        empty_before = [
+            rf"\b{re.escape(f'{name}.{c}')}$"
+            for layer, part in layers.items()
+            for name, blocks in part.named_modules(prefix=layer.rpartition(".")[2])
+            if isinstance(blocks, Blocks)
+            for c in blocks.empty_names()  # which files of earlier versions have
+        ]
+        model._keys_to_ignore_on_load_unexpected = (list if ignored is None else type(ignored))(
+            [*(ignored or ()), *empty_before]
+        )
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         for name, entry in self.quantization_config.modules.items():
@@ -93,6 +107,9 @@ class FactoredLoader(HfQuantizer):
                     layer = tied_linear(layer).train(layer.training)
                     layer.bias = waiting.bias
                 put(model, {name: layer})
+        for part in model.modules():
+            if isinstance(part, Factors):
+                part.places = part.places.int()  # of 16 bits in files of earlier versions
         # Factors train, cast and move as any parameters do, which transformers refuses for what it holds for quantised.
         model.is_quantized = False  # type: ignore[assignment]
         del model.quantization_method
