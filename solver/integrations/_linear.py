@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
+from ._packed import PackedEmbedding, PackedFactors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +39,7 @@ class SubspaceLinear(nn.Module):
 
     Attributes
     ----------
-    factors : Factors
+    factors : Factors or PackedFactors
         Of W, or of W.T by columns. Tied layers have the same.
     bias : (out,) parameter or None
     weight : (out, in) tensor
@@ -63,7 +64,7 @@ class SubspaceLinear(nn.Module):
     True
     """
 
-    factors: Factors
+    factors: Factors | PackedFactors
     bias: nn.Parameter | None
 
     def __init__(
@@ -81,8 +82,7 @@ class SubspaceLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if by not in ("rows", "columns"):
-            raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")
+        _check_by(by)
         self.in_features = in_features
         self.out_features = out_features
         self.by = by
@@ -91,6 +91,28 @@ class SubspaceLinear(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
+
+    @classmethod
+    def around(cls, factors: Factors | PackedFactors, *, by: str = "rows", bias: Tensor | None = None) -> Self:
+        """A linear layer with these very factors, of W (out, in) by rows and of W.T by columns.
+
+        Parameters
+        ----------
+        factors : Factors or PackedFactors
+            Shared, not copied: an embedding's, say.
+        by
+            See the class.
+        bias : (out,) tensor, optional
+            Copied. Without it there is none.
+        """
+        _check_by(by)
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.in_features, layer.out_features = factors.shape[:: 1 if by == "columns" else -1]
+        layer.by, layer.factors = by, factors
+        layer.register_parameter("bias", None)
+        layer._take_bias(bias)
+        return layer.train(factors.training)
 
     @classmethod
     def from_factorization(
@@ -177,8 +199,7 @@ class SubspaceLinear(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
-        if by not in ("rows", "columns"):
-            raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")
+        _check_by(by)
         from ..budget import compress
 
         weight = linear.weight.detach()
@@ -203,12 +224,12 @@ class SubspaceLinear(nn.Module):
         return layer.train(linear.training)
 
     @classmethod
-    def tied_to(cls, embedding: SubspaceEmbedding, *, bias: Tensor | None = None) -> Self:
+    def tied_to(cls, embedding: SubspaceEmbedding | PackedEmbedding, *, bias: Tensor | None = None) -> Self:
         """The output projection ``x @ table.T`` with the very factors of an embedding: training one trains both.
 
         Parameters
         ----------
-        embedding : SubspaceEmbedding
+        embedding : SubspaceEmbedding or PackedEmbedding
             Of n rows (outputs) and d columns (inputs).
         bias : (n,) tensor, optional
             Copied. Without it there is none.
@@ -216,24 +237,22 @@ class SubspaceLinear(nn.Module):
         Raises
         ------
         TypeError
-            When it is no SubspaceEmbedding.
+            When it is neither.
         ValueError
             When the bias does not have one entry for each row.
         """
-        if not isinstance(embedding, SubspaceEmbedding):
-            raise TypeError(f"embedding must be a SubspaceEmbedding, got {type(embedding).__name__}")
-        n, d = embedding.shape
-        layer = cls(d, n, embedding.counts, embedding.dims, bias=False, device="meta")
-        layer.factors = embedding
-        layer._take_bias(bias)
-        return layer.train(embedding.training)
+        if not isinstance(embedding, (SubspaceEmbedding, PackedEmbedding)):
+            raise TypeError(f"embedding must be a SubspaceEmbedding or PackedEmbedding, got {type(embedding).__name__}")
+        return cls.around(embedding, bias=bias)
 
     def _take_bias(self, bias: Tensor | None) -> None:
         if bias is None:
             return
         if bias.shape != (self.out_features,):
             raise ValueError(f"bias must have shape ({self.out_features},), got {tuple(bias.shape)}")
-        self.bias = nn.Parameter(bias.detach().to(self.factors.bases.tensors()[0], copy=True))
+        bases = self.factors.bases
+        like = bases if isinstance(bases, Tensor) else bases.tensors()[0]
+        self.bias = nn.Parameter(bias.detach().to(like, copy=True))
 
     @property
     def weight(self) -> Tensor:
@@ -268,3 +287,8 @@ class SubspaceLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, by={self.by!r}, "
             f"bias={self.bias is not None}"
         )
+
+
+def _check_by(by: str) -> None:
+    if by not in ("rows", "columns"):
+        raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")

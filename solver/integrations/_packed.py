@@ -123,6 +123,12 @@ class PackedFactors(nn.Module):
 
         return QuantizedFactorization.from_bytes(self.stored.cpu().numpy().tobytes())
 
+    def fill(self, factorization: QuantizedFactorization) -> Self:
+        """Take a copy of what a factorization of this shape stores."""
+        stored = torch.frombuffer(bytearray(factorization.to_bytes()), dtype=torch.uint8)
+        self.stored = stored.to(self.stored.device)
+        return self.refresh()
+
     def refresh(self) -> Self:
         """Unpack what is stored, on the device and in the dtype of the module; parameters stay as they are."""
         packed, frozen, dtype = self.to_factorization().packed, self.is_frozen, self.dtype
@@ -259,6 +265,20 @@ class PackedEmbedding(PackedFactors):
             padding_idx %= num_embeddings
         self.padding_idx = padding_idx
         self.scaling = Scaling(*scaling)
+
+    @classmethod
+    def from_factorization(
+        cls,
+        factorization: QuantizedFactorization,
+        *,
+        padding_idx: int | None = None,
+        scaling: tuple[float, bool] = PLAIN,
+        dtype: torch.dtype = torch.float32,
+        device: Any = None,
+    ) -> Self:
+        """An embedding with a copy of what a factorization stores; the rest as in the class."""
+        layer = cls(*factorization.shape, padding_idx=padding_idx, scaling=scaling, device=device, dtype=dtype)
+        return layer.fill(factorization)
 
     @property
     def weight(self) -> Tensor:
