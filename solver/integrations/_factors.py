@@ -51,7 +51,7 @@ class Blocks(nn.Module):
         self._names = [str(c) for c in range(len(blocks))]
         for c, block in enumerate(blocks):
             if block.is_floating_point() and block.numel() and c < len(blocks) - n_fixed:
-                self.register_parameter(str(c), nn.Parameter(block))
+                self.register_parameter(str(c), block if isinstance(block, nn.Parameter) else nn.Parameter(block))
             else:
                 self.register_buffer(str(c), block, persistent=bool(block.numel()))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
-from ._packed import PackedEmbedding, PackedFactors
+from ._packed import PackedEmbedding, PackedFactors, refuse_beside_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -159,6 +159,8 @@ class SubspaceLinear(nn.Module):
         *,
         by: str = "rows",
         n_parameters: int | None = None,
+        bits: float | None = None,
+        nbytes: int | None = None,
         sample_weight: Any = None,
         storage: str | None = None,
         k: Any = "auto",
@@ -174,6 +176,9 @@ class SubspaceLinear(nn.Module):
             Share of the weight's parameters to save, in (0, 1). Give this, ``keep`` or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend on the weight.
+        bits, nbytes : number, optional
+            Bits to spend for each number of the weight, or bytes for all of it, in place of those. The factors are then
+            :class:`PackedFactors`, which train once they are unfrozen.
         sample_weight : (out,) array, or (in,) by columns, optional
             Weight of the error of each row or column.
         by, storage
@@ -204,6 +209,12 @@ class SubspaceLinear(nn.Module):
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T
+        bias = None if linear.bias is None else linear.bias.detach()
+        if bits is not None or nbytes is not None:
+            refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
+            found = compress(table, bits=bits, nbytes=nbytes, k=k, sample_weight=sample_weight, seed=seed, **options)
+            factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(found)
+            return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
         factorization = compress(
             table,
@@ -214,14 +225,10 @@ class SubspaceLinear(nn.Module):
             seed=seed,
             **options,
         )
-        bias = None if linear.bias is None else linear.bias.detach()
         layer = cls.from_factorization(
             factorization, bias=bias, by=by, storage=storage, dtype=weight.dtype, device=weight.device
         )
-        layer.factors.requires_grad_(linear.weight.requires_grad)
-        if layer.bias is not None:
-            layer.bias.requires_grad_(linear.bias.requires_grad)
-        return layer.train(linear.training)
+        return layer._as_in(linear)
 
     @classmethod
     def tied_to(cls, embedding: SubspaceEmbedding | PackedEmbedding, *, bias: Tensor | None = None) -> Self:
@@ -244,6 +251,13 @@ class SubspaceLinear(nn.Module):
         if not isinstance(embedding, (SubspaceEmbedding, PackedEmbedding)):
             raise TypeError(f"embedding must be a SubspaceEmbedding or PackedEmbedding, got {type(embedding).__name__}")
         return cls.around(embedding, bias=bias)
+
+    def _as_in(self, linear: nn.Linear) -> Self:
+        """Trained or not, and in training mode or not, as a linear layer is."""
+        self.factors.requires_grad_(linear.weight.requires_grad)
+        if self.bias is not None:
+            self.bias.requires_grad_(linear.bias.requires_grad)
+        return self.train(linear.training)
 
     def _take_bias(self, bias: Tensor | None) -> None:
         if bias is None:

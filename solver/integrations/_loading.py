@@ -21,7 +21,7 @@ from ._entries import describe_layers, empty, of_class
 from ._factors import Blocks, Factors
 from ._manifest import METHOD, report_beside
 from ._methods import take_over
-from ._modules import put, tied_linear
+from ._modules import factored_layers, put, tied_linear
 from ._packed import PackedFactors
 from ._saving import NOTICE
 
@@ -124,12 +124,14 @@ def attach(model: PreTrainedModel) -> None:
     """Tell a model what is factored in it, for its ``save_pretrained`` and ``tie_weights`` to know."""
     modules = describe_layers(model)
     loader = FactoredLoader(FactoredConfig(modules))
-    model.hf_quantizer = loader  # type: ignore[assignment]
     if not isinstance(getattr(model.config, "quantization_config", None), FactoredConfig):
         _own_config(model)
     model.config.quantization_config = loader.quantization_config
     _untie(model, modules)
-    take_over(model)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and factored_layers(part):
+            part.hf_quantizer = loader  # type: ignore[assignment]
+            take_over(part)
 
 
 def _own_config(model: PreTrainedModel) -> None:

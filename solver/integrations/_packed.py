@@ -18,7 +18,7 @@ from ._scaling import PLAIN, Scaling
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..quantized import QuantizedFactorization
+    from ksubspaces import QuantizedFactorization
 
 ROWS = 4096  # of a table decoded at once
 ALWAYS_WIDE = ("scales", "levels", "gains")  # few numbers of many magnitudes, which halves would round or lose
@@ -48,7 +48,7 @@ class PackedFactors(nn.Module):
         self,
         n: int,
         d: int,
-        nbytes: int,
+        nbytes: int = 0,
         *,
         unfrozen: Mapping[str, Any] | None = None,
         device: Any = None,
@@ -119,7 +119,7 @@ class PackedFactors(nn.Module):
         ValueError
             When the bytes are not those of a file.
         """
-        from ..quantized import QuantizedFactorization
+        from ksubspaces import QuantizedFactorization
 
         return QuantizedFactorization.from_bytes(self.stored.cpu().numpy().tobytes())
 
@@ -210,6 +210,12 @@ class PackedFactors(nn.Module):
     def extra_repr(self) -> str:
         n, d = self.shape
         return f"{n}, {d}, {self.bits:.2f} bits a number{'' if self.is_frozen else ', unfrozen'}"
+
+
+def refuse_beside_bits(**given: Any) -> None:
+    """Refuse arguments that say otherwise how much to spend, or how it is stored."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"bits and nbytes say all of what is stored; leave out {' and '.join(names)}")
 
 
 class PackedEmbedding(PackedFactors):

@@ -84,7 +84,7 @@ def compress_model(
     The input embedding becomes a :class:`SubspaceEmbedding`. Whatever is tied to it, as the output projection of a
     language model often is, stays tied: it becomes a :class:`SubspaceLinear` with the very same factors and its own
     bias. dtype, device, training mode and what is trained stay as they were. If anything fails, nothing is replaced.
-    Change the vocabulary (``resize_token_embeddings``) before: a factored table has no place for more rows.
+    The vocabulary may change (``resize_token_embeddings``) before or after: rows that are new then are added exactly.
 
     Rows of the input and output embedding are tokens, and count by how often these occur: by ``token_weights`` if
     given, else as counted in ``texts``, else by a Zipf prior over the order of the tokenizer's vocabulary
