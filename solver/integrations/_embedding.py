@@ -238,9 +238,12 @@ class SubspaceEmbedding(Factors):
             options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
         if in_bits:
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
-            found = compress(table, bits=bits, nbytes=nbytes, k=k, sample_weight=token_weights, seed=seed, **options)
-            own = {"padding_idx": padding_idx, "scaling": scaling, "dtype": table.dtype, "device": table.device}
-            return PackedEmbedding.from_factorization(found, **own).train(embedding.training)
+            options |= {"bits": bits, "nbytes": nbytes}
+            found: Any = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
+            packed = PackedEmbedding.from_factorization(
+                found, padding_idx=padding_idx, scaling=scaling, dtype=table.dtype, device=table.device
+            )
+            return packed.train(embedding.training)
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
         factorization = compress(
             table, ratio, n_parameters=n_parameters, k=k, sample_weight=token_weights, seed=seed, **options

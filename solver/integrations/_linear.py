@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
-from ._packed import PackedEmbedding, PackedFactors, refuse_beside_bits
+from ._packed import PackedEmbedding, PackedFactors, Quantized, refuse_beside_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,6 +147,7 @@ class SubspaceLinear(nn.Module):
         (rows, columns, *clusters), options = read_shapes(factorization, dtype, device)
         features = (columns, rows) if by == "rows" else (rows, columns)
         layer = cls(*features, *clusters, by=by, bias=False, storage=storage, **options)
+        assert isinstance(layer.factors, Factors)
         layer.factors.fill(factorization)
         layer._take_bias(bias)
         return layer
@@ -212,7 +213,8 @@ class SubspaceLinear(nn.Module):
         bias = None if linear.bias is None else linear.bias.detach()
         if bits is not None or nbytes is not None:
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
-            found = compress(table, bits=bits, nbytes=nbytes, k=k, sample_weight=sample_weight, seed=seed, **options)
+            options |= {"bits": bits, "nbytes": nbytes}
+            found: Any = compress(table, k=k, sample_weight=sample_weight, seed=seed, **options)
             factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(found)
             return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
@@ -287,7 +289,7 @@ class SubspaceLinear(nn.Module):
         """W (out, in) decoded, differentiable in the factors."""
         return self.weight
 
-    def to_factorization(self) -> Factorization:
+    def to_factorization(self) -> Factorization | Quantized:
         """A copy of the factors of W, or of W.T by columns."""
         return self.factors.to_factorization()
 

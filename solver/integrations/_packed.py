@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -12,16 +12,25 @@ from torch import Tensor, nn
 from ksubspaces.kernels.packed import PackedRows
 
 from ._lookup import in_own_dtype
-from ._packed_lookup import FLOATS, INTEGERS, decode, decode_rows, decode_static, gathered
+from ._packed_lookup import FLOATS, INTEGERS, PackedTensors, decode, decode_rows, decode_static
 from ._scaling import PLAIN, Scaling
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ksubspaces import QuantizedFactorization
 
 ROWS = 4096  # of a table decoded at once
 ALWAYS_WIDE = ("scales", "levels", "gains")  # few numbers of many magnitudes, which halves would round or lose
+
+
+class Quantized(Protocol):
+    """What of a ``QuantizedFactorization`` a layer needs."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def packed(self) -> PackedRows: ...
+    def to_bytes(self) -> bytes: ...
 
 
 class PackedFactors(nn.Module):
@@ -43,6 +52,11 @@ class PackedFactors(nn.Module):
     """
 
     stored: Tensor
+    groups: Tensor
+    bounds: Tensor
+    clusters: Tensor
+    directions: Tensor
+    bases: Tensor
 
     def __init__(
         self,
@@ -82,7 +96,7 @@ class PackedFactors(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """That of decoded rows."""
-        return self.bases.dtype  # type: ignore[return-value]
+        return self.bases.dtype
 
     @property
     def nbytes(self) -> int:
@@ -94,6 +108,34 @@ class PackedFactors(nn.Module):
         """Bits stored for each number of the table."""
         return 8 * self.nbytes / (self.shape[0] * self.shape[1])
 
+    @property
+    def n_parameters(self) -> int:
+        """Numbers of the layer's dtype that take as many bytes."""
+        return -(-self.nbytes // self.dtype.itemsize)
+
+    @property
+    def storage(self) -> str:
+        """What is stored, in words."""
+        return f"{self.bits:.2f} bits a number"
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Rows of each cluster, and those kept exactly if there are any."""
+        labels = torch.cat([self.clusters, self.clusters.new_tensor([self._k])])[self.groups.long()]
+        counts = torch.bincount(labels, minlength=self._k + 1).tolist()
+        return tuple(counts if counts[-1] else counts[:-1])
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Directions that rows of each cluster have bits for; 0 for rows kept exactly, if there are any."""
+        owners = self.clusters.long().repeat_interleave(self.bounds.diff())
+        distinct = torch.stack([owners, self.directions.long()]).unique(dim=1)[0]
+        return (*torch.bincount(distinct, minlength=self._k).tolist(), 0)[: len(self.counts)]
+
+    @property
+    def _k(self) -> int:
+        return int(self.clusters.max()) + 1 if len(self.clusters) else 0
+
     def unfreeze(self) -> Self:
         """Make parameters of what decodes the bits, in the dtype of the layer; a checkpoint then holds them, too."""
         if self.is_frozen:
@@ -103,15 +145,11 @@ class PackedFactors(nn.Module):
                 self.register_parameter(name, nn.Parameter(part.to(dtype, copy=True)))
         return self
 
-    def packed(self) -> PackedRows:
+    def packed(self) -> PackedTensors:
         """What decodes rows, as tensors where the module lives."""
-        return gathered(*self._tensors())
+        return PackedTensors(*(getattr(self, name) for name in PackedTensors._fields))
 
-    def _tensors(self) -> tuple[list[Any], list[Any]]:
-        """Integers and floats of packed rows."""
-        return [getattr(self, name) for name in INTEGERS], [getattr(self, name) for name in FLOATS]
-
-    def to_factorization(self) -> QuantizedFactorization:
+    def to_factorization(self) -> Quantized:
         """What is stored, without what was trained since.
 
         Raises
@@ -119,11 +157,11 @@ class PackedFactors(nn.Module):
         ValueError
             When the bytes are not those of a file.
         """
-        from ksubspaces import QuantizedFactorization
+        from ksubspaces import QuantizedFactorization  # type: ignore[attr-defined]
 
         return QuantizedFactorization.from_bytes(self.stored.cpu().numpy().tobytes())
 
-    def fill(self, factorization: QuantizedFactorization) -> Self:
+    def fill(self, factorization: Quantized) -> Self:
         """Take a copy of what a factorization of this shape stores."""
         stored = torch.frombuffer(bytearray(factorization.to_bytes()), dtype=torch.uint8)
         self.stored = stored.to(self.stored.device)
@@ -149,15 +187,15 @@ class PackedFactors(nn.Module):
         """Rows (*ids.shape, d) of numbers in [0, n); the padding row passes no gradient on."""
         if ids.is_meta or self.stored.is_meta:
             return self.bases.new_empty(*ids.shape, self.shape[1])
+        packed = self.packed()
         with in_own_dtype(ids.device):
             if torch.compiler.is_exporting() or torch.jit.is_tracing():
-                return decode_static(ids, self.packed(), self.longest)
+                return decode_static(ids, packed, self.longest)
             flat = ids.reshape(-1)
             if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._trains()):
-                integers, floats = self._tensors()
-                rows = decode(flat, integers, *floats, padding_idx)
+                rows = decode(flat, packed[: len(INTEGERS)], *packed[len(INTEGERS) :], padding_idx)
             else:
-                rows = decode_rows(flat, self.packed())
+                rows = decode_rows(flat, packed)
         return rows.view(*ids.shape, self.shape[1])
 
     def to_dense(self) -> Tensor:
@@ -222,7 +260,7 @@ class PackedEmbedding(PackedFactors):
     """An ``nn.Embedding`` whose table is in packed bits, decoded row by row as it is looked up.
 
     It is what :meth:`SubspaceEmbedding.from_embedding` makes of a budget in ``bits`` or ``nbytes``. Nothing of it
-    trains until it is unfrozen: then bases, scales, levels, gains, offsets and rows kept exactly do, and the codes stay.
+    trains until it is unfrozen: then bases, scales, levels, gains, offsets and rows kept exactly do; the codes stay.
 
     Made from shapes alone, as here, it is to be filled by ``load_state_dict``.
 
@@ -275,7 +313,7 @@ class PackedEmbedding(PackedFactors):
     @classmethod
     def from_factorization(
         cls,
-        factorization: QuantizedFactorization,
+        factorization: Quantized,
         *,
         padding_idx: int | None = None,
         scaling: tuple[float, bool] = PLAIN,

@@ -13,9 +13,8 @@ Windows are read by division and remainder of nonnegative int64, since ONNX shif
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,11 +24,45 @@ from ksubspaces.kernels.packed import WIDEST, PackedRows
 
 from ._lookup import scatter
 
+
+class PackedTensors(NamedTuple):
+    """What a :class:`PackedRows` holds, as tensors: first its integers, then what can train."""
+
+    codes: Tensor
+    groups: Tensor
+    starts: Tensor
+    bounds: Tensor
+    clusters: Tensor
+    skips: Tensor
+    shifts: Tensor
+    masks: Tensor
+    tables: Tensor
+    directions: Tensor
+    blocks: Tensor
+    scales: Tensor
+    levels: Tensor
+    bases: Tensor
+    gains: Tensor | None = None
+    offsets: Tensor | None = None
+    exact: Tensor | None = None
+
+    def widened(self) -> PackedTensors:
+        """With float32 in the place of halves."""
+        dtype = torch.promote_types(self.bases.dtype, torch.float32)
+        parts = ((name, getattr(self, name)) for name in FLOATS)
+        return self._replace(**{name: part.to(dtype) for name, part in parts if part is not None})
+
+    def to_rows(self, convert: Callable[[Tensor], Any]) -> PackedRows:
+        """For the kernels of a device, each part converted."""
+        parts: dict[str, Any] = {name: part if part is None else convert(part) for name, part in self._asdict().items()}
+        return PackedRows(**parts)
+
+
 FLOATS = ("scales", "levels", "bases", "gains", "offsets", "exact")
-INTEGERS = tuple(field.name for field in fields(PackedRows) if field.name not in FLOATS)
+INTEGERS = tuple(name for name in PackedTensors._fields if name not in FLOATS)
 
 
-def _windows(packed: PackedRows, first: Tensor, e: Tensor) -> Tensor:
+def _windows(packed: PackedTensors, first: Tensor, e: Tensor) -> Tensor:
     """Numbers in the windows of terms e, (m,) or (b, m), of rows that begin at bit ``first`` (b, 1)."""
     powers = torch.tensor([2**i for i in range(WIDEST)], device=first.device)
     bits = first + packed.skips[e]
@@ -40,7 +73,7 @@ def _windows(packed: PackedRows, first: Tensor, e: Tensor) -> Tensor:
     return (behind * powers[packed.shifts[e].long()]) % (packed.masks[e].long() + 1)
 
 
-def _factors(packed: PackedRows, rows: Tensor, first: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+def _factors(packed: PackedTensors, rows: Tensor, first: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
     """Of what multiplies the vectors of terms e, (m,) or (b, m), in rows (b,): where the levels are, scales, gains."""
     levels = packed.tables[e] + _windows(packed, first, e)
     if packed.gains is None:
@@ -49,14 +82,7 @@ def _factors(packed: PackedRows, rows: Tensor, first: Tensor, e: Tensor) -> tupl
     return levels, packed.scales[e], own[:, blocks] if blocks.ndim == 1 else own.gather(1, blocks)
 
 
-def _widened(packed: PackedRows) -> PackedRows:
-    """With float32 in the place of halves."""
-    dtype = torch.promote_types(packed.bases.dtype, torch.float32)
-    parts = {name: getattr(packed, name) for name in FLOATS}
-    return replace(packed, **{name: part.to(dtype) for name, part in parts.items() if part is not None})
-
-
-def _by_group(rows: Tensor, packed: PackedRows) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _by_group(rows: Tensor, packed: PackedTensors) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Groups of the rows (b,): the group, which of these are its rows, and its terms; the host waits for the device."""
     groups = packed.groups[rows]
     bounds = [*packed.bounds.tolist(), len(packed.skips)]
@@ -67,9 +93,9 @@ def _by_group(rows: Tensor, packed: PackedRows) -> Iterator[tuple[int, Tensor, T
             yield g, chosen, torch.arange(bounds[g], bounds[g + 1], device=rows.device)
 
 
-def decode_grouped(ids: Tensor, packed: PackedRows) -> Tensor:
+def decode_grouped(ids: Tensor, packed: PackedTensors) -> Tensor:
     """Rows (b, d) of numbers (b,)."""
-    wide, rows, n_groups = _widened(packed), ids.long(), len(packed.clusters)
+    wide, rows, n_groups = packed.widened(), ids.long(), len(packed.clusters)
     clusters = packed.clusters.tolist()
     out = wide.bases.new_empty(len(rows), wide.bases.shape[1])
     for g, chosen, e in _by_group(rows, packed):
@@ -85,9 +111,9 @@ def decode_grouped(ids: Tensor, packed: PackedRows) -> Tensor:
     return out.to(packed.bases.dtype)
 
 
-def _gradients_grouped(rows: Tensor, packed: PackedRows, gradient: Tensor) -> list[Tensor | None]:
+def _gradients_grouped(rows: Tensor, packed: PackedTensors, gradient: Tensor) -> list[Tensor | None]:
     """Gradients of the floats, in their order, from those of distinct rows (b,)."""
-    wide, n_groups = _widened(packed), len(packed.clusters)
+    wide, n_groups = packed.widened(), len(packed.clusters)
     clusters, gradient = packed.clusters.tolist(), gradient.to(wide.bases.dtype)
     found = {name: None if (part := getattr(wide, name)) is None else torch.zeros_like(part) for name in FLOATS}
     of_scales, of_levels, of_bases, of_gains, of_offsets, of_exact = found.values()
@@ -115,9 +141,9 @@ def _gradients_grouped(rows: Tensor, packed: PackedRows, gradient: Tensor) -> li
     return list(found.values())
 
 
-def decode_static(ids: Tensor, packed: PackedRows, longest: int) -> Tensor:
+def decode_static(ids: Tensor, packed: PackedTensors, longest: int) -> Tensor:
     """Rows (*ids.shape, d), in operations whose shapes are known beforehand; ``longest``: most terms of a group."""
-    wide, rows, n_groups = _widened(packed), ids.reshape(-1).long(), len(packed.clusters)
+    wide, rows, n_groups = packed.widened(), ids.reshape(-1).long(), len(packed.clusters)
     found, first = packed.groups[rows].long(), packed.starts[rows]
     kept = (found == n_groups).unsqueeze(1)
     J, d = wide.bases.shape
@@ -141,7 +167,7 @@ def decode_static(ids: Tensor, packed: PackedRows, longest: int) -> Tensor:
 
 
 @torch.no_grad()
-def decode_rows(ids: Tensor, packed: PackedRows) -> Tensor:
+def decode_rows(ids: Tensor, packed: PackedTensors) -> Tensor:
     """Rows (b, d) of numbers (b,), without gradients; rows asked for twice are decoded once where that is cheap.
 
     Raises
@@ -154,22 +180,18 @@ def decode_rows(ids: Tensor, packed: PackedRows) -> Tensor:
         raise IndexError(f"ids must be from 0 to {n - 1}, got {int(ids.min())} to {int(ids.max())}")
     if dtype == torch.float64 or ids.device.type not in ("cpu", "cuda"):
         return decode_grouped(ids, packed)
-    wide = _widened(packed)
+    wide = packed.widened()
     if ids.device.type == "cpu":
         distinct, inverse = torch.unique(ids, return_inverse=True)
-        arrays = {f.name: _numpy(getattr(wide, f.name)) for f in fields(PackedRows)}
-        rows = torch.from_numpy(kernels.decode(distinct.numpy(), PackedRows(**arrays)))[inverse]
+        arrays = wide.to_rows(lambda part: part.detach().contiguous().numpy())
+        rows = torch.from_numpy(kernels.decode(distinct.numpy(), arrays))[inverse]
     else:
         torch._assert_async(((ids >= 0) & (ids < n)).all())  # which stops the device; the host does not wait
         rows = _decode_by_cupy(ids, wide)
     return rows.to(dtype)
 
 
-def _numpy(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().contiguous().numpy()
-
-
-def _decode_by_cupy(ids: Tensor, packed: PackedRows) -> Tensor:
+def _decode_by_cupy(ids: Tensor, packed: PackedTensors) -> Tensor:
     """By the kernel, on Torch's stream; by Torch where CuPy is missing."""
     try:
         import cupy
@@ -179,11 +201,8 @@ def _decode_by_cupy(ids: Tensor, packed: PackedRows) -> Tensor:
         cupy.cuda.Device(ids.device.index),
         cupy.cuda.ExternalStream(torch.cuda.current_stream(ids.device).cuda_stream),
     ):
-        views = {
-            f.name: None if (part := getattr(packed, f.name)) is None else cupy.from_dlpack(part.detach().contiguous())
-            for f in fields(PackedRows)
-        }
-        found = kernels.decode(cupy.from_dlpack(ids.detach().contiguous()), PackedRows(**views))
+        views = packed.to_rows(lambda part: cupy.from_dlpack(part.detach().contiguous()))
+        found = kernels.decode(cupy.from_dlpack(ids.detach().contiguous()), views)
         return torch.from_dlpack(found)
 
 
@@ -200,12 +219,7 @@ def decode(
     padding_idx: int,
 ) -> Tensor:
     """Rows (b, d) of numbers (b,); the padding row passes no gradient on (-1: there is none)."""
-    return decode_rows(ids, gathered(integers, (scales, levels, bases, gains, offsets, exact)))
-
-
-def gathered(integers: Sequence[Tensor], floats: Sequence[Tensor | None]) -> PackedRows:
-    """Packed rows of their integers and floats, in the order of ``INTEGERS`` and ``FLOATS``."""
-    return PackedRows(**dict(zip(INTEGERS, integers, strict=True)), **dict(zip(FLOATS, floats, strict=True)))
+    return decode_rows(ids, PackedTensors._make([*integers, scales, levels, bases, gains, offsets, exact]))
 
 
 @torch.library.custom_op("ksubspaces::decode_backward", mutates_args=())
@@ -222,7 +236,7 @@ def decode_backward(
     padding_idx: int,
 ) -> list[Tensor]:
     """Gradients of the floats that there are, in their order: those of the distinct rows, decoded once more."""
-    packed = gathered(integers, (scales, levels, bases, gains, offsets, exact))
+    packed = PackedTensors._make([*integers, scales, levels, bases, gains, offsets, exact])
     distinct, inverse = torch.unique(ids, return_inverse=True)
     summed = scatter(gradient, inverse, len(distinct))
     if padding_idx >= 0:
