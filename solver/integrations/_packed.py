@@ -169,7 +169,11 @@ class PackedFactors(nn.Module):
 
     def refresh(self) -> Self:
         """Unpack what is stored, on the device and in the dtype of the module; parameters stay as they are."""
-        packed, frozen, dtype = self.to_factorization().packed, self.is_frozen, self.dtype
+        return self.take(self.to_factorization().packed)
+
+    def take(self, packed: PackedRows) -> Self:
+        """Decode by arrays of the host; parameters stay as they are."""
+        frozen, dtype = self.is_frozen, self.dtype
         if packed.groups.shape != (self.shape[0],) or packed.bases.shape[1] != self.shape[1]:
             found = (len(packed.groups), packed.bases.shape[1])
             raise ValueError(f"the bytes stored are those of a table of shape {found}, not {self.shape}")
