@@ -19,7 +19,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats, Groups, Rows
 
 from .alternation import FixedDims, State
-from .arrays import Array, fetch, namespace, row_blocks
+from .arrays import Array, namespace, row_blocks
 from .problem import Problem
 from .refit import eigenspaces
 from .seeding import Closest
@@ -119,7 +119,7 @@ def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, F
     kept, spare = np.arange(larger.k), Counter(larger.dims)
     spare.subtract(problem.dims)
     while (left := sum(spare.values())) > 0:
-        (missed,) = fetch(_missed_by(larger, labels, distances))
+        (missed,) = kernels.fetch([_missed_by(larger, labels, distances)])
         gone: list[int] = []
         for c in kept[np.argsort(missed[kept], kind="stable")].tolist():
             if spare[sizes[c]] > 0 and 2 * len(gone) < left:
