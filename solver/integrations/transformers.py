@@ -54,6 +54,7 @@ from ._loading import attach
 from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
 from ._modules import Layer, SharedTable, check_model, factored_layers, put, shared_tables, size
+from ._packed import PackedFactors
 from ._saved import load_compressed, outer_models, save_compressed
 from ._saving import is_pipeline
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
@@ -234,6 +235,7 @@ def _compress_table(
         dims=factors.dims,
         counts=factors.counts,
         storage=factors.storage,
+        bits=factors.bits if isinstance(factors, PackedFactors) else None,
         **baseline.compare(lambda start, stop: factors.rows(start, stop).cpu().numpy(), factors.n_parameters),
         seconds=time.perf_counter() - begun,
     )
