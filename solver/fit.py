@@ -19,6 +19,7 @@ from .arrays import AnyArray, Array, device_of, energy, enter, entered, namespac
 from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
+from .result import Record, share
 from .seeding import STARTS
 from .subspaces import Subspaces
 
@@ -199,18 +200,18 @@ def fit_subspaces(
         best, flats, labels, objective = fit_problem(
             problem, init, n_init, max_iter, tol, seed, bar, exponent=exponent, on_step=on_step
         )
-        return Subspaces(
-            [home.back(V) for V in flats.layout.split(flats.bases)],
-            None if flats.offsets is None else home.back(scaled(flats.offsets, exponent)),
-            home.back(labels),
+        record = Record(
             objective,
             total,
+            share(objective, total),
             list(best.history),
             best.converged,
             best.n_reseeded,
-            home,
             time.perf_counter() - begun,
         )
+        offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
+        bases = [home.back(V) for V in flats.layout.split(flats.bases)]
+        return Subspaces(bases, offsets, home.back(labels), home, record)
 
 
 def fit_problem(
