@@ -22,6 +22,7 @@ from .breathing import ROUGH, breathe
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
+from .result import Record, share
 from .seeding import STARTS, given_labels
 from .subspaces import Subspaces
 
@@ -254,18 +255,18 @@ def fit_subspaces(
         best, flats, labels, objective = fit_problem(
             problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
         )
-        return Subspaces(
-            [home.back(V) for V in flats.layout.split(flats.bases)],
-            None if flats.offsets is None else home.back(scaled(flats.offsets, exponent)),
-            home.back(labels),
+        record = Record(
             objective,
             total,
+            share(objective, total),
             list(best.history),
             best.converged,
             best.n_reseeded,
-            home,
             time.perf_counter() - begun,
         )
+        offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
+        bases = [home.back(V) for V in flats.layout.split(flats.bases)]
+        return Subspaces(bases, offsets, home.back(labels), home, record)
 
 
 def fit_problem(
