@@ -261,7 +261,7 @@ class QuantizedFactorization:
     @classmethod
     def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> QuantizedFactorization:
         own = {name: facts[name] for name in ("n", "d", "dtype", "exponent", "scale_unit", "gain_unit")}
-        lost = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
+        lost: dict[str, Any] = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
         record = Record.from_facts({**lost, "history": [], "converged": True}) if lost else UNKNOWN
         result = cls(Stored(arrays, own), str(facts["winner"]), record=record)
         _ = result._unpacked, result.dtype  # which finds parts that do not fit together
