@@ -18,6 +18,7 @@ COMMANDS = {
     "downstream": ("downstream.command", "MiniLM fine-tuned for sentiment, its table compressed in eight ways"),
     "token-weights": ("suites.token_weights", "which token weights keep an encoder's sentence vectors best"),
     "show": ("lib.show", "the table of a results file"),
+    "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),
     "memory": ("lib.memory", "peak memory of one fit"),
     "whole-model": ("lib.whole_model", "seconds and peak memory of compressing a model's folder"),
 }

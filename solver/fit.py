@@ -54,11 +54,12 @@ class Plan(NamedTuple):
 
 PLANS = (
     Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
-    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 45, 90),
-    Plan(128, ("k-means", "k-means++"), ("k-means++",), 26, 60),
+    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 50, 90),
+    Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
 )
 RACE_STEPS = 3
+POINTS = 2.5  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
 SEARCHES = ("auto", "breathing", "starts")
 
 Start = Callable[[Problem, np.random.Generator], Array]
@@ -320,7 +321,8 @@ def fit_problem(
         number = winner
         best = run(problem, best, max_iter, rough)
         if breathes and best.converged and not best.stopped:
-            breath, allowed = 1, plan.breaths + (effort - 1) * plan.whole
+            allowed = (plan.breaths + (effort - 1) * plan.whole) * (1 if any(problem.dims) else POINTS)
+            breath = 1
             try:
                 for found in breathe(problem, best, next(seeds), allowed, run):
                     best, breath = found, breath + 1
