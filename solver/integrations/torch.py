@@ -12,5 +12,6 @@ except ImportError:
 from ._bag import SubspaceEmbeddingBag
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
+from ._packed import PackedEmbedding
 
-__all__ = ["SubspaceEmbedding", "SubspaceEmbeddingBag", "SubspaceLinear"]
+__all__ = ["PackedEmbedding", "SubspaceEmbedding", "SubspaceEmbeddingBag", "SubspaceLinear"]
