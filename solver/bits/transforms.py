@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import scipy.fft
 
 from ksubspaces import kernels
 
@@ -96,6 +95,8 @@ def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, errors: np.nd
 
 def rotation(d: int) -> np.ndarray:
     """An orthonormal matrix (d, d) that mixes all columns: cosines with random signs, the same for every d."""
+    import scipy.fft
+
     signs = np.random.default_rng(d).integers(0, 2, d) * 2 - 1
     return (scipy.fft.dct(np.eye(d), axis=0, norm="ortho") * signs).astype(np.float32)
 
