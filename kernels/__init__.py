@@ -16,6 +16,8 @@
 ``changed_rows``    rows whose label differs
 ``label_counts``    rows of each label
 ``lookup``          decoded rows of a factorization
+``decode``          decoded rows of packed bits
+``fetch``           a few small arrays, on the host
 =================== ==========================================================================
 
 :mod:`ksubspaces.kernels.reference` says in plain NumPy what each of them means. X is an array or :class:`Rows` of one,
@@ -36,6 +38,7 @@ from .devices import kernels_for
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
+from .packed import PackedRows
 from .rows import Rows, Streamed, as_rows
 
 __all__ = [
@@ -51,6 +54,8 @@ __all__ = [
     "changed_rows",
     "coefficients",
     "complement",
+    "decode",
+    "fetch",
     "group_rows",
     "label_counts",
     "largest",
@@ -135,9 +140,12 @@ def sqdistances(X: Array | Rows, flats: Flats) -> Array:
     return _in_blocks(X, lambda block, _: (kernels_for(block).sqdistances(block, flats),))[0]
 
 
-def group_rows(labels: Array, k: int) -> Groups:
-    """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending."""
-    return kernels_for(labels).group_rows(labels, k)
+def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
+    """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending.
+
+    With the labels ``before`` (n,), ``moved`` of the result tells how many are different now.
+    """
+    return kernels_for(labels).group_rows(labels, k, before)
 
 
 def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
@@ -336,6 +344,18 @@ def label_counts(labels: Array, k: int) -> Array:
     return kernels_for(labels).label_counts(labels, k)
 
 
+def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
+    """Up to four small arrays as float64 on the host, for which a device is waited for once."""
+    if isinstance(arrays[0], (np.ndarray, np.generic)):
+        return [np.asarray(array, np.float64) for array in arrays]
+    return kernels_for(arrays[0]).fetch(arrays)
+
+
 def lookup(rows: Array, factorization: Any) -> Array:
     """Decode rows (b,) of a factorization to (b, d)."""
     return kernels_for(factorization.bases[0]).lookup(rows, factorization)
+
+
+def decode(rows: Array, packed: PackedRows) -> Array:
+    """Decode rows (b,) of packed bits to (b, d) float32; each by itself is as it is among others, bit for bit."""
+    return kernels_for(packed.codes).decode(rows, packed)

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
 from .groups import Groups
 from .moments import Moments
+from .packed import PackedRows
 
 
 def sqdistances(X: Array, flats: Flats) -> np.ndarray:
@@ -40,11 +41,13 @@ def assign(
     return labels.astype(np.int32), distances[np.arange(len(labels)), labels]
 
 
-def group_rows(labels: Array, k: int) -> Groups:
-    """Row numbers by label, and where those of each label start among them."""
+def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
+    """Row numbers by label, where those of each label start among them, and how many labels are not as before."""
+    moved = None if before is None else np.array(sum(a != b for a, b in zip(labels, before, strict=True)))
     rows = [[i for i, label in enumerate(labels) if label == c] for c in range(k)]
     starts = np.cumsum([0, *map(len, rows)])
-    return Groups(np.array([i for numbers in rows for i in numbers], dtype=np.int64), starts, whole=True)
+    order = np.array([i for numbers in rows for i in numbers], dtype=np.int64)
+    return Groups(order, starts, moved=moved, whole=True)
 
 
 def residuals(X: Array, groups: Groups, flats: Flats) -> np.ndarray:
@@ -185,6 +188,11 @@ def changed_rows(old: Array, new: Array) -> np.ndarray:
     return np.array([i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b], dtype=np.int64)
 
 
+def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
+    """Arrays in float64."""
+    return [np.array(array, np.float64) for array in arrays]
+
+
 def label_counts(labels: Array, k: int) -> np.ndarray:
     """Number of rows with label c, for each c."""
     return np.array([int(np.sum(labels == c)) for c in range(k)], dtype=np.int64)
@@ -199,3 +207,29 @@ def lookup(rows: Array, factorization: Any) -> np.ndarray:
         x = coefficients @ np.asarray(factorization.bases[c], dtype=np.float64)
         decoded.append(x if factorization.offsets is None else x + factorization.offsets[c])
     return np.array(decoded).reshape(len(decoded), factorization.bases[0].shape[1])
+
+
+def window(codes: Array, start: int, skip: int, shift: int, mask: int) -> int:
+    """Bits of a packed row from ``skip`` on, as a number: the first bit is the lowest."""
+    at = start + skip
+    word = int.from_bytes(bytes(codes[at // 8 : at // 8 + 4]), "little") >> at % 8
+    return (word << shift) & mask
+
+
+def decode(rows: Array, packed: PackedRows) -> np.ndarray:
+    """Rows (b, d) of packed bits: offset_c + sum_e scale_e gain levels[table_e + window_e] v_e."""
+    decoded = np.zeros((len(rows), packed.bases.shape[1]))
+    for out, row in zip(decoded, np.asarray(rows, dtype=np.int64), strict=True):
+        g, start = int(packed.groups[row]), int(packed.starts[row])
+        if g == len(packed.clusters):
+            assert packed.exact is not None
+            out += packed.exact[start]
+            continue
+        if packed.offsets is not None:
+            out += packed.offsets[packed.clusters[g]]
+        for e in range(int(packed.bounds[g]), int(packed.bounds[g + 1])):
+            terms = packed.skips, packed.shifts, packed.masks
+            level = packed.levels[packed.tables[e] + window(packed.codes, start, *(int(term[e]) for term in terms))]
+            gain = 1.0 if packed.gains is None else packed.gains[row, packed.blocks[e]]
+            out += np.float64(packed.scales[e]) * gain * level * packed.bases[packed.directions[e]]
+    return decoded

@@ -25,10 +25,12 @@ UPDATES = 16  # in a row, before moments are computed afresh to shed what roundi
 
 
 class _Solved(NamedTuple):
-    """Eigenvectors (k, d, d) of clusters, and the labels with which they were computed, as near as it matters."""
+    """Eigenvectors (k, d, d) of clusters, the labels they were last asked for, and how many rows of each cluster have
+    come or gone since its own were computed, (k,)."""
 
     labels: Array
     vectors: Array
+    drift: np.ndarray
 
 
 class RunningMoments:
@@ -60,11 +62,17 @@ class RunningMoments:
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
-        self.moments = self._afresh(labels)
+        self.moments, _ = self._afresh(labels)
         self.labels, self.updates, self.peak = labels, 0, None
         if not fresh:
             self._faded(self.moments)
         return self.moments
+
+    def after(self, labels: Array, before: Array) -> tuple[Moments, Array | None]:
+        """The moments afresh, and how many rows have other labels than before."""
+        self.moments, moved = self._afresh(labels, before=before)
+        self.labels, self.updates, self.peak = labels, 0, None
+        return self.moments, moved
 
     def _faded(self, moments: Moments) -> bool:
         """Whether updates have left some cluster with moments so much smaller than what was added and taken away that
@@ -95,7 +103,7 @@ class RunningMoments:
             self.moments = self.labels = None
         if self.products and not (self.resident if dtype is None else self.k <= at_once):
             return self._by_chunks(labels, dims, precision, at_once)
-        moments = self(labels) if dtype is None else self._afresh(labels, dtype)
+        moments = self(labels) if dtype is None else self._afresh(labels, dtype)[0]
         if not self.products:
             return self._trivial(), p.offsets(moments)
         if dims is None and dtype is None and not p.on_card:
@@ -106,28 +114,27 @@ class RunningMoments:
     def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
         """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed."""
         k, d, dtype = self.k, self.d, self.problem.X.dtype
-        if self.solved is None:
-            vectors, values, then = np.empty((k, d, d), dtype), np.zeros((k, d)), labels
-            anew = np.arange(k)
-        else:
-            vectors, values, then = self.solved.vectors.copy(), np.empty((k, d)), self.solved.labels.copy()
+        anew, drift = np.arange(k), np.zeros(k, np.int64)
+        vectors, values = np.empty((k, d, d), dtype), np.empty((k, d))
+        if self.solved is not None:
+            then = self.solved.labels
             moved = kernels.changed_rows(then, labels)
-            come_and_gone = kernels.label_counts(then[moved], k) + kernels.label_counts(labels[moved], k)
-            rows = kernels.label_counts(labels, k)
-            stale = come_and_gone > KEPT_SHARE * rows
+            drift = self.solved.drift + sum(kernels.label_counts(own[moved], k) for own in (then, labels))
+            stale = drift > KEPT_SHARE * kernels.label_counts(labels, k)
             anew, kept = np.flatnonzero(stale), np.flatnonzero(~stale)
+            vectors[kept] = self.solved.vectors[kept]
             values[kept] = measure_captured(S[kept], vectors[kept])
-            changed = stale[labels] | stale[then]
-            then[changed] = labels[changed]
         if len(anew):
             spaces = kernels.top_eigenspaces(S[anew], [d] * len(anew), dtype)
-            vectors[anew], values[anew] = spaces.bases.reshape(-1, d, d), spaces.eigenvalues
-        self.solved = _Solved(then, vectors)
+            vectors[anew], values[anew], drift[anew] = spaces.bases.reshape(-1, d, d), spaces.eigenvalues, 0
+        self.solved = _Solved(labels, vectors, drift)
         return Eigenspaces(kernels.layout_of(d, (d,) * k), vectors.reshape(-1, d), values, vectors[:0, 0])
 
-    def _afresh(self, labels: Array, dtype: DTypeLike | None = None) -> Moments:
-        p, groups = self.problem, kernels.group_rows(labels, self.k)
-        return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype)
+    def _afresh(
+        self, labels: Array, dtype: DTypeLike | None = None, before: Array | None = None
+    ) -> tuple[Moments, Array | None]:
+        p, groups = self.problem, kernels.group_rows(labels, self.k, before)
+        return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype), groups.moved
 
     def _by_chunks(
         self, labels: Array, dims: Sequence[int] | None, dtype: DTypeLike | None, at_once: int

@@ -10,24 +10,26 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+from contract.problems import packed_rows
 from transfers import converted
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, cuda
 
 LOOKUP = importlib.import_module("ksubspaces.kernels.cuda.lookup")  # the module, whose function has the same name
 
-# (n, d, dims, dtype, affine): one row; ragged; complements and odd rows; many flats; float64; more than 128 columns
+# (n, d, dims, dtype, affine): ragged; complements and odd rows; many flats; float64; more than 128 columns; one row
 SHAPES = [
-    (1, 1, [1], np.float32, False),
     (300, 33, [2, 20, 33, 0], np.float32, True),
     (515, 101, [51, 8, 99], np.float32, False),
     (700, 64, [8] * 37, np.float32, False),
     (257, 7, [3, 7, 0], np.float64, True),
     (150, 130, [66, 5], np.float32, True),
+    (1, 1, [1], np.float32, False),
 ]
 DONE = "each operation ran on each shape"
-SECONDS = 60  # after which the program ends itself, wherever it is; a sanitizer took about 7 on an H100
+RAN = "ran "
+SECONDS = 120  # after which the program ends itself, wherever it is
 
 
 def run(xp):
@@ -50,7 +52,8 @@ def run_on(xp, n, d, dims, dtype, affine):
     kernels.assign(X, flats)
     kernels.assign(X, flats, xp.asarray(rng.random(k)), weights)
     trials = kernels.sqdistances(X, flats)
-    groups = kernels.group_rows(labels, k)
+    groups = kernels.group_rows(labels, k, new)
+    kernels.fetch([weights, X[0], labels, weights > 0])
     distances = kernels.residuals(X, groups, flats)
     kernels.coefficients(X, groups, flats)
     kernels.lower_distances(distances.astype(dtype), trials, weights)
@@ -70,10 +73,14 @@ def run_on(xp, n, d, dims, dtype, affine):
         kernels.top_eigenspaces(moments.scatter, dims, dtype, start, exact=False)
     kernels.batched_svd([X[: d // 2 + 1], X[: 2 * d]], min(d, 5))
 
-    decode(xp, rng, n, dims, labels, bases, offsets)
+    look_up(xp, rng, n, dims, labels, bases, offsets)
+    for columns in (0, 2):
+        packed, _ = packed_rows(n, d, dims, columns, affine, kept=n // 4)
+        packed = converted(packed, lambda part: xp.asarray(part) if isinstance(part, np.ndarray) else part)
+        kernels.decode(xp.asarray(rng.integers(0, n, 200)), packed)
 
 
-def decode(xp, rng, n, dims, labels, bases, offsets):
+def look_up(xp, rng, n, dims, labels, bases, offsets):
     """Rows of a factorization, one by one and grouped."""
     host = labels if isinstance(labels, np.ndarray) else labels.get()
     counts, positions = np.bincount(host, minlength=len(dims)), np.empty(n, np.int64)
@@ -88,11 +95,25 @@ def decode(xp, rng, n, dims, labels, bases, offsets):
             kernels.lookup(xp.asarray(rng.integers(0, n, 200)), factors)
 
 
+def telling(name, operation, synchronize):
+    """The operation, which says when it has run, so that a sanitizer's reports are known to be of it."""
+
+    def run_and_tell(*args, **kwargs):
+        result = operation(*args, **kwargs)
+        synchronize()
+        sys.stdout.write(f"{RAN}{name}\n")
+        sys.stdout.flush()
+        return result
+
+    return run_and_tell
+
+
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     import cupy
 
     cupy.cuda.set_allocator(None)  # each array in memory of its own, so that reading past its end shows
+    for operation in cuda.__all__:
+        setattr(kernels, operation, telling(operation, getattr(kernels, operation), cupy.cuda.Device().synchronize))
     run(cupy)
-    cupy.cuda.Device().synchronize()
     sys.stdout.write(f"{DONE}\n")

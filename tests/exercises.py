@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
-from contract.problems import factors, problem
+from contract.problems import factors, packed_rows, problem
 from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
@@ -17,19 +17,15 @@ from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
 from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power, screen
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
-PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
+DTYPES = (np.float32, np.float64)
 SMALL = loader.Limits(shared_memory=65536, multiprocessors=132)  # rows do not stay in shared memory
 RAGGED = [3, 0, 50, 9, 150, 1, 0, 41, 80, 2, 35, 0, 30, 83, 38, 0]
 
 
-def options(precision):
-    return {} if precision == "float64" else {"precision": precision}
-
-
-def check_assign(X, flats, precision="fp32", penalty=None, weights=None, tol=None):
+def check_assign(X, flats, penalty=None, weights=None, tol=None):
     """Compare labels, residuals and distances with the reference's."""
     tol = (tol or tolerance(X.dtype)) * (scale(X) + (penalty is not None))
-    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, **options(precision))
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights)
     distances = reference.sqdistances(X, flats)
     cost = distances if weights is None else weights[:, None] * distances
     assert_labels(labels, cost if penalty is None else cost + penalty, tol)
@@ -37,23 +33,23 @@ def check_assign(X, flats, precision="fp32", penalty=None, weights=None, tol=Non
     assert np.all(residuals >= 0)
     chosen = distances[np.arange(len(X)), labels]
     np.testing.assert_allclose(residuals, chosen, rtol=0, atol=tol)
-    np.testing.assert_allclose(cuda_assign.sqdistances(X, flats, **options(precision)), distances, rtol=0, atol=tol)
+    np.testing.assert_allclose(cuda_assign.sqdistances(X, flats), distances, rtol=0, atol=tol)
 
 
 def exercise_assign():
     """Small problems that between them use every line of the kernels."""
-    for limits, precision in ((SMALL, "fp32"), (H100, "fp16x3"), (SMALL, "float64"), (H100, "fp32"), (SMALL, "fp16x3")):
+    for limits, dtype in ((SMALL, np.float32), (SMALL, np.float64), (H100, np.float32)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loader, "limits", lambda limits=limits: limits)
-            X, flats, rng = problem(150, 83, RAGGED, PRECISIONS[precision], True)
+            X, flats, rng = problem(150, 83, RAGGED, dtype, True)
             penalty, weights = rng.random(len(RAGGED)), rng.random(len(X))
-            check_assign(X, flats, precision, penalty, weights)
-            X, flats, rng = problem(140, 24, [5, 14, 11], PRECISIONS[precision], False)
-            check_assign(X, flats, precision)
+            check_assign(X, flats, penalty, weights)
+            X, flats, rng = problem(140, 24, [5, 14, 11], dtype, False)
+            check_assign(X, flats)
             (basis,) = random_bases(rng, 24, [5], X.dtype)
             on_flat = (100 * rng.normal(size=(50, len(basis))) @ basis).astype(X.dtype)
-            check_assign(on_flat, Flats.from_bases([basis]), precision)
-            labels, _ = cuda_assign.assign(on_flat, Flats.from_bases([basis] * 80), **options(precision))
+            check_assign(on_flat, Flats.from_bases([basis]))
+            labels, _ = cuda_assign.assign(on_flat, Flats.from_bases([basis] * 80))
             assert not labels.any()
 
 
@@ -168,11 +164,48 @@ def exercise_power():
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
 
 
+def exercise_subspace():
+    """Steps by products: ragged flats, S of rank one, with the trace in its last rows, and not finite."""
+    rng = np.random.default_rng(0)
+    d, dims = 300, (5, 0, 33, 7, 4)
+    layout, scale = layout_of(d, dims), np.where(np.arange(300) < 200, 1e-9, 1.0)
+    S = np.stack([A.T @ A for A in rng.normal(size=(5, 400, d)) * scale])
+    S[0], S[3, 5, 5] = np.outer(S[0, -1], S[0, -1]), np.nan
+    bases = random_bases(rng, d, dims, np.float32)
+    bases[4] = np.linalg.eigh(S[4])[1].T[-4:].astype(np.float32)  # nothing to gain
+    start = np.concatenate(bases)
+    assert power.power_steps(S, layout, np.dtype(np.float32)).ok[[0, 1, 2, 4]].all()
+    found = power.power_steps(S, layout, np.dtype(np.float32), start)
+    np.testing.assert_array_equal(found.ok, [True, True, True, False, True])
+    for c, (V, before) in enumerate(zip(layout.split(found.bases), bases, strict=True)):
+        np.testing.assert_allclose(V @ V.T, np.eye(dims[c]), atol=1e-6)
+        if c == 3:
+            np.testing.assert_array_equal(V, before)
+        else:
+            assert np.einsum("ij,jk,ik", V, S[c], V) >= (1 - 1e-6) * np.einsum("ij,jk,ik", before, S[c], before)
+
+    held = reference.second_moments(np.eye(2, d), group_rows(np.array([0, 2], np.int32), 5))
+    held.raw[1] = -np.eye(d)
+    want = [1 - (bases[0][:, 0] ** 2).sum(), 0, 1 - (bases[2][:, 1] ** 2).sum(), 0, 0]
+    np.testing.assert_allclose(power.measure_objective(held, Flats(layout, start, None, None)), want, atol=1e-6)
+
+
+def exercise_status():
+    rng = np.random.default_rng(0)
+    flags, counts = rng.random(70) < 0.5, rng.integers(1 << 40, size=300)
+    for arrays in ([rng.normal(size=9), counts, flags, rng.normal(size=5).astype(np.float32)], [flags, counts]):
+        for got, want in zip(cuda.fetch(arrays), arrays, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 def exercise_moments():
     """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 700).astype(np.int32)
-    found = groups.group_rows(labels, 5)
+    before = np.where(np.arange(700) % 7, labels, 4 - labels).astype(np.int32)
+    found = groups.group_rows(labels, 5, before)
+    assert found.moved == (labels != before).sum()
+    np.testing.assert_array_equal(found.counts, np.bincount(labels, minlength=5))
     np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
     np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
     assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))
@@ -232,3 +265,18 @@ def exercise_lookup():
                 rows = rng.permutation(230)[:200]
                 with decoding(direct):
                     assert_decoded(cuda.lookup(rows, made), rows, made, DECODED[dtype])
+
+
+def exercise_packed():
+    """What the planted faults must not pass: several tiles of a group and short ones, all that rows can have."""
+    module = importlib.import_module("ksubspaces.kernels.cuda.packed")
+    for n, d, dims, columns, affine, kept, batch in (
+        (400, 132, [40, 3, 0, 90], 3, True, 70, 8192),
+        (300, 13, [9] * 17, 0, False, 0, 290),
+    ):
+        packed, rng = packed_rows(n, d, dims, columns, affine, kept)
+        rows = rng.permutation(n)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "BATCH", batch)
+            got, want = module.decode(rows, packed), reference.decode(rows, packed)
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(np.float32) * np.abs(want).max())

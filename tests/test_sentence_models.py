@@ -30,14 +30,6 @@ class TestSentenceTransformers:
         save_compressed(loaded, tmp_path / "model", overwrite=True)
         np.testing.assert_allclose(load_compressed(tmp_path / "model").encode(SENTENCES), vectors, atol=1e-6)
 
-    def test_a_plain_load_finds_no_weights(self, tmp_path):
-        sentence_transformers = import_or_skip("sentence_transformers")
-        model = sentence_model(tmp_path / "dense")
-        compress_model(model, 0.1, seed=0)
-        save_compressed(model, tmp_path / "model")
-        with pytest.raises(OSError, match=r"model\.safetensors"):
-            sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
-
     def test_as_another_class(self, tmp_path):
         """A pipeline's transformer alone, a transformer as a pipeline, and a pipeline of one's own class."""
         sentence_transformers = import_or_skip("sentence_transformers")
@@ -64,6 +56,23 @@ class TestSentenceTransformers:
         pipeline = load_compressed(tmp_path / "encoder", model_class=kinds[2])
         table = pipeline[0].auto_model.get_input_embeddings()
         torch.testing.assert_close(table.to_dense(), encoder.get_input_embeddings().to_dense())
+
+    def test_a_tower_that_is_shared_is_saved_once_and_opens_with_both_names(self, tmp_path):
+        sentence_transformers = import_or_skip("sentence_transformers", "6")
+        from sentence_transformers.base.modules import Router
+
+        tower = sentence_model(tmp_path / "dense")
+        router = Router.for_query_document(query_modules=[*tower], document_modules=[*tower])
+        model = sentence_transformers.SentenceTransformer(modules=[router], device="cpu")
+        compress_model(model, 0.1, tokenizer=tower.tokenizer, seed=0)
+        save_compressed(model, tmp_path / "model")
+        assert len(list((tmp_path / "model").rglob("model.safetensors"))) == 1
+        loaded = load_compressed(tmp_path / "model")
+        for encode in ("encode_query", "encode_document"):
+            found, expected = (getattr(m, encode)(SENTENCES, prompt="") for m in (loaded, model))
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        query, document = (loaded[0].sub_modules[name][0].auto_model for name in ("query", "document"))
+        assert query is document
 
     def test_layers_outside_of_the_transformer_cannot_be_saved(self, tmp_path):
         model = sentence_model(tmp_path / "dense")

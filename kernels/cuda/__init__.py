@@ -12,15 +12,19 @@ from .groups import group_rows, label_counts
 from .irregular import changed_rows, largest, lower_distances, sample_rows
 from .lookup import lookup
 from .moments import second_moments, update_moments
+from .packed import decode
 from .power import complements as complements
 from .power import measure_objective
 from .seeding import seed, seed_directions
+from .status import fetch
 
 __all__ = [
     "assign",
     "batched_svd",
     "changed_rows",
     "coefficients",
+    "decode",
+    "fetch",
     "group_rows",
     "label_counts",
     "largest",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..factorization import Factorization
+from ..factorization import Factorization, row_numbers
 from ._factors import Factors, check_exact, read_shapes
 from ._lookup import decode, decode_static, lookup
+from ._packed import PackedEmbedding, refuse_beside_bits
 from ._scaling import PLAIN, Scaling, scaling_of
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ class SubspaceEmbedding(Factors):
         Whether each cluster has an offset.
     padding_idx : int, optional
         A row that passes no gradient on, neither to its coefficients nor to its cluster's basis and offset. As in
-        ``nn.Embedding`` its value is what is stored, not necessarily zero.
+        ``nn.Embedding`` its value is what is stored, not necessarily zero. In a cluster that other rows train it
+        moves with them; :meth:`from_embedding` gives it a cluster of its own, which is fixed.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; int8 with one scale per row. ``None`` is ``dtype``. float16 is not for training: Adam's
         steps underflow in it, as they do for any parameter.
     scaling : (float, bool), default (1.0, False)
         A number that rows are multiplied by as they come out (``weight`` is without it), and whether it is rounded to
         their dtype first: the ``embed_scale`` of BART's embeddings and, rounded, of Gemma's.
+    n_fixed : int, default 0
+        So many of the last clusters do not train.
     device, dtype
         As in ``nn.Embedding``. ``dtype`` is that of the bases and of what comes out, under autocast too.
 
@@ -96,6 +100,8 @@ class SubspaceEmbedding(Factors):
     True
     """
 
+    _dense: Any = nn.Embedding
+
     def __init__(
         self,
         num_embeddings: int,
@@ -107,11 +113,12 @@ class SubspaceEmbedding(Factors):
         padding_idx: int | None = None,
         storage: str | None = None,
         scaling: tuple[float, bool] = PLAIN,
+        n_fixed: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         shapes = (num_embeddings, embedding_dim, counts, dims)
-        super().__init__(*shapes, affine=affine, storage=storage, device=device, dtype=dtype)
+        super().__init__(*shapes, affine=affine, storage=storage, n_fixed=n_fixed, device=device, dtype=dtype)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         if padding_idx is not None:
@@ -129,8 +136,10 @@ class SubspaceEmbedding(Factors):
         padding_idx: int | None = None,
         storage: str | None = None,
         scaling: tuple[float, bool] = PLAIN,
+        n_fixed: int = 0,
         dtype: torch.dtype | None = None,
         device: Any = None,
+        **more: Any,
     ) -> Self:
         """An embedding with a copy of given factors.
 
@@ -138,12 +147,14 @@ class SubspaceEmbedding(Factors):
         ----------
         factorization : Factorization
             Of NumPy, Torch or CuPy arrays.
-        padding_idx, storage, scaling
+        padding_idx, storage, scaling, n_fixed
             See the class.
         dtype : torch.dtype, optional
             Of bases and output; that of the factorization by default.
         device : optional
             That of the factorization by default.
+        **more
+            Of a class derived from this.
 
         Raises
         ------
@@ -151,28 +162,29 @@ class SubspaceEmbedding(Factors):
             When it is given something else.
         """
         shapes, options = read_shapes(factorization, dtype, device)
-        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling}
+        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling, "n_fixed": n_fixed, **more}
         return cls(*shapes, **options).fill(factorization)
 
     @classmethod
     def from_embedding(
         cls,
-        embedding: nn.Embedding,
+        embedding: Any,
         ratio: float | None = None,
         *,
         n_parameters: int | None = None,
+        bits: float | None = None,
+        nbytes: int | None = None,
         token_weights: Any = None,
         storage: str | None = None,
         k: Any = "auto",
         seed: int | None = None,
         **options: Any,
-    ) -> Self:
+    ) -> Self | PackedEmbedding:
         """Compress an embedding; it is left as it is.
 
         Dtype, device, padding_idx, training mode, whether it is trained, and a number that it multiplies rows by (the
-        ``embed_scale`` of BART, Gemma and others in transformers) are the embedding's. All rows come out
-        approximately, the padding row too; but if that is all zero, it stays so exactly (with ``affine=True`` in a
-        cluster of its own, for d numbers more than asked).
+        ``embed_scale`` of BART, Gemma and others in transformers) are the embedding's. Rows come out approximately.
+        The padding row is exact, and stays so in training: it has a cluster of its own, which is fixed.
 
         Parameters
         ----------
@@ -181,6 +193,9 @@ class SubspaceEmbedding(Factors):
             Share of the parameters to save, in (0, 1). Give this, ``keep`` (as in ``compress``) or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend.
+        bits, nbytes : number, optional
+            Bits to spend for each number of the table, or bytes for all of it, in place of those. The layer is then a
+            :class:`PackedEmbedding`, which trains once it is unfrozen.
         token_weights : (n,) array, optional
             Weight of each row's error, for instance how often its token occurs.
         storage
@@ -208,8 +223,8 @@ class SubspaceEmbedding(Factors):
         >>> layer.n_parameters <= 0.3 * 400 * 16
         True
         """
-        if not isinstance(embedding, nn.Embedding):
-            raise TypeError(f"embedding must be an nn.Embedding, got {type(embedding).__name__}")
+        if not isinstance(embedding, cls._dense):
+            raise TypeError(f"embedding must be an nn.{cls._dense.__name__}, got {type(embedding).__name__}")
         for name, reason in UNSUPPORTED.items():
             if getattr(embedding, name):
                 raise ValueError(f"embeddings with {name} cannot be factored: {reason}; set it to None or False first")
@@ -222,24 +237,44 @@ class SubspaceEmbedding(Factors):
         from ..budget import compress
 
         table = embedding.weight.detach()
+        padding_idx = embedding.padding_idx
+        in_bits = bits is not None or nbytes is not None
+        if padding_idx is not None and (in_bits or table[padding_idx].any()):
+            options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
+        if in_bits:
+            if cls._dense is not nn.Embedding:
+                raise ValueError("a bag has no form in packed bits; give ratio, keep or n_parameters")
+            refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
+            options |= {"bits": bits, "nbytes": nbytes}
+            found: Any = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
+            packed = PackedEmbedding.from_factorization(
+                found, padding_idx=padding_idx, scaling=scaling, dtype=table.dtype, device=table.device
+            )
+            return packed.train(embedding.training)
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
         factorization = compress(
             table, ratio, n_parameters=n_parameters, k=k, sample_weight=token_weights, seed=seed, **options
         )
-        padding_idx = embedding.padding_idx
-        if padding_idx is not None and not table[padding_idx].any() and bool(factorization[padding_idx].any()):
-            factorization = _with_zero_row(factorization, padding_idx)
+        if padding_idx is not None:
+            factorization = _set_apart(factorization, padding_idx, table[padding_idx])
         layer = cls.from_factorization(
             factorization,
             padding_idx=padding_idx,
             storage=storage,
             scaling=scaling,
+            n_fixed=0 if padding_idx is None else 1,
             dtype=table.dtype,
             device=table.device,
+            **cls._options_of(embedding),
         )
         if not embedding.weight.requires_grad:
             layer.requires_grad_(False)
         return layer.train(embedding.training)
+
+    @staticmethod
+    def _options_of(embedding: Any) -> dict[str, Any]:
+        """What more an embedding of this kind is made with."""
+        return {}
 
     @property
     def weight(self) -> Tensor:
@@ -255,15 +290,25 @@ class SubspaceEmbedding(Factors):
         TypeError
             When ids are not integers.
         """
+        self._check_ids(ids)
+        table = self.table()
+        padding_idx = -1 if self.padding_idx is None else self.padding_idx
+        if not self._is_static(ids):
+            return self.scaling(decode(ids, table, padding_idx))
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return self.scaling(lookup(ids, *table, padding_idx))
+        return self.scaling(decode_static(ids, table))
+
+    @staticmethod
+    def _check_ids(ids: Tensor) -> None:
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
-        table = self.table()
-        if torch.compiler.is_exporting() or torch.jit.is_tracing() or ids.is_meta:
-            return self.scaling(decode_static(ids, table))
-        padding_idx = -1 if self.padding_idx is None else self.padding_idx
-        rows = lookup(ids, *table, padding_idx) if torch.compiler.is_compiling() else decode(ids, table, padding_idx)
-        return self.scaling(rows)
+
+    @staticmethod
+    def _is_static(ids: Tensor) -> bool:
+        """Whether shapes may not depend on the ids: compiled, traced, exported, or on the meta device."""
+        return torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(ids, "is_meta", False)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
@@ -271,15 +316,30 @@ class SubspaceEmbedding(Factors):
         return super().extra_repr() + padding + scaling
 
 
-def _with_zero_row(factorization: Factorization, row: int) -> Factorization:
-    """The same with one row moved to a cluster of its own, of dimension 0 with a zero offset: so it is exactly zero."""
+def _and_row(exact_rows: Any, row: int, n: int) -> Any:
+    """Numbers of rows, and one more; what is none, as it is, for compress to refuse."""
+    try:
+        return sorted({row, *([] if exact_rows is None else row_numbers(exact_rows, n).tolist())})
+    except (IndexError, TypeError):
+        return exact_rows
+
+
+def _set_apart(factorization: Factorization, row: int, value: Tensor) -> Factorization:
+    """The same with one row moved to a last cluster of its own, of dimension 1, or 0 if it is zero."""
     given = factorization.to("torch")
     c = int(given.labels[row])
-    others = torch.arange(given.counts[c], device=given.labels.device) != (given.labels[:row] == c).sum()
-    labels, blocks, bases = given.labels.clone(), list(given.blocks), list(given.bases)
+    labels, blocks, bases, offsets = given.labels.clone(), list(given.blocks), list(given.bases), given.offsets
+    others = torch.arange(given.counts[c], device=labels.device) != (labels[:row] == c).sum()
+    if len(others) == 1 and c == len(bases) - 1:
+        del blocks[c], bases[c]
+        offsets = None if offsets is None else offsets[:c]
+    else:
+        rest = blocks[c][others]
+        used = (rest != 0).any(0)
+        blocks[c], bases[c] = rest[:, used], bases[c][used]  # without the direction of the row alone, if it had one
     labels[row] = len(bases)
-    blocks[c] = blocks[c][others]
-    blocks.append(blocks[c].new_zeros(1, 0))
-    bases.append(bases[0].new_zeros(0, bases[0].shape[1]))
-    offsets = None if given.offsets is None else nn.functional.pad(given.offsets, (0, 0, 0, 1))
+    own = value[None].to(bases[0])[: int(value.any())]
+    blocks.append(own.new_ones(1, len(own)))
+    bases.append(own)
+    offsets = None if offsets is None else nn.functional.pad(offsets, (0, 0, 0, 1))
     return Factorization(labels, blocks, bases, offsets, given.home)

@@ -14,9 +14,11 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from ._embedding import SubspaceEmbedding
+from ._bag import SubspaceEmbeddingBag
+from ._factors import Factors
 from ._linear import SubspaceLinear
-from ._modules import factored_layers
+from ._modules import KINDS, LAYERS, factored_layers
+from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import PLAIN
 
 
@@ -26,10 +28,12 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
     owners: dict[int, str] = {}
     layers = factored_layers(model)
     for name, layer in sorted(layers.items(), key=lambda entry: isinstance(entry[1], SubspaceLinear)):
-        factors: Any = layer if isinstance(layer, SubspaceEmbedding) else layer.factors
+        factors: Any = layer.factors if isinstance(layer, SubspaceLinear) else layer
         entry: dict[str, Any] = {"shape": list(factors.shape)}
-        if isinstance(layer, SubspaceEmbedding):
+        if not isinstance(layer, SubspaceLinear):
             entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
+            if isinstance(layer, SubspaceEmbeddingBag):
+                entry |= {"kind": "bag", "mode": layer.mode, "include_last_offset": layer.include_last_offset}
             if layer.scaling != PLAIN:
                 entry["scaling"] = list(layer.scaling)
         else:
@@ -38,16 +42,27 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
             entry["tied_to"] = owners[id(factors)]
         else:
             owners[id(factors)] = name
-            dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
-            entry |= {
-                "counts": list(factors.counts),
-                "dims": list(factors.dims),
-                "affine": factors.offsets is not None,
-                # None follows the dtype that the model is loaded in
-                "storage": None if factors.storage == dtype else factors.storage,
-            }
+            entry |= _describe_packed(factors) if isinstance(factors, PackedFactors) else _describe_factors(factors)
         found[name] = entry
     return found
+
+
+def _describe_factors(factors: Factors) -> dict[str, Any]:
+    dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
+    entry = {
+        "counts": list(factors.counts),
+        "dims": list(factors.dims),
+        "affine": factors.offsets is not None,
+        # None follows the dtype that the model is loaded in
+        "storage": None if factors.storage == dtype else factors.storage,
+    }
+    return {**entry, "n_fixed": factors.n_fixed} if factors.n_fixed else entry
+
+
+def _describe_packed(factors: PackedFactors) -> dict[str, Any]:
+    shapes = factors.parameter_shapes
+    entry = {"packed_bytes": factors.stored.numel()}
+    return entry if shapes is None else {**entry, "unfrozen": {name: list(shape) for name, shape in shapes.items()}}
 
 
 class Waiting(nn.Linear):
@@ -68,11 +83,24 @@ def empty(entry: Mapping[str, Any]) -> nn.Module:
     """The layer of an entry, before it is loaded."""
     if "tied_to" in entry:
         return Waiting(*_features(entry), entry.get("bias", False))
+    if "packed_bytes" in entry:
+        return _empty_packed(entry)
     clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
-    if entry["kind"] == "embedding":
-        (n, d), scaling = entry["shape"], entry.get("scaling", PLAIN)
-        return SubspaceEmbedding(n, d, **clusters, padding_idx=entry["padding_idx"], scaling=scaling)
+    if entry["kind"] in ("embedding", "bag"):
+        names = ("padding_idx", "scaling", "n_fixed", "mode", "include_last_offset")
+        options: dict[str, Any] = {name: entry[name] for name in names if name in entry}
+        n, d = entry["shape"]
+        return LAYERS[entry["kind"]][1](n, d, **clusters, **options)
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
+
+
+def _empty_packed(entry: Mapping[str, Any]) -> nn.Module:
+    (n, d), nbytes, unfrozen = entry["shape"], entry["packed_bytes"], entry.get("unfrozen")
+    if entry["kind"] == "embedding":
+        options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling") if name in entry}
+        return PackedEmbedding(n, d, nbytes, unfrozen=unfrozen, **options)
+    bias = torch.zeros(_features(entry)[1]) if entry["bias"] else None
+    return SubspaceLinear.around(PackedFactors(n, d, nbytes, unfrozen=unfrozen), by=entry["by"], bias=bias)
 
 
 def _features(entry: Mapping[str, Any]) -> tuple[int, int]:
@@ -82,7 +110,7 @@ def _features(entry: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def of_class(
-    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[Any] | None
+    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[str]
 ) -> dict[str, Mapping[str, Any]]:
     """The entries for a model of the class saved or of another: heads may be gone, and others be tied now.
 
@@ -104,7 +132,7 @@ def of_class(
     def place(name: str, entry: Mapping[str, Any]) -> str | None:
         found = next((candidate for candidate in names(name) if candidate in holders), None)
         holder = holders.get(found or "")
-        if found is None or not isinstance(holder, (nn.Linear, nn.Embedding)):
+        if found is None or not isinstance(holder, KINDS):
             return None
         shape, compressed = tuple(holder.weight.shape), _features(entry)[::-1]
         if shape != compressed:
@@ -149,11 +177,10 @@ def _ties(model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]]) -> I
                 yield name, entry.get("tied_to", other)
 
 
-def _dense(files: Iterable[Any] | None) -> set[str]:
+def _dense(files: Iterable[str]) -> set[str]:
     """Names of the modules that have a weight in files of safetensors."""
     found = set()
-    for file in files or ():
-        if str(file).endswith(".safetensors"):
-            with safe_open(file, framework="pt") as weights:
-                found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
     return found

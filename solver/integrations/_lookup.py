@@ -102,10 +102,15 @@ def decode(ids: Tensor, table: Table, padding_idx: int = -1) -> Tensor:
         When a number is not in [0, n).
     """
     with in_own_dtype(ids.device):
-        request = _prepare_request(ids, table, padding_idx)
-        rows = torch.cat([table.rows(c, positions) for c, positions in enumerate(request.positions)])
-        padding = None if request.padding < 0 else request.padding
-        return F.embedding(request.inverse, rows, padding).view(*ids.shape, rows.shape[1])
+        rows, inverse, padding = decode_distinct(ids, table, padding_idx)
+        return F.embedding(inverse, rows, padding).view(*ids.shape, rows.shape[1])
+
+
+def decode_distinct(ids: Tensor, table: Table, padding_idx: int = -1) -> tuple[Tensor, Tensor, int | None]:
+    """The distinct rows asked for, which of them each id means (flat), and which is the padding row, if any is."""
+    request = _prepare_request(ids, table, padding_idx)
+    rows = torch.cat([table.rows(c, positions) for c, positions in enumerate(request.positions)])
+    return rows, request.inverse, None if request.padding < 0 else request.padding
 
 
 def decode_static(ids: Tensor, table: Table) -> Tensor:
@@ -153,18 +158,18 @@ def lookup_backward(
     with in_own_dtype(ids.device):
         request = _prepare_request(ids, table, padding_idx)
         d = bases[0].shape[1]
-        summed = _scatter(gradient.reshape(-1, d), request.inverse, request.bounds[-1], request.padding)
+        summed = scatter(gradient.reshape(-1, d), request.inverse, request.bounds[-1], request.padding)
         spans = [summed[first:last] for first, last in pairwise(request.bounds)]
         of_blocks = []
         for block, V, own, positions in zip(blocks, bases, spans, request.positions, strict=True):
             if block.is_floating_point():
-                of_blocks.append(_scatter((own @ V.T).to(block.dtype), positions, len(block)))
+                of_blocks.append(scatter((own @ V.T).to(block.dtype), positions, len(block)))
         of_bases = [table.coefficients(c, request.positions[c]).T @ own for c, own in enumerate(spans)]
         of_offsets = [] if offsets is None else [torch.stack([own.sum(0) for own in spans])]
     return [*of_blocks, *of_bases, *of_offsets]
 
 
-def _scatter(gradient: Tensor, indices: Tensor, n: int, padding: int = -1) -> Tensor:
+def scatter(gradient: Tensor, indices: Tensor, n: int, padding: int = -1) -> Tensor:
     """Rows of the gradient added up by index, (n, ...): what an embedding's own gradient is."""
     return torch.ops.aten.embedding_dense_backward(gradient.contiguous(), indices, n, padding, False)
 
@@ -193,10 +198,10 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     ids, places, *factors, scales, offsets = ctx.saved_tensors
     blocks, bases = factors[: ctx.k], factors[ctx.k :]
     found = lookup_backward(gradient, ids, places, ctx.starts, blocks, bases, scales, offsets, ctx.padding_idx)
-    of_blocks: list[Any] = [None] * ctx.k
-    if blocks[0].is_floating_point():
-        of_blocks, found = found[: ctx.k], found[ctx.k :]
-    return None, None, None, of_blocks, found[: ctx.k], None, (None if offsets is None else found[ctx.k]), None
+    rest = iter(found)
+    of_blocks = [next(rest) if block.is_floating_point() else None for block in blocks]
+    of_bases = [next(rest) for _ in bases]
+    return None, None, None, of_blocks, of_bases, None, next(rest, None), None
 
 
 lookup.register_autograd(_gradients, setup_context=_keep)

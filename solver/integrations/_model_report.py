@@ -46,7 +46,7 @@ class ModuleReport:
     ----------
     name : str
         Of the module within the model.
-    kind : {"embedding", "linear"}
+    kind : {"embedding", "bag", "linear"}
     tied : tuple of str
         Other modules that hold the same table.
     shape : (n, d)
@@ -70,6 +70,9 @@ class ModuleReport:
         Rows with the largest share of the error.
     most_distorted : tuple of RowLoss
         Rows with the largest relative error of their own.
+    bits : float or None
+        Bits stored for each number, if that was the budget. ``n_parameters`` are then numbers of the table's dtype that
+        take as many bytes, and the SVD is the one of these.
     """
 
     name: str
@@ -92,6 +95,14 @@ class ModuleReport:
     seconds: float
     most_lost: tuple[RowLoss, ...]
     most_distorted: tuple[RowLoss, ...]
+    bits: float | None = None
+
+    @property
+    def size_told(self) -> str:
+        """What was spent, before and after, in what it was spent in."""
+        if self.bits is not None:
+            return f"{self.nbytes_before:,} bytes -> {self.nbytes:,}, {self.bits:.2f} bits a number,"
+        return f"{self.n_parameters_before:,} parameters -> {self.n_parameters:,}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,8 @@ class ModelReport:
     seconds : float
     options : dict
         What was asked for.
+    left : tuple of str
+        Heads that are not tied to what was compressed, and were left as they are.
     """
 
     model: str
@@ -118,6 +131,7 @@ class ModelReport:
     nbytes: int
     seconds: float
     options: Mapping[str, Any]
+    left: tuple[str, ...] = ()
 
     def after(self, earlier: ModelReport | None) -> ModelReport:
         """This together with what was compressed earlier in the same model."""
@@ -129,6 +143,7 @@ class ModelReport:
             n_parameters_before=earlier.n_parameters_before,
             nbytes_before=earlier.nbytes_before,
             seconds=earlier.seconds + self.seconds,
+            left=tuple(name for name in earlier.left if all(name != module.name for module in self.modules)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,11 +161,13 @@ class ModelReport:
         """
         modules = []
         for entry in facts["modules"]:
-            given = {f.name: _tuples(entry[f.name]) for f in fields(ModuleReport)}
+            given = {f.name: _tuples({"bits": None, **entry}[f.name]) for f in fields(ModuleReport)}
             for name in ("most_lost", "most_distorted"):
                 given[name] = tuple(RowLoss(**row) for row in entry[name])
             modules.append(ModuleReport(**given))
-        return cls(**{f.name: facts[f.name] for f in fields(cls)} | {"modules": tuple(modules)})
+        left = tuple(facts.get("left", ()))  # of which earlier versions knew nothing
+        given = {f.name: facts[f.name] for f in fields(cls) if f.name != "left"}
+        return cls(**given | {"modules": tuple(modules), "left": left})
 
     def __str__(self) -> str:
         lines = [
@@ -161,7 +178,7 @@ class ModelReport:
             kept = f", {m.n_exact} kept exactly" if m.n_exact else ""
             lines.append(f"  {' = '.join([m.name, *m.tied])}  ({m.kind} {m.shape[0]:,} x {m.shape[1]:,}{kept})")
             lines.append(
-                f"    {m.n_parameters_before:,} parameters -> {m.n_parameters:,} in {len(m.dims)} clusters; "
+                f"    {m.size_told} in {len(m.dims)} clusters; "
                 f"relative error {m.relative_error:.4f} (SVD {m.svd_relative_error:.4f})"
             )
             if m.weighted_error is not None:
@@ -170,6 +187,10 @@ class ModelReport:
                 )
             else:
                 lines.append(f"    weights: {m.weights}")
+        for name in self.left:
+            lines.append(
+                f"  {name} is not tied to the embedding, and was left; modules='embeddings+heads' compresses both"
+            )
         return "\n".join(lines)
 
 

@@ -10,12 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._bag import SubspaceEmbeddingBag
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors
 from ._linear import SubspaceLinear
+from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import scaling_of
 
-KINDS: tuple[Any, ...] = (nn.Embedding, nn.Linear)
+LAYERS: Mapping[str, tuple[Any, Any]] = {
+    "embedding": (nn.Embedding, SubspaceEmbedding),
+    "bag": (nn.EmbeddingBag, SubspaceEmbeddingBag),
+    "linear": (nn.Linear, SubspaceLinear),
+}
+"""Each kind of layer, dense and factored."""
+KINDS = tuple(dense for dense, _ in LAYERS.values())
+TABLES = (nn.Embedding, nn.EmbeddingBag, SubspaceEmbedding, PackedEmbedding)
+Layer = SubspaceEmbedding | PackedEmbedding | SubspaceLinear
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -41,14 +51,14 @@ class SharedTable:
 
     @property
     def kind(self) -> str:
-        """ "embedding" or "linear"."""
-        return "embedding" if isinstance(self.module, nn.Embedding) else "linear"
+        """ "embedding", "bag" or "linear"."""
+        return next(name for name, (kind, _) in LAYERS.items() if isinstance(self.module, kind))
 
     @property
     def tied(self) -> tuple[str, ...]:
         return tuple(name for name in self.holders if name != self.name)
 
-    def replacements(self, layer: SubspaceEmbedding | SubspaceLinear) -> dict[str, nn.Module]:
+    def replacements(self, layer: Layer) -> dict[str, nn.Module]:
         """What each holder becomes once the table is compressed to a layer; the factors are shared as the table was."""
         by_module: dict[int, nn.Module] = {}
         for module in self.holders.values():
@@ -56,8 +66,8 @@ class SharedTable:
                 by_module[id(module)] = self._replacement(module, layer)
         return {name: by_module[id(module)] for name, module in self.holders.items()}
 
-    def _replacement(self, module: Any, layer: SubspaceEmbedding | SubspaceLinear) -> nn.Module:
-        if isinstance(module, nn.Embedding):
+    def _replacement(self, module: Any, layer: Layer) -> nn.Module:
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             return layer
         head = layer if module is self.module else tied_linear(layer)
         assert isinstance(head, SubspaceLinear)
@@ -67,20 +77,18 @@ class SharedTable:
 
 def tied_linear(layer: nn.Module) -> SubspaceLinear:
     """Another linear layer with the factors of a layer, without a bias."""
-    if isinstance(layer, SubspaceEmbedding):
+    if isinstance(layer, (SubspaceEmbedding, PackedEmbedding)):
         return SubspaceLinear.tied_to(layer)
     assert isinstance(layer, SubspaceLinear)
-    factors = layer.factors
-    shapes = (layer.in_features, layer.out_features, factors.counts, factors.dims)
-    twin = SubspaceLinear(*shapes, by=layer.by, bias=False, device="meta")
-    twin.factors = factors
-    return twin
+    return SubspaceLinear.around(layer.factors, by=layer.by)
 
 
 def check_model(model: Any) -> None:
     """Refuse what is no module, or wraps one."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        static = type(model).__name__ == "StaticModel"  # of model2vec, which is arrays of NumPy
+        remedy = "; open it as SentenceTransformer(modules=[StaticEmbedding.from_model2vec(PATH)])" if static else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}{remedy}")
     if isinstance(model, WRAPPERS):
         raise ValueError(f"model is wrapped in {type(model).__name__}; compress model.module, then wrap it again")
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
@@ -116,7 +124,10 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
                 raise ValueError(f"{name} shares its weight with {other}.{entry}, which cannot be tied to factors")
             _check_module(other, modules[other])
             group[other] = modules[other]
-        embeddings = {key: module for key, module in group.items() if isinstance(module, nn.Embedding)}
+        bags = [key for key, module in group.items() if isinstance(module, nn.EmbeddingBag)]
+        if bags and len({id(module) for module in group.values()}) > 1:
+            raise ValueError(f"{bags[0]} shares its weight with others ({', '.join(group)}); leave it out of modules")
+        embeddings = {key: module for key, module in group.items() if not isinstance(module, nn.Linear)}
         if len({module.padding_idx for module in embeddings.values()}) > 1:
             raise ValueError(f"{', '.join(embeddings)} share a weight but not the padding_idx; make it the same")
         scalings = {key: scaling_of(module) for key, module in embeddings.items()}  # reads the table: once a holder
@@ -130,11 +141,12 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
 
 
 def _check_module(name: str, module: nn.Module) -> None:
-    if isinstance(module, (Factors, SubspaceLinear)):
+    if isinstance(module, (Factors, PackedFactors, SubspaceLinear)):
         raise ValueError(f"{name} is already compressed: {module!r}; load the original model to compress it anew")
     if not isinstance(module, KINDS):
         raise ValueError(
-            f"{name} is of type {type(module).__name__}, not an nn.Embedding or nn.Linear; leave it out of modules"
+            f"{name} is of type {type(module).__name__}, not an nn.Embedding, nn.EmbeddingBag or nn.Linear; "
+            "leave it out of modules"
         )
     if "weight" not in module._parameters:
         raise ValueError(f"{name} computes its weight (a parametrization?); remove that first")
@@ -165,12 +177,12 @@ def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
         setattr(model.get_submodule(parent), leaf, layer)
 
 
-def factored_layers(model: nn.Module) -> dict[str, SubspaceEmbedding | SubspaceLinear]:
+def factored_layers(model: nn.Module) -> dict[str, Layer]:
     """All factored layers of a model, by every name that they have."""
-    found: dict[str, SubspaceEmbedding | SubspaceLinear] = {}
+    found: dict[str, Layer] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         within = name.rpartition(".")[0] in found  # a linear layer's factors may be an embedding's
-        if isinstance(module, (SubspaceEmbedding, SubspaceLinear)) and not within:
+        if isinstance(module, Layer) and not within:
             found[name] = module
     return found
 
