@@ -53,7 +53,7 @@ def side_by_side(
 def multiply(V: np.ndarray, A: np.ndarray, out: np.ndarray) -> np.ndarray:
     """``V A^T`` of V (p, d) and A (m, d) into ``out`` (p, m)."""
     (p, d), m = V.shape, len(A)
-    if d >= LONG_ROW or m < ROWS:
+    if not 0 < d < LONG_ROW or m < ROWS:
         return np.matmul(V, A.T, out=out)
     height, whole = max(SMALL // (d * ROWS) & ~7, 8), m - m % ROWS
     # BLAS is fastest where neither factor is transposed.
@@ -71,7 +71,7 @@ def gram(A: np.ndarray) -> np.ndarray:
     """``A^T A`` (d, d) of A (m, d)."""
     m, d = A.shape
     product, whole = np.empty((d, d), A.dtype), m - m % TALL
-    stack, rest = A[:whole].reshape(-1, TALL, d), A[whole:]
+    stack, rest = A[:whole].reshape(whole // TALL, TALL, d), A[whole:]
     for first in range(0, d, TILE):
         rows = slice(first, first + TILE)
         left = np.ascontiguousarray(stack[:, :, rows].transpose(0, 2, 1))

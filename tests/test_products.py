@@ -6,7 +6,7 @@ import pytest
 from ksubspaces import compress, kernels
 from ksubspaces.kernels import products
 
-SHAPES = [(1, 1, 1), (31, 7, 5), (33, 384, 50), (250, 65, 131), (300, 521, 9), (64, 2100, 3), (0, 12, 4)]
+SHAPES = [(1, 1, 1), (40, 0, 50), (31, 7, 5), (33, 384, 50), (250, 65, 131), (300, 521, 9), (64, 2100, 3), (0, 12, 4)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -14,7 +14,7 @@ SHAPES = [(1, 1, 1), (31, 7, 5), (33, 384, 50), (250, 65, 131), (300, 521, 9), (
 def test_products_are_those_of_blas(m, d, p, dtype):
     rng = np.random.default_rng(m + d)
     A, V = rng.normal(size=(m, d)).astype(dtype), rng.normal(size=(p, d)).astype(dtype)
-    close = {"rtol": 0, "atol": 8 * np.sqrt(max(m, d)) * np.finfo(dtype).eps * np.sqrt(max(m, d))}
+    close = {"rtol": 0, "atol": 8 * max(m, d) * np.finfo(dtype).eps}
     found = products.multiply(V, A, np.empty((p, m), dtype))
     np.testing.assert_allclose(found, V.astype(float) @ A.T.astype(float), **close)
     squares = products.gram(A)
