@@ -66,8 +66,9 @@ Size = Callable[[Sequence[np.ndarray], Sequence[int], Sequence[Layout]], float]
 
 def tiers_of(weights: np.ndarray, A: np.ndarray) -> np.ndarray:
     """Tiers of a factor of two from the largest weight down; the last but one has all that are lighter."""
-    with np.errstate(divide="ignore"):
-        tiers = np.clip(np.floor(np.log2(weights.max() / weights)), 0, TIERS - 2).astype(np.int32)
+    largest = weights.max()
+    shares = np.where(weights > 0, weights, np.ldexp(largest, -TIERS)) / (largest or 1)
+    tiers = np.minimum(np.floor(-np.log2(np.where(shares > 0, shares, 1))), TIERS - 2).astype(np.int32)
     tiers[~A.any(axis=1)] = TIERS - 1
     return tiers
 
