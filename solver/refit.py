@@ -114,7 +114,8 @@ class RunningMoments:
     def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
         """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed."""
         k, d, dtype = self.k, self.d, self.problem.X.dtype
-        anew, drift = np.arange(k), np.zeros(k, np.int64)
+        anew: np.ndarray = np.arange(k)
+        drift: np.ndarray = np.zeros(k)
         vectors, values = np.empty((k, d, d), dtype), np.empty((k, d))
         if self.solved is not None:
             then = self.solved.labels
