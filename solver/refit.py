@@ -114,13 +114,13 @@ class RunningMoments:
     def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
         """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed."""
         k, d, dtype = self.k, self.d, self.problem.X.dtype
-        anew, drift = np.arange(k), np.zeros(k)
+        anew: np.ndarray = np.arange(k)
+        drift: np.ndarray = np.zeros(k)
         vectors, values = np.empty((k, d, d), dtype), np.empty((k, d))
         if self.solved is not None:
             then = self.solved.labels
             moved = kernels.changed_rows(then, labels)
-            drift = self.solved.drift
-            drift = drift + kernels.label_counts(then[moved], k) + kernels.label_counts(labels[moved], k)
+            drift = self.solved.drift + sum(kernels.label_counts(own[moved], k) for own in (then, labels))
             stale = drift > KEPT_SHARE * kernels.label_counts(labels, k)
             anew, kept = np.flatnonzero(stale), np.flatnonzero(~stale)
             vectors[kept] = self.solved.vectors[kept]
