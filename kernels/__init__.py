@@ -16,6 +16,7 @@
 ``changed_rows``    rows whose label differs
 ``label_counts``    rows of each label
 ``lookup``          decoded rows of a factorization
+``decode``          decoded rows of packed bits
 =================== ==========================================================================
 
 :mod:`ksubspaces.kernels.reference` says in plain NumPy what each of them means. X is an array or :class:`Rows` of one,
@@ -36,6 +37,7 @@ from .devices import kernels_for
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
+from .packed import PackedRows
 from .rows import Rows, Streamed, as_rows
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "changed_rows",
     "coefficients",
     "complement",
+    "decode",
     "group_rows",
     "label_counts",
     "largest",
@@ -339,3 +342,8 @@ def label_counts(labels: Array, k: int) -> Array:
 def lookup(rows: Array, factorization: Any) -> Array:
     """Decode rows (b,) of a factorization to (b, d)."""
     return kernels_for(factorization.bases[0]).lookup(rows, factorization)
+
+
+def decode(rows: Array, packed: PackedRows) -> Array:
+    """Decode rows (b,) of packed bits to (b, d) float32; each by itself is as it is among others, bit for bit."""
+    return kernels_for(packed.codes).decode(rows, packed)

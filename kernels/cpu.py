@@ -20,6 +20,7 @@ from .cpu_grouped import lookup as lookup
 from .cpu_grouped import residuals as residuals
 from .cpu_grouped import second_moments as second_moments
 from .cpu_grouped import update_moments as update_moments
+from .cpu_packed import decode as decode
 from .flats import Flats, Layout
 from .lapack import batched_svd as batched_svd
 from .lapack import top_eigenspaces as top_eigenspaces

@@ -8,8 +8,8 @@ A row belongs to a group, a group to a cluster with a basis, and all rows of a g
 
 Bits are numbered from the least significant of each byte, so that a window is an unaligned little-endian word, shifted.
 The term that ends at bit ``end`` of its row reads the window of the ``width`` bits before it: ``skip = max(end - width,
-0)``, ``shift = max(width - end, 0)``, ``mask = 2^width - 1``; where a window is wider than a term's own bits, terms share
-bits, which is what a bit-shift trellis is (Tseng et al., "QTIP", NeurIPS 2024). A row is decoded without its neighbours.
+0)``, ``shift = max(width - end, 0)``, ``mask = 2^width - 1``; where a window is wider than a term's own bits, terms
+share bits, as in a bit-shift trellis (Tseng et al., "QTIP", NeurIPS 2024). A row is decoded without its neighbours.
 """
 
 from __future__ import annotations

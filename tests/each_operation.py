@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+from contract.problems import packed_rows
 from transfers import converted
 
 from ksubspaces import kernels
@@ -70,10 +71,14 @@ def run_on(xp, n, d, dims, dtype, affine):
         kernels.top_eigenspaces(moments.scatter, dims, dtype, start, exact=False)
     kernels.batched_svd([X[: d // 2 + 1], X[: 2 * d]], min(d, 5))
 
-    decode(xp, rng, n, dims, labels, bases, offsets)
+    look_up(xp, rng, n, dims, labels, bases, offsets)
+    for columns in (0, 2):
+        packed, _ = packed_rows(n, d, dims, columns, affine, kept=n // 4)
+        packed = converted(packed, lambda part: xp.asarray(part) if isinstance(part, np.ndarray) else part)
+        kernels.decode(xp.asarray(rng.integers(0, n, 200)), packed)
 
 
-def decode(xp, rng, n, dims, labels, bases, offsets):
+def look_up(xp, rng, n, dims, labels, bases, offsets):
     """Rows of a factorization, one by one and grouped."""
     host = labels if isinstance(labels, np.ndarray) else labels.get()
     counts, positions = np.bincount(host, minlength=len(dims)), np.empty(n, np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contract.backends import decoding, screening
 from contract.checks import DECODED, assert_accurate, assert_decoded, assert_decomposed
-from contract.problems import factors, problem
+from contract.problems import factors, packed_rows, problem
 from draws import check_directions, check_start
 from emulator import H100
 from helpers import assert_labels, scale, tolerance
@@ -232,3 +232,18 @@ def exercise_lookup():
                 rows = rng.permutation(230)[:200]
                 with decoding(direct):
                     assert_decoded(cuda.lookup(rows, made), rows, made, DECODED[dtype])
+
+
+def exercise_packed():
+    """What the planted faults must not pass: several tiles of a group and short ones, all that rows can have."""
+    module = importlib.import_module("ksubspaces.kernels.cuda.packed")
+    for n, d, dims, columns, affine, kept, batch in (
+        (400, 132, [40, 3, 0, 90], 3, True, 70, 8192),
+        (300, 13, [9] * 17, 0, False, 0, 290),
+    ):
+        packed, rng = packed_rows(n, d, dims, columns, affine, kept)
+        rows = rng.permutation(n)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "BATCH", batch)
+            got, want = module.decode(rows, packed), reference.decode(rows, packed)
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance(np.float32) * np.abs(want).max())

@@ -14,7 +14,7 @@ from helpers import import_or_skip
 from models import SENTENCES, bert, gpt2, sentence_model, tokenizer, torch, transformers
 
 from ksubspaces import cli
-from ksubspaces.integrations import _saved
+from ksubspaces.integrations import _saving
 from ksubspaces.integrations.transformers import load_compressed
 
 import_or_skip("rich")
@@ -132,7 +132,7 @@ def test_an_interruption_leaves_what_was_there(monkeypatch, tmp_path, folder, th
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_saved, "write_manifest", interrupt)
+    monkeypatch.setattr(_saving, "write_manifest", interrupt)
     assert run(folder, "--ratio", 0.3, "--out", out, "--overwrite", "--quiet") == 130
     assert contents(tmp_path) == before
     assert (tmp_path / "new").exists() == there

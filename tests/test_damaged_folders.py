@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from ksubspaces.integrations import _manifest
 from ksubspaces.integrations.transformers import compress_model, load_compressed, save_compressed
 
-MANIFEST, WEIGHTS = "ksubspaces.json", "model.ksubspaces.safetensors"
+MANIFEST, WEIGHTS = "ksubspaces.json", "model.safetensors"
+OLD_WEIGHTS = "model.ksubspaces.safetensors"
 FILES = {
     "transformers": {"config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS},
     "sentence_transformers": {"config.json", "tokenizer.json", "modules.json", "config_sentence_transformers.json"},
@@ -54,8 +55,8 @@ def refusal(folder: Path) -> str:
 def test_each_file_is_refused_by_its_name_when_it_is_changed_or_gone(saved):
     library, folder = saved
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert names >= FILES[library] | {MANIFEST}
-    for name in names - {MANIFEST}:
+    assert names >= FILES[library] | {MANIFEST, "README.md"}
+    for name in names - {MANIFEST, "README.md"}:
         path = folder / name
         whole = path.read_bytes()
         remedy = "copy it or compress the model anew, or load it with verify=False if it was changed on purpose"
@@ -74,7 +75,7 @@ def test_every_bit_of_the_manifest_counts(tmp_path):
     """Each is flipped in turn: the folder is refused, or the manifest tells just what it told."""
     (tmp_path / "a").write_bytes(b"12")
     facts = {"library": "transformers", "class": "A", "is_of_library": True, "modules": {}, "report": [1e-05, "\u00e9"]}
-    _manifest.write_manifest(tmp_path, facts)
+    _manifest.write_manifest(tmp_path, facts, [tmp_path / "a"])
     path = tmp_path / MANIFEST
     whole, expected = path.read_bytes(), _manifest.read_manifest(tmp_path, verify=True)
     assert expected["files"].keys() == {"a"}
@@ -110,16 +111,20 @@ def test_pages_that_were_saved_may_change(tmp_path):
     (tmp_path / "README.md").write_text("before")
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "config.json").write_text("{}")
-    _manifest.write_manifest(tmp_path, facts)
+    _manifest.write_manifest(tmp_path, facts, [tmp_path / "README.md", tmp_path / "part" / "config.json"])
     (tmp_path / "README.md").write_text("after")
     assert _manifest.read_manifest(tmp_path, verify=True)["files"].keys() == {"part/config.json"}
 
 
 def as_first_version(folder: Path, **changes: Any) -> None:
-    """Make the manifest one of the first version, which knew of the weights alone."""
+    """Make a folder one of the first version: the manifest knew of the weights alone, whose name had a variant."""
     manifest = json.loads((folder / MANIFEST).read_text())
     weights = manifest.pop("files")[WEIGHTS]
-    sums = {"weights": {WEIGHTS: weights["bytes"]}, "crc32": {WEIGHTS: weights["crc32"]}}
+    (folder / WEIGHTS).rename(folder / OLD_WEIGHTS)
+    config = json.loads((folder / "config.json").read_text())
+    del config["transformers_weights"]
+    (folder / "config.json").write_text(json.dumps(config))
+    sums = {"weights": {OLD_WEIGHTS: weights["bytes"]}, "crc32": {OLD_WEIGHTS: weights["crc32"]}}
     (folder / MANIFEST).write_text(json.dumps({**manifest, "version": 1, **sums, **changes}))
 
 
@@ -130,8 +135,8 @@ def test_folders_of_the_first_version_load(folder):
         rewrite(folder / MANIFEST, **changes)
         rewrite(folder / "tokenizer_config.json", note="edited by hand")
         torch.testing.assert_close(outputs(load_compressed(folder)), expected, rtol=0, atol=0)
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4])
-    assert f"{WEIGHTS} has " in refusal(folder)
+    (folder / OLD_WEIGHTS).write_bytes((folder / OLD_WEIGHTS).read_bytes()[:-4])
+    assert f"{OLD_WEIGHTS} has " in refusal(folder)
     rewrite(folder / MANIFEST, version=0)
     assert "ksubspaces.json is not readable (version 0)" in refusal(folder)
 
@@ -139,10 +144,10 @@ def test_folders_of_the_first_version_load(folder):
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_factors_that_are_not_finite(folder, tmp_path, value):
     as_first_version(folder, crc32={})
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(folder / OLD_WEIGHTS)
     name = next(key for key, tensor in weights.items() if "word_embeddings" in key and tensor.is_floating_point())
     weights[name].view(-1)[3] = float(value)
-    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    save_file(weights, folder / OLD_WEIGHTS, {"format": "pt"})
     assert f"{folder} is damaged, its parts are missing or do not fit: {name} has numbers that are" in refusal(folder)
     model = load_compressed(folder, verify=False)
     with pytest.raises(ValueError, match=f"{name} has numbers that are not finite"):

@@ -42,7 +42,7 @@ class TestDamage:
         self.refused(tmp_path / "none", "no such folder", FileNotFoundError)
         (tmp_path / "file").write_text("")
         self.refused(tmp_path / "file", "is a file", NotADirectoryError)
-        self.refused(tmp_path, "is not a compressed model: it has no ksubspaces.json")
+        self.refused(tmp_path, "is not a compressed model: it has no ksubspaces.json, nor a config.json with")
         gpt2().save_pretrained(tmp_path / "dense")
         self.refused(tmp_path / "dense", "is not a compressed model")
 
@@ -63,16 +63,16 @@ class TestDamage:
         self.refused(folder, "holds a NoSuchModel, which is no class of transformers", verify=False)
 
     def test_weights(self, folder):
-        path = folder / "model.ksubspaces.safetensors"
+        path = folder / "model.safetensors"
         whole = path.read_bytes()
         path.write_bytes(whole[:-100])
-        self.refused(folder, r"damaged: model.ksubspaces.safetensors has \d+ bytes, expected")
+        self.refused(folder, r"damaged: model.safetensors has \d+ bytes, expected")
         path.write_bytes(b"\xff" * len(whole))
         self.refused(folder, "is damaged")
         path.write_bytes(whole[:-50] + b"\x7f" * 50)
-        self.refused(folder, "is damaged: model.ksubspaces.safetensors is not what was written")
+        self.refused(folder, "is damaged: model.safetensors is not what was written")
         path.unlink()
-        self.refused(folder, "damaged: model.ksubspaces.safetensors is missing")
+        self.refused(folder, "damaged: model.safetensors is missing")
 
     def test_configs_that_do_not_fit_the_weights(self, folder):
         config = json.loads((folder / "config.json").read_text())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from models import (
     SMALL,
@@ -28,8 +29,10 @@ from models import (
     torch,
     transformers,
 )
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ksubspaces.checksums import checksum_facts, checksum_file
 from ksubspaces.integrations.torch import SubspaceEmbedding, SubspaceLinear
 from ksubspaces.integrations.transformers import load_compressed, save_compressed
 
@@ -79,7 +82,7 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0], {str(tm
         manifest = json.loads((tmp_path / "model" / "ksubspaces.json").read_text())
         embedding = manifest["modules"]["bert.embeddings.word_embeddings"]
         layer = model.get_input_embeddings()
-        assert (manifest["library"], manifest["class"], manifest["version"]) == ("transformers", "BertForMaskedLM", 2)
+        assert (manifest["library"], manifest["class"], manifest["version"]) == ("transformers", "BertForMaskedLM", 3)
         assert embedding["counts"] == list(layer.counts)
         assert embedding["dims"] == list(layer.dims)
         assert (embedding["shape"], embedding["storage"], embedding["padding_idx"]) == ([N, D], "float16", 0)
@@ -115,12 +118,44 @@ torch.save(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0], {str(tm
         assert loaded.lm_head.factors is loaded.transformer.wte
         torch.testing.assert_close(outputs(loaded), outputs(model))
 
-    def test_a_plain_from_pretrained_finds_no_weights(self, tmp_path):
+    @pytest.mark.parametrize("storage", [None, "int8"])
+    def test_folders_of_the_second_version(self, tmp_path, storage):
+        """Weights had a variant in their name, places 16 bits, and clusters of dimension 0 matrices without entries."""
         model = gpt2()
-        compressed(model)
+        with torch.no_grad():
+            model.get_input_embeddings().weight[256:] = 0
+        compressed(model, storage=storage, k=3, init=np.repeat([0, 1, 2], [128, 128, 44]).astype(np.int32))
+        table = model.get_input_embeddings()
+        assert 0 in table.dims
         save_compressed(model, tmp_path / "model")
-        with pytest.raises(OSError, match=r"model\.safetensors"):
-            transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+        folder = tmp_path / "model"
+        weights = load_file(folder / "model.safetensors")
+        for c, (m, j) in enumerate(zip(table.counts, table.dims, strict=True)):
+            weights.setdefault(f"transformer.wte.bases.{c}", torch.empty(j, D))
+            weights.setdefault(f"transformer.wte.coefficients.{c}", torch.empty(m, j))
+        weights["transformer.wte.places"] = weights["transformer.wte.places"].to(torch.int16)
+        save_file(weights, folder / "model.ksubspaces.safetensors", {"format": "pt"})
+        (folder / "model.safetensors").unlink()
+        config = json.loads((folder / "config.json").read_text())
+        del config["transformers_weights"]
+        config["quantization_config"]["version"] = 2
+        (folder / "config.json").write_text(json.dumps(config))
+        manifest = json.loads((folder / "ksubspaces.json").read_text())
+        files = {
+            path.name: {"bytes": path.stat().st_size, "crc32": checksum_file(path)}
+            for path in folder.iterdir()
+            if path.name not in ("ksubspaces.json", "README.md")
+        }
+        manifest |= {"version": 2, "files": files}
+        manifest["crc32"] = checksum_facts({name: fact for name, fact in manifest.items() if name != "crc32"})
+        (folder / "ksubspaces.json").write_text(json.dumps(manifest))
+        loaded = load_compressed(folder)
+        assert_same_model(loaded, model)
+        assert loaded.get_input_embeddings().places.dtype == torch.int32
+        assert not loaded.get_input_embeddings()(torch.tensor([256, 299])).any()
+        torch.testing.assert_close(
+            outputs(transformers.AutoModelForCausalLM.from_pretrained(folder, variant="ksubspaces")), outputs(model)
+        )
 
     def test_a_head_without_its_embedding(self, tmp_path):
         model = gpt2(tie_word_embeddings=False)

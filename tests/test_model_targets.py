@@ -10,7 +10,7 @@ import pytest
 from files import contents
 from models import compressed, gpt2
 
-from ksubspaces.integrations import _saved
+from ksubspaces.integrations import _saving
 from ksubspaces.integrations.transformers import load_compressed, save_compressed
 
 
@@ -96,7 +96,7 @@ except OSError as error:
         def interrupt(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(_saved, "_versions", interrupt)
+        monkeypatch.setattr(_saving, "_versions", interrupt)
         with pytest.raises(KeyboardInterrupt):
             save_compressed(model, target, overwrite=overwrite)
         assert contents(tmp_path) == before

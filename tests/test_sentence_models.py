@@ -30,14 +30,6 @@ class TestSentenceTransformers:
         save_compressed(loaded, tmp_path / "model", overwrite=True)
         np.testing.assert_allclose(load_compressed(tmp_path / "model").encode(SENTENCES), vectors, atol=1e-6)
 
-    def test_a_plain_load_finds_no_weights(self, tmp_path):
-        sentence_transformers = import_or_skip("sentence_transformers")
-        model = sentence_model(tmp_path / "dense")
-        compress_model(model, 0.1, seed=0)
-        save_compressed(model, tmp_path / "model")
-        with pytest.raises(OSError, match=r"model\.safetensors"):
-            sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
-
     def test_as_another_class(self, tmp_path):
         """A pipeline's transformer alone, a transformer as a pipeline, and a pipeline of one's own class."""
         sentence_transformers = import_or_skip("sentence_transformers")

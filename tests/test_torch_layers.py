@@ -135,13 +135,11 @@ class TestLookup:
         assert torch.equal(torch.random.get_rng_state(), state)
 
     def test_many_rows(self):
-        n = 40_000  # more places than int16 has
+        n = 40_000
         labels = np.random.default_rng(0).integers(0, 2, n).astype(np.int32)
         blocks = [np.random.default_rng(c).normal(size=((labels == c).sum(), 1)) for c in range(2)]
         A = Factorization(labels, blocks, [np.eye(2)[:1], np.eye(2)[1:]])
         layer = SubspaceEmbedding.from_factorization(A)
-        assert layer.places.dtype == torch.int32
-        assert embedding().places.dtype == torch.int16
         ids = torch.tensor([0, n - 1, 33_000, 7])
         np.testing.assert_array_equal(layer(ids).detach().numpy(), A[ids.numpy()])
         np.testing.assert_array_equal(layer.labels.numpy(), labels)
@@ -232,7 +230,7 @@ class TestStorage:
         A = factored(dtype=np.float32)
         sizes = {kind: SubspaceEmbedding.from_factorization(A, storage=kind) for kind in STORAGES}
         coefficients = sum(block.size for block in A.blocks)
-        rest = 4 * sum(V.size for V in A.bases) + 2 * N  # bases; places are int16
+        rest = 4 * sum(V.size for V in A.bases) + 4 * N  # bases and places
         assert sizes[None].nbytes == sizes["float32"].nbytes == 4 * coefficients + rest
         assert sizes["float16"].nbytes == sizes["bfloat16"].nbytes == 2 * coefficients + rest
         assert sizes["int8"].nbytes == coefficients + 4 * N + rest
@@ -297,7 +295,9 @@ class TestKeeping:
         assert_same_tensors(again, layer)
         assert_close([again(numbers(50))], [layer(numbers(50))])
         assert torch.equal(again.labels, layer.labels)
-        assert {"coefficients.0", "bases.2", "places"} <= set(layer.state_dict())
+        assert "places" in layer.state_dict()
+        assert all(part.numel() for part in layer.state_dict().values())
+        assert all(part.numel() for part in layer.parameters())
 
     @pytest.mark.parametrize("storage", STORAGES)
     def test_safetensors(self, case, storage, tmp_path):
@@ -315,6 +315,19 @@ class TestKeeping:
         assert_same_tensors(again, model)
         assert_close([again["embedding"](ids)], [layer(ids)])
         assert_close([again["head"](random(4, D))], [model["head"](random(4, D))])
+
+    def test_state_dicts_of_earlier_versions(self, case):
+        """They had places of 16 bits, and matrices without entries."""
+        layer = embedding(case)
+        blank = SubspaceEmbedding(N, D, layer.counts, layer.dims, affine=case == "affine", dtype=torch.float64)
+        state = layer.state_dict() | {"places": layer.places.to(torch.int16)}
+        for c, (m, j) in enumerate(zip(layer.counts, layer.dims, strict=True)):
+            state.setdefault(f"bases.{c}", torch.empty(j, D))
+            state.setdefault(f"coefficients.{c}", torch.empty(m, j))
+        for assign in (False, True):
+            blank.load_state_dict(state, assign=assign)
+            assert blank.places.dtype == torch.int32
+            assert_same_tensors(blank, layer)
 
     def test_meta_device(self):
         layer = embedding()
@@ -583,6 +596,34 @@ class TestFromEmbedding:
         layer(torch.arange(N)).square().sum().backward()
         optimizer.step()
         assert not layer(torch.tensor([5])).any()
+
+    @pytest.mark.parametrize("affine", [False, True])
+    @pytest.mark.parametrize("storage", [None, "int8"])
+    @pytest.mark.parametrize("exact_rows", [None, [5], [2, 5, 8], list(range(2 * D))])
+    def test_a_padding_row_stays_as_it_is_while_others_train(self, affine, storage, exact_rows):
+        table = self.table(padding_idx=5)
+        with torch.no_grad():
+            table.weight[5] = table.weight.mean(0)
+        if storage and exact_rows and len(exact_rows) > D:
+            return  # which is refused
+        layer = SubspaceEmbedding.from_embedding(
+            table, 0.3, k=2, affine=affine, seed=0, storage=storage, exact_rows=exact_rows
+        )
+        scales = N if storage else 0
+        assert layer.n_parameters - scales <= 0.7 * N * D + (len(exact_rows or ()) > D)
+        assert torch.equal(layer.weight[5], table.weight[5])
+        again = SubspaceEmbedding(
+            N, D, layer.counts, layer.dims, affine=affine, padding_idx=5, storage=storage, n_fixed=1
+        )
+        again.load_state_dict(layer.state_dict())
+        head = SubspaceLinear.tied_to(again)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=0.1)
+        for _ in range(3):
+            head(again(torch.arange(N))).square().sum().backward()
+            optimizer.step()
+        assert torch.equal(again(torch.tensor([5]))[0], table.weight[5])
+        assert torch.equal(again.weight[5], table.weight[5])
+        assert not torch.isclose(again.weight[6:], table.weight[6:], atol=0.05).all(1).any()
 
     @pytest.mark.parametrize(
         "options", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}, {"sparse": True}], ids=lambda o: next(iter(o))

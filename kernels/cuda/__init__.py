@@ -12,6 +12,7 @@ from .groups import group_rows, label_counts
 from .irregular import changed_rows, largest, lower_distances, sample_rows
 from .lookup import lookup
 from .moments import second_moments, update_moments
+from .packed import decode
 from .power import complements as complements
 from .power import measure_objective
 from .seeding import seed, seed_directions
@@ -21,6 +22,7 @@ __all__ = [
     "batched_svd",
     "changed_rows",
     "coefficients",
+    "decode",
     "group_rows",
     "label_counts",
     "largest",

@@ -72,23 +72,6 @@ constexpr int LARGE = 16 / sizeof(Stored);
 // Padding keeps the fragments' reads, 8 rows x 4 columns of the one and 4 x 8 of the other, in different banks.
 constexpr int LDA = DEPTH + LARGE, LDB = WIDTH + 8;
 
-// Begins to copy numbers first.. of rows source(r), which hold `length` of them, to a tile with rows LD apart. Zeros
-// stand for what is past a row's end, and for rows that are null.
-template <int HEIGHT, int BREADTH, int LD, int N, class Source>
-__device__ __forceinline__ void fetch_pieces(Stored* tile, Source source, int first, int length) {
-  own_pieces<HEIGHT, BREADTH, N, THREADS>([&](int r, int i) {
-    const Stored* from = source(r);
-    copy_async<N>(tile + r * LD + i, from + first + i, from && first + i < length);
-  });
-}
-
-template <int HEIGHT, int BREADTH, int LD, class Source>
-__device__ __forceinline__ void fetch(Stored* tile, Source source, int first, int length, const Stored* memory) {
-  const bool aligned = (unsigned long long)memory % 16 == 0 && length % LARGE == 0;
-  if (aligned) fetch_pieces<HEIGHT, BREADTH, LD, LARGE>(tile, source, first, length);
-  else fetch_pieces<HEIGHT, BREADTH, LD, 1>(tile, source, first, length);
-}
-
 // out (n_rows, d): row order[i] of it is row rows[order[i]] of the factorization.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 decode_grouped(const long long* rows, const long long* positions, const unsigned long long* blocks,
@@ -118,8 +101,8 @@ decode_grouped(const long long* rows, const long long* positions, const unsigned
       const int stage = step % STAGES, t0 = step * DEPTH;
       auto coefficients = [&](int r) { return sources[r]; };
       auto vector = [&](int t) { return t0 + t < j ? basis + (long long)(t0 + t) * d : nullptr; };
-      fetch<CHUNK, DEPTH, LDA>(left + stage * CHUNK * LDA, coefficients, t0, j, block);
-      fetch<DEPTH, WIDTH, LDB>(right + stage * DEPTH * LDB, vector, column, d, basis);
+      fetch<CHUNK, DEPTH, LDA, THREADS>(left + stage * CHUNK * LDA, coefficients, t0, j, block);
+      fetch<DEPTH, WIDTH, LDB, THREADS>(right + stage * DEPTH * LDB, vector, column, d, basis);
     }
     cp_async_commit();
   };

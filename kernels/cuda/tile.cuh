@@ -38,6 +38,25 @@ __device__ __forceinline__ void copy_async(T* to, const T* from, bool inside) {
   else *to = inside ? *from : T{};  // a lone 16-bit number is too small to be copied asynchronously
 }
 
+// Begins to copy numbers first.. of rows source(r), which hold `length` of them, to a tile with rows LD apart. Zeros
+// stand for what is past a row's end, and for rows that are null.
+template <int HEIGHT, int BREADTH, int LD, int THREADS, int N, class T, class Source>
+__device__ __forceinline__ void fetch_pieces(T* tile, Source source, int first, int length) {
+  own_pieces<HEIGHT, BREADTH, N, THREADS>([&](int r, int i) {
+    const T* from = source(r);
+    copy_async<N>(tile + r * LD + i, from + first + i, from && first + i < length);
+  });
+}
+
+// The same in the widest pieces there are, if the rows lie so that these are aligned; they are part of `memory`.
+template <int HEIGHT, int BREADTH, int LD, int THREADS, class T, class Source>
+__device__ __forceinline__ void fetch(T* tile, Source source, int first, int length, const T* memory) {
+  constexpr int LARGE = 16 / sizeof(T);
+  const bool aligned = (unsigned long long)memory % 16 == 0 && length % LARGE == 0;
+  if (aligned) fetch_pieces<HEIGHT, BREADTH, LD, THREADS, LARGE>(tile, source, first, length);
+  else fetch_pieces<HEIGHT, BREADTH, LD, THREADS, 1>(tile, source, first, length);
+}
+
 // ---- multiplying on tensor cores
 
 // x = high + low up to 2^-22 |x|, as tensor cores read them: without their last 13 bits. With one product instead of

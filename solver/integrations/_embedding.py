@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..factorization import Factorization
+from ..factorization import Factorization, row_numbers
 from ._factors import Factors, check_exact, read_shapes
 from ._lookup import decode, decode_static, lookup
 from ._scaling import PLAIN, Scaling, scaling_of
@@ -43,13 +43,16 @@ class SubspaceEmbedding(Factors):
         Whether each cluster has an offset.
     padding_idx : int, optional
         A row that passes no gradient on, neither to its coefficients nor to its cluster's basis and offset. As in
-        ``nn.Embedding`` its value is what is stored, not necessarily zero.
+        ``nn.Embedding`` its value is what is stored, not necessarily zero. In a cluster that other rows train it
+        moves with them; :meth:`from_embedding` gives it a cluster of its own, which is fixed.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; int8 with one scale per row. ``None`` is ``dtype``. float16 is not for training: Adam's
         steps underflow in it, as they do for any parameter.
     scaling : (float, bool), default (1.0, False)
         A number that rows are multiplied by as they come out (``weight`` is without it), and whether it is rounded to
         their dtype first: the ``embed_scale`` of BART's embeddings and, rounded, of Gemma's.
+    n_fixed : int, default 0
+        So many of the last clusters do not train.
     device, dtype
         As in ``nn.Embedding``. ``dtype`` is that of the bases and of what comes out, under autocast too.
 
@@ -107,11 +110,12 @@ class SubspaceEmbedding(Factors):
         padding_idx: int | None = None,
         storage: str | None = None,
         scaling: tuple[float, bool] = PLAIN,
+        n_fixed: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         shapes = (num_embeddings, embedding_dim, counts, dims)
-        super().__init__(*shapes, affine=affine, storage=storage, device=device, dtype=dtype)
+        super().__init__(*shapes, affine=affine, storage=storage, n_fixed=n_fixed, device=device, dtype=dtype)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         if padding_idx is not None:
@@ -129,6 +133,7 @@ class SubspaceEmbedding(Factors):
         padding_idx: int | None = None,
         storage: str | None = None,
         scaling: tuple[float, bool] = PLAIN,
+        n_fixed: int = 0,
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Self:
@@ -138,7 +143,7 @@ class SubspaceEmbedding(Factors):
         ----------
         factorization : Factorization
             Of NumPy, Torch or CuPy arrays.
-        padding_idx, storage, scaling
+        padding_idx, storage, scaling, n_fixed
             See the class.
         dtype : torch.dtype, optional
             Of bases and output; that of the factorization by default.
@@ -151,7 +156,7 @@ class SubspaceEmbedding(Factors):
             When it is given something else.
         """
         shapes, options = read_shapes(factorization, dtype, device)
-        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling}
+        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling, "n_fixed": n_fixed}
         return cls(*shapes, **options).fill(factorization)
 
     @classmethod
@@ -170,9 +175,8 @@ class SubspaceEmbedding(Factors):
         """Compress an embedding; it is left as it is.
 
         Dtype, device, padding_idx, training mode, whether it is trained, and a number that it multiplies rows by (the
-        ``embed_scale`` of BART, Gemma and others in transformers) are the embedding's. All rows come out
-        approximately, the padding row too; but if that is all zero, it stays so exactly (with ``affine=True`` in a
-        cluster of its own, for d numbers more than asked).
+        ``embed_scale`` of BART, Gemma and others in transformers) are the embedding's. Rows come out approximately.
+        The padding row is exact, and stays so in training: it has a cluster of its own, which is fixed.
 
         Parameters
         ----------
@@ -222,18 +226,21 @@ class SubspaceEmbedding(Factors):
         from ..budget import compress
 
         table = embedding.weight.detach()
+        padding_idx = embedding.padding_idx
+        if padding_idx is not None and table[padding_idx].any():
+            options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
         factorization = compress(
             table, ratio, n_parameters=n_parameters, k=k, sample_weight=token_weights, seed=seed, **options
         )
-        padding_idx = embedding.padding_idx
-        if padding_idx is not None and not table[padding_idx].any() and bool(factorization[padding_idx].any()):
-            factorization = _with_zero_row(factorization, padding_idx)
+        if padding_idx is not None:
+            factorization = _set_apart(factorization, padding_idx, table[padding_idx])
         layer = cls.from_factorization(
             factorization,
             padding_idx=padding_idx,
             storage=storage,
             scaling=scaling,
+            n_fixed=0 if padding_idx is None else 1,
             dtype=table.dtype,
             device=table.device,
         )
@@ -271,15 +278,30 @@ class SubspaceEmbedding(Factors):
         return super().extra_repr() + padding + scaling
 
 
-def _with_zero_row(factorization: Factorization, row: int) -> Factorization:
-    """The same with one row moved to a cluster of its own, of dimension 0 with a zero offset: so it is exactly zero."""
+def _and_row(exact_rows: Any, row: int, n: int) -> Any:
+    """Numbers of rows, and one more; what is none, as it is, for compress to refuse."""
+    try:
+        return sorted({row, *([] if exact_rows is None else row_numbers(exact_rows, n).tolist())})
+    except (IndexError, TypeError):
+        return exact_rows
+
+
+def _set_apart(factorization: Factorization, row: int, value: Tensor) -> Factorization:
+    """The same with one row moved to a last cluster of its own, of dimension 1, or 0 if it is zero."""
     given = factorization.to("torch")
     c = int(given.labels[row])
-    others = torch.arange(given.counts[c], device=given.labels.device) != (given.labels[:row] == c).sum()
-    labels, blocks, bases = given.labels.clone(), list(given.blocks), list(given.bases)
+    labels, blocks, bases, offsets = given.labels.clone(), list(given.blocks), list(given.bases), given.offsets
+    others = torch.arange(given.counts[c], device=labels.device) != (labels[:row] == c).sum()
+    if len(others) == 1 and c == len(bases) - 1:
+        del blocks[c], bases[c]
+        offsets = None if offsets is None else offsets[:c]
+    else:
+        rest = blocks[c][others]
+        used = (rest != 0).any(0)
+        blocks[c], bases[c] = rest[:, used], bases[c][used]  # without the direction of the row alone, if it had one
     labels[row] = len(bases)
-    blocks[c] = blocks[c][others]
-    blocks.append(blocks[c].new_zeros(1, 0))
-    bases.append(bases[0].new_zeros(0, bases[0].shape[1]))
-    offsets = None if given.offsets is None else nn.functional.pad(given.offsets, (0, 0, 0, 1))
+    own = value[None].to(bases[0])[: int(value.any())]
+    blocks.append(own.new_ones(1, len(own)))
+    bases.append(own)
+    offsets = None if offsets is None else nn.functional.pad(offsets, (0, 0, 0, 1))
     return Factorization(labels, blocks, bases, offsets, given.home)

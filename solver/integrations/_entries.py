@@ -46,6 +46,8 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
                 # None follows the dtype that the model is loaded in
                 "storage": None if factors.storage == dtype else factors.storage,
             }
+            if factors.n_fixed:
+                entry["n_fixed"] = factors.n_fixed
         found[name] = entry
     return found
 
@@ -70,8 +72,9 @@ def empty(entry: Mapping[str, Any]) -> nn.Module:
         return Waiting(*_features(entry), entry.get("bias", False))
     clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
     if entry["kind"] == "embedding":
-        (n, d), scaling = entry["shape"], entry.get("scaling", PLAIN)
-        return SubspaceEmbedding(n, d, **clusters, padding_idx=entry["padding_idx"], scaling=scaling)
+        options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling", "n_fixed") if name in entry}
+        n, d = entry["shape"]
+        return SubspaceEmbedding(n, d, **clusters, **options)
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
 
 
@@ -82,7 +85,7 @@ def _features(entry: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def of_class(
-    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[Any] | None
+    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[str]
 ) -> dict[str, Mapping[str, Any]]:
     """The entries for a model of the class saved or of another: heads may be gone, and others be tied now.
 
@@ -149,11 +152,10 @@ def _ties(model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]]) -> I
                 yield name, entry.get("tied_to", other)
 
 
-def _dense(files: Iterable[Any] | None) -> set[str]:
+def _dense(files: Iterable[str]) -> set[str]:
     """Names of the modules that have a weight in files of safetensors."""
     found = set()
-    for file in files or ():
-        if str(file).endswith(".safetensors"):
-            with safe_open(file, framework="pt") as weights:
-                found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            found |= {key.removesuffix(".weight") for key in weights.keys() if key.endswith(".weight")}  # noqa: SIM118
     return found

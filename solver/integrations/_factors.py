@@ -40,19 +40,37 @@ def check_exact(given: Any, shape: Sequence[int], storage: str | None, dtype: to
 
 
 class Blocks(nn.Module):
-    """Matrices named "0", "1", ... in the state dict: parameters if they are floating point, else buffers."""
+    """Matrices named "0", "1", ... in the state dict: parameters if they are floating point, else buffers.
 
-    def __init__(self, blocks: Sequence[Tensor]) -> None:
+    The last ``n_fixed`` are buffers, too. One without entries is a buffer that is not in the state dict, as many a
+    library stumbles over parameters without any.
+    """
+
+    def __init__(self, blocks: Sequence[Tensor], n_fixed: int = 0) -> None:
         super().__init__()
         self._names = [str(c) for c in range(len(blocks))]
-        for name, block in zip(self._names, blocks, strict=True):
-            if block.is_floating_point():
-                self.register_parameter(name, nn.Parameter(block))
+        for c, block in enumerate(blocks):
+            if block.is_floating_point() and block.numel() and c < len(blocks) - n_fixed:
+                self.register_parameter(str(c), block if isinstance(block, nn.Parameter) else nn.Parameter(block))
             else:
-                self.register_buffer(name, block)
+                self.register_buffer(str(c), block, persistent=bool(block.numel()))
 
     def tensors(self) -> list[Tensor]:
         return [getattr(self, name) for name in self._names]
+
+    def empty_names(self) -> list[str]:
+        """Names of the matrices without entries."""
+        return [name for name, block in zip(self._names, self.tensors(), strict=True) if not block.numel()]
+
+    def place_empty(self, device: torch.device) -> None:
+        """Put the matrices without entries on a device, where the others are assigned."""
+        for name in self.empty_names():
+            setattr(self, name, torch.empty_like(getattr(self, name), device=device))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self.empty_names():
+            state_dict.pop(prefix + name, None)  # where earlier versions had them
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Factors(nn.Module):
@@ -71,6 +89,9 @@ class Factors(nn.Module):
         Whether clusters have offsets.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; ``None`` is ``dtype``.
+    n_fixed : int, default 0
+        So many of the last clusters do not train: their bases and coefficients are buffers, in ``dtype``, and their
+        offsets are zero.
     device, dtype
         As in any Torch module; ``dtype`` is that of the bases, offsets and decoded rows.
 
@@ -93,6 +114,7 @@ class Factors(nn.Module):
         *,
         affine: bool = False,
         storage: str | None = None,
+        n_fixed: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -102,20 +124,27 @@ class Factors(nn.Module):
             raise ValueError(f"counts and dims must hold one number for each cluster, got {counts} and {dims}")
         if sum(counts) != n:
             raise ValueError(f"counts must add up to the {n} rows, but they add up to {sum(counts)}")
+        if not 0 <= n_fixed < len(dims):
+            raise ValueError(f"n_fixed must be less than the {len(dims)} clusters, got {n_fixed}")
         if d < 1:
             raise ValueError(f"rows must have at least one column, got {d}")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         kind = dtype if storage is None else _storage_dtype(storage)
         self.counts = tuple(counts)
         self.dims = tuple(dims)
+        self.n_fixed = n_fixed
+        k = len(dims) - n_fixed
         # First what has the dtype of the layer: transformers takes that of a model's first parameter for the model's.
-        self.bases = Blocks([torch.zeros(j, d, device=device, dtype=dtype) for j in dims])
-        blocks = [torch.zeros(m, j, device=device, dtype=kind) for m, j in zip(counts, dims, strict=True)]
-        self.coefficients = Blocks(blocks)
-        offsets = nn.Parameter(torch.zeros(len(dims), d, device=device, dtype=dtype)) if affine else None
+        self.bases = Blocks([torch.zeros(j, d, device=device, dtype=dtype) for j in dims], n_fixed)
+        blocks = [
+            torch.zeros(m, j, device=device, dtype=kind if c < k else dtype)
+            for c, (m, j) in enumerate(zip(counts, dims, strict=True))
+        ]
+        self.coefficients = Blocks(blocks, n_fixed)
+        offsets = nn.Parameter(torch.zeros(k, d, device=device, dtype=dtype)) if affine else None
         self.register_parameter("offsets", offsets)
-        places = torch.int16 if n <= torch.iinfo(torch.int16).max else torch.int32
-        self.register_buffer("places", torch.arange(n, device=device, dtype=places))
+        # Not of 16 bits, in which collectives send nothing.
+        self.register_buffer("places", torch.arange(n, device=device, dtype=torch.int32))
         scales = torch.zeros(n, device=device, dtype=dtype) if kind == torch.int8 else None
         self.register_buffer("scales", scales)
 
@@ -144,18 +173,31 @@ class Factors(nn.Module):
         """Numbers stored, as a :class:`Factorization` counts them, and with int8 a scale for each row."""
         n, d = self.shape
         scales = 0 if self.scales is None else n
-        return count_parameters(self.counts, self.dims, d, self.offsets is not None) + scales
+        points = 0 if self.offsets is None else self.n_fixed * d  # which are zero
+        return count_parameters(self.counts, self.dims, d, self.offsets is not None) + scales - points
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parameters and buffers."""
         return sum(part.numel() * part.element_size() for part in [*self.parameters(), *self.buffers()])
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        if (key := f"{prefix}places") in state_dict:
+            state_dict[key] = state_dict[key].int()  # of 16 bits before
+            if local_metadata.get("assign_to_params_buffers"):
+                for blocks in (self.bases, self.coefficients):
+                    blocks.place_empty(state_dict[key].device)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def table(self) -> Table:
         """The factors as tensors."""
-        return Table(
-            self.places, self._starts, self.coefficients.tensors(), self.bases.tensors(), self.scales, self.offsets
-        )
+        offsets: Tensor | None = self.offsets
+        if offsets is not None and self.n_fixed:
+            offsets = nn.functional.pad(offsets, (0, 0, 0, self.n_fixed))
+        blocks, bases = self.coefficients.tensors(), self.bases.tensors()
+        return Table(self.places, self._starts, blocks, bases, self.scales, offsets)
 
     def to_dense(self) -> Tensor:
         """The table (n, d) decoded, differentiable in the factors."""
@@ -215,12 +257,14 @@ class Factors(nn.Module):
             V.copy_(basis)
         if self.offsets is not None:
             assert given.offsets is not None  # its shapes are these
-            self.offsets.copy_(given.offsets)
+            self.offsets.copy_(given.offsets[: len(self.offsets)])
         for own, block, start in zip(self.coefficients.tensors(), given.blocks, self._starts, strict=False):
-            if self.scales is None:
+            scales = None if self.scales is None else self.scales[start : start + len(block)]
+            if scales is None or own.is_floating_point():
                 own.copy_(block)
+                if scales is not None:
+                    scales.fill_(1)
             else:
-                scales = self.scales[start : start + len(block)]
                 # The column of zeros is for blocks of dimension 0, which have no largest coefficient.
                 scales.copy_(nn.functional.pad(block.abs(), (0, 1)).amax(1) / LEVELS)
                 divisors = torch.where(scales > 0, scales, 1).to(block)

@@ -10,7 +10,7 @@ import transformers
 from safetensors import SafetensorError
 
 from ._manifest import MANIFEST
-from ._saved import sentence_class
+from ._saving import sentence_class
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 

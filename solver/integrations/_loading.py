@@ -8,19 +8,23 @@ just what factored layers need: no dense table is ever made. The method is regis
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ._entries import describe_layers, empty, of_class
-from ._modules import put, tied_linear
+from ._factors import Blocks, Factors
+from ._manifest import METHOD, report_beside
+from ._methods import take_over
+from ._modules import factored_layers, put, tied_linear
+from ._saving import NOTICE
 
-METHOD = "ksubspaces"
-VERSION = 2  # 1 knew of no scaling
+VERSION = 3  # 1 knew of no scaling, 2 of no clusters that are fixed
 
 
 @register_quantization_config(METHOD)
@@ -45,6 +49,15 @@ class FactoredLoader(HfQuantizer):
     is_trainable = True
     is_qat_trainable = True
     is_compileable = True
+    state_dict: Mapping[str, torch.Tensor] | None = None
+    """What is to be saved in the place of the model's own, as that is in shards."""
+
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """The one call before weights are looked for, which has a copy of the config: the notice is not for us."""
+        vars(config).pop(NOTICE, None)
+        return config
+
+    update_tp_plan = update_attn_implementation  # the call before transformers 5.18
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         return True
@@ -53,21 +66,37 @@ class FactoredLoader(HfQuantizer):
         self, model: PreTrainedModel, *_: Any
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """What ``save_pretrained`` writes: factors that are shared, once."""
+        state_dict = model.state_dict() if self.state_dict is None else self.state_dict
         attach(model)
         tied = tuple(
             f"{name}.factors." if entry["kind"] == "linear" else f"{name}."
             for name, entry in model.config.quantization_config.modules.items()
             if "tied_to" in entry
         )
-        return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(tied)}, {}
+        return {key: tensor for key, tensor in state_dict.items() if not key.startswith(tied)}, {}
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: Iterable[Any] | None = None, **_: Any
     ) -> None:
-        modules = of_class(model, self.quantization_config.modules, checkpoint_files)
+        files = [str(file) for file in checkpoint_files or ()]
+        if pickled := [file for file in files if not file.endswith(".safetensors")]:
+            raise ValueError(f"{pickled[0]} is no file of safetensors, which alone are read: others can run code")
+        modules = of_class(model, self.quantization_config.modules, files)
         self.quantization_config.modules = modules
-        put(model, {name: empty(entry) for name, entry in modules.items()})
+        layers = {name: empty(entry) for name, entry in modules.items()}
+        put(model, layers)
         _untie(model, modules)
+        ignored: Any = model._keys_to_ignore_on_load_unexpected  # a list, or a set from transformers 5.18 on
+        empty_before = [
+            rf"\b{re.escape(f'{name}.{c}')}$"
+            for layer, part in layers.items()
+            for name, blocks in part.named_modules(prefix=layer.rpartition(".")[2])
+            if isinstance(blocks, Blocks)
+            for c in blocks.empty_names()  # which files of earlier versions have
+        ]
+        model._keys_to_ignore_on_load_unexpected = (list if ignored is None else type(ignored))(
+            [*(ignored or ()), *empty_before]
+        )
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         for name, entry in self.quantization_config.modules.items():
@@ -78,20 +107,28 @@ class FactoredLoader(HfQuantizer):
                     layer = tied_linear(layer).train(layer.training)
                     layer.bias = waiting.bias
                 put(model, {name: layer})
+        for part in model.modules():
+            if isinstance(part, Factors):
+                part.places = part.places.int()  # of 16 bits in files of earlier versions
         # Factors train, cast and move as any parameters do, which transformers refuses for what it holds for quantised.
         model.is_quantized = False  # type: ignore[assignment]
         del model.quantization_method
+        attach(model)
+        model.compression_report = report_beside(model.name_or_path)  # type: ignore[assignment, arg-type]
 
 
 def attach(model: PreTrainedModel) -> None:
-    """Tell a model what is factored in it, for its own ``save_pretrained`` and ``tie_weights`` to know."""
+    """Tell a model what is factored in it, for its ``save_pretrained`` and ``tie_weights`` to know."""
     modules = describe_layers(model)
     loader = FactoredLoader(FactoredConfig(modules))
-    model.hf_quantizer = loader  # type: ignore[assignment]
     if not isinstance(getattr(model.config, "quantization_config", None), FactoredConfig):
         _own_config(model)
     model.config.quantization_config = loader.quantization_config
     _untie(model, modules)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and factored_layers(part):
+            part.hf_quantizer = loader  # type: ignore[assignment]
+            take_over(part)
 
 
 def _own_config(model: PreTrainedModel) -> None:

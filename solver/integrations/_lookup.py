@@ -193,10 +193,10 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     ids, places, *factors, scales, offsets = ctx.saved_tensors
     blocks, bases = factors[: ctx.k], factors[ctx.k :]
     found = lookup_backward(gradient, ids, places, ctx.starts, blocks, bases, scales, offsets, ctx.padding_idx)
-    of_blocks: list[Any] = [None] * ctx.k
-    if blocks[0].is_floating_point():
-        of_blocks, found = found[: ctx.k], found[ctx.k :]
-    return None, None, None, of_blocks, found[: ctx.k], None, (None if offsets is None else found[ctx.k]), None
+    rest = iter(found)
+    of_blocks = [next(rest) if block.is_floating_point() else None for block in blocks]
+    of_bases = [next(rest) for _ in bases]
+    return None, None, None, of_blocks, of_bases, None, next(rest, None), None
 
 
 lookup.register_autograd(_gradients, setup_context=_keep)

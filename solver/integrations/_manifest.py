@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checksums import checksum_facts, checksum_file
-from ..storage import naming
+from ..storage import naming, write_whole
+from ._model_report import ModelReport
 
 FORMAT = "ksubspaces compressed model"
-VERSION = 2  # 1 knew the sums of weights only, and none of its own
+VERSION = 3  # 1 knew the sums of weights only, and none of its own; until 2 the names of weights had a variant
 MANIFEST = "ksubspaces.json"
+METHOD = "ksubspaces"  # of quantisation, as config.json tells transformers
 _PAGES = ".md"  # model cards are for people, who may write in them
 _FACTS = ("library", "class", "is_of_library", "modules", "report")
 _REMEDY = "copy it or compress the model anew, or load it with verify=False if it was changed on purpose"
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Record facts about a model, and all files of its folder, once they are there."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+def write_manifest(folder: Path, facts: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Record facts about a model, and these files of its folder, once they are there."""
+    names = {path.relative_to(folder).as_posix(): path for path in files}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         **facts,
         "files": {
             name: {"bytes": path.stat().st_size, "crc32": checksum_file(path)}
-            for name, path in files.items()
-            if not name.endswith(_PAGES)
+            for name, path in names.items()
+            if not name.endswith(_PAGES) and path.name != MANIFEST
         },
     }
     manifest["crc32"] = checksum_facts(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    write_whole(folder / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+
+
+def report_beside(folder: str) -> ModelReport | None:
+    """The report in the manifest of a folder, if there is one that can be read."""
+    try:
+        return ModelReport.from_dict(json.loads((Path(folder) / MANIFEST).read_bytes())["report"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
     """The manifest of a folder, whose files are all what was written unless ``verify`` is false.
+
+    Where there is none, since only what transformers wrote was copied, its ``config.json`` tells what is needed.
 
     Raises
     ------
@@ -47,6 +59,8 @@ def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
         raise FileNotFoundError(f"no such folder: {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; name the folder that save_compressed wrote")
+    if not (folder / MANIFEST).exists() and (facts := _facts_of_config(folder)):
+        return facts
     try:
         with naming(folder / MANIFEST):
             manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -55,7 +69,9 @@ def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
         if (version := manifest["version"]) < 1:
             raise ValueError(f"version {version}")
     except FileNotFoundError:
-        raise ValueError(f"{folder} is not a compressed model: it has no {MANIFEST}") from None
+        raise ValueError(
+            f"{folder} is not a compressed model: it has no {MANIFEST}, nor a config.json with factored layers"
+        ) from None
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{folder} is not a compressed model, or damaged: its {MANIFEST} is not readable ({error})"
@@ -71,6 +87,19 @@ def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
         for name, length, checksum in _list_files(manifest):
             _verify(folder, name, length, checksum)
     return manifest
+
+
+def _facts_of_config(folder: Path) -> dict[str, Any] | None:
+    for path in sorted(folder.rglob("config.json"), key=lambda path: len(path.parts)):
+        try:
+            config = json.loads(path.read_bytes())
+            layers = config["quantization_config"]
+            if layers["quant_method"] == METHOD:
+                facts = {"library": "transformers", "class": config["architectures"][0], "is_of_library": True}
+                return {"version": VERSION, **facts, "modules": layers["modules"], "report": None}
+        except (ValueError, LookupError, TypeError):
+            continue
+    return None
 
 
 def _list_files(manifest: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from .._version import __version__
 from ..folders import Holding, whole_folder
 from ._entries import describe_layers
 from ._loading import attach
-from ._manifest import MANIFEST, read_manifest, write_manifest
+from ._manifest import MANIFEST, read_manifest
+from ._methods import take_over
 from ._model_report import ModelReport
 from ._modules import check_model, factored_layers
+from ._saving import class_of, completing, is_pipeline, save_transformer
 
 MODEL = Holding("a compressed model", lambda folder: (folder / MANIFEST).is_file())
-VARIANT = "ksubspaces"  # of the file names of weights, so that nothing takes them for those of a dense model
-WEIGHTS = f"*.{VARIANT}*.safetensors"
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "safetensors")
+VARIANT = "ksubspaces"  # of the names of weights in folders of the first two versions
 
 
 def outer_models(model: nn.Module) -> dict[str, PreTrainedModel]:
@@ -41,22 +37,17 @@ def outer_models(model: nn.Module) -> dict[str, PreTrainedModel]:
     return found
 
 
-def _is_sentence_class(kind: type) -> bool:
-    """Whether its models are of sentence-transformers: sequences of modules that save themselves."""
-    libraries = (base.__module__.partition(".")[0] for base in kind.__mro__)
-    return issubclass(kind, nn.Sequential) and "sentence_transformers" in libraries
-
-
 def save_compressed(
     model: nn.Module, path: str | os.PathLike[str], tokenizer: Any = None, *, overwrite: bool = False
 ) -> None:
     """Save a compressed model as a folder, whole or not at all.
 
-    The folder is that of the model's own ``save_pretrained``, with ``ksubspaces.json`` beside it, which records the
-    class, every factored layer (shapes, clusters, storage, what it is tied to), the report of the compression, the
-    versions of all packages, and a checksum of every file but pages for people (``*.md``). The weights are named
-    ``model.ksubspaces.safetensors``: a plain ``from_pretrained``, which would fill tables that it does not find with
-    random numbers, finds no weights and says so.
+    The folder is that of the model's own ``save_pretrained``, and complete: a plain ``from_pretrained``, a pipeline or
+    sentence-transformers open it, once this module is imported, and otherwise say so. With the model's own files there
+    are a model card, ``README.md``, and ``ksubspaces.json``, which records the class, every factored layer (shapes,
+    clusters, storage, what it is tied to), the report of the compression, the versions of all packages, and a checksum
+    of every file but pages for people (``*.md``). Saved by ``save_pretrained`` or a ``Trainer`` it is the same, but
+    that the folder is filled file by file, and that only what the model wrote has a checksum.
 
     Parameters
     ----------
@@ -80,7 +71,7 @@ def save_compressed(
         When the model is of another kind or not compressed, or has factors that are not finite.
     """
     check_model(model)
-    if not isinstance(model, PreTrainedModel) and not _is_sentence_class(type(model)):
+    if not isinstance(model, PreTrainedModel) and not is_pipeline(type(model)):
         raise TypeError(
             f"only models of transformers and sentence-transformers are saved as folders, got {type(model).__name__}; "
             "save its state_dict, and load that into layers of the same shapes"
@@ -97,34 +88,16 @@ def save_compressed(
     for part in inner.values():
         if factored_layers(part):
             attach(part)
-    with whole_folder(path, MODEL, overwrite) as folder:
+    with whole_folder(path, MODEL, overwrite) as folder, completing(model, folder):
         try:
-            _write(model, inner, folder, tokenizer)
+            if isinstance(model, PreTrainedModel):
+                save_transformer(model, folder)
+            else:
+                type(model).save(model, str(folder), create_model_card=False)  # type: ignore[attr-defined]
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
         except SafetensorError as error:  # which is what a full disk raises there
             raise OSError(f"could not write {path}: {error}") from error
-
-
-def _write(model: Any, inner: Mapping[str, PreTrainedModel], folder: Path, tokenizer: Any) -> None:
-    if isinstance(model, PreTrainedModel):
-        model.save_pretrained(folder, variant=VARIANT)
-    else:
-        with _variants(inner.values()):
-            model.save(str(folder), create_model_card=False)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    library = "transformers" if isinstance(model, PreTrainedModel) else "sentence_transformers"
-    report = getattr(model, "compression_report", None)
-    facts = {
-        "library": library,
-        "class": type(model).__name__,
-        "is_of_library": _class_of(library, type(model).__name__) is type(model),
-        "modules": describe_layers(model),
-        "packages": {"ksubspaces": __version__, **dict(_versions())},
-        "report": None if report is None else report.to_dict(),
-    }
-    write_manifest(folder, facts)
-    for path in folder.rglob(WEIGHTS):  # which safetensors makes readable for its owner alone
-        path.chmod((folder / MANIFEST).stat().st_mode)
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -146,7 +119,7 @@ def load_compressed(
     verify: bool = True,
     **options: Any,
 ) -> Any:
-    """Load what :func:`save_compressed` wrote, without a network.
+    """Load what :func:`save_compressed`, ``save_pretrained`` or a ``Trainer`` wrote, without a network.
 
     The layers are factored from the beginning; no dense table is made. Ties are ties again.
 
@@ -193,11 +166,13 @@ def load_compressed(
     folder = Path(path)
     manifest = read_manifest(folder, verify)
     kind = _class_to_load(folder, manifest, model_class)
-    own = {"variant": VARIANT, "dtype": _dtype(dtype)}
+    variant = VARIANT if any(folder.rglob(f"*.{VARIANT}*.safetensors")) else None
+    own = {"variant": variant, "dtype": _dtype(dtype)}
     try:
-        if _is_sentence_class(kind):
+        if is_pipeline(kind):
             own |= options.pop("model_kwargs", None) or {}
             model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=own, **options)
+            take_over(model)
         else:
             model, info = kind.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, **{**own, **options}
@@ -243,32 +218,26 @@ def _shapes(modules: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in entry.items() if k not in ("storage", "tied_to")} for entry in modules.values()]
 
 
-def sentence_class(name: str | None) -> Any:
-    """A class of sentence-transformers by its name; None if there is none of this name."""
-    try:
-        import sentence_transformers
-    except ImportError:
-        raise ImportError('this model needs sentence-transformers: pip install "ksubspaces[transformers]"') from None
-    return getattr(sentence_transformers, name or "SentenceTransformer", None)
-
-
-def _class_of(library: str, name: str) -> Any:
-    """A class of a library by its public name; None if there is none of this name."""
-    return getattr(transformers, name, None) if library == "transformers" else sentence_class(name)
-
-
 def _class_to_load(folder: Path, manifest: Mapping[str, Any], model_class: Any) -> Any:
     """The class asked for, or else the one saved."""
     if model_class is None:
-        kind = _class_of(manifest["library"], manifest["class"])
-        if kind is None or not manifest["is_of_library"]:
+        library, name = manifest["library"], manifest["class"]
+        of_library = manifest["is_of_library"]
+        pipeline = folder / "config_sentence_transformers.json"
+        if library == "transformers" and pipeline.exists():  # it was saved by its pipeline
+            library, name, of_library = (
+                "sentence_transformers",
+                json.loads(pipeline.read_bytes()).get("model_type"),
+                True,
+            )
+        kind = class_of(library, name)
+        if kind is None or not of_library:
             raise ValueError(
-                f"{folder} holds a {manifest['class']}, which is no class of {manifest['library']}; "
-                "import it and give it as model_class"
+                f"{folder} holds a {name}, which is no class of {library}; import it and give it as model_class"
             )
         return kind
     known = isinstance(model_class, type) and (
-        issubclass(model_class, (PreTrainedModel, _BaseAutoModelClass)) or _is_sentence_class(model_class)
+        issubclass(model_class, (PreTrainedModel, _BaseAutoModelClass)) or is_pipeline(model_class)
     )
     if not known:
         raise TypeError(
@@ -276,24 +245,3 @@ def _class_to_load(folder: Path, manifest: Mapping[str, Any], model_class: Any) 
             f"say), got {model_class!r}"
         )
     return model_class
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in _PACKAGES:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue
-
-
-@contextmanager
-def _variants(models: Any) -> Iterator[None]:
-    """Within it, these models save themselves under the variant, whoever asks them to."""
-    models = list(models)
-    for model in models:
-        model.save_pretrained = functools.partial(model.save_pretrained, variant=VARIANT)
-    try:
-        yield
-    finally:
-        for model in models:
-            del model.save_pretrained

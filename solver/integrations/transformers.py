@@ -51,9 +51,11 @@ from torch import nn
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._loading import attach
+from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
 from ._modules import SharedTable, check_model, factored_layers, put, shared_tables, size
 from ._saved import load_compressed, outer_models, save_compressed
+from ._saving import is_pipeline
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
 
 __all__ = ["ModelReport", "ModuleReport", "RowLoss", "compress_model", "load_compressed", "save_compressed"]
@@ -82,7 +84,7 @@ def compress_model(
     The input embedding becomes a :class:`SubspaceEmbedding`. Whatever is tied to it, as the output projection of a
     language model often is, stays tied: it becomes a :class:`SubspaceLinear` with the very same factors and its own
     bias. dtype, device, training mode and what is trained stay as they were. If anything fails, nothing is replaced.
-    Change the vocabulary (``resize_token_embeddings``) before: a factored table has no place for more rows.
+    The vocabulary may change (``resize_token_embeddings``) before or after: rows that are new then are added exactly.
 
     Rows of the input and output embedding are tokens, and count by how often these occur: by ``token_weights`` if
     given, else as counted in ``texts``, else by a Zipf prior over the order of the tokenizer's vocabulary
@@ -167,6 +169,8 @@ def compress_model(
     for part in outer_models(model).values():
         if factored_layers(part):
             attach(part)
+    if is_pipeline(type(model)):
+        take_over(model)
     after = size(model)
     this = ModelReport(
         model=type(model).__name__,

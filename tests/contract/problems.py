@@ -9,6 +9,7 @@ import numpy as np
 from planted import random_bases
 
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.packed import PADDING, WIDEST, PackedRows
 
 # (n, d, dims): d tiny, odd, no power of two, over 512; j = 0, over d/2, d; ragged; one row; more flats than rows
 SHAPES = [
@@ -116,3 +117,58 @@ def factors(n: int, d: int, dims: list[int], dtype: Any, affine: bool) -> tuple[
         offsets=rng.normal(size=(len(dims), d)).astype(dtype) if affine else None,
     )
     return made, rng
+
+
+def packed_rows(n: int, d: int, dims: list[int], columns: int, affine: bool, kept: int = 0) -> tuple[PackedRows, Any]:
+    """Rows of random bits, two groups a cluster and some rows kept, and the generator they came from.
+
+    Windows are as wide as a term's bits, or wider and then shared; ``columns`` of gains, or none.
+    """
+    rng = np.random.default_rng([n, d, columns])
+    tables = np.r_[0, np.cumsum(2 ** np.arange(1, WIDEST + 1))]  # of windows of 1, 2, ... bits
+    first = np.r_[0, np.cumsum(dims)]
+    terms: dict[str, list[int]] = {name: [] for name in ("skips", "shifts", "masks", "tables", "directions", "blocks")}
+    bounds, sizes, clusters = [0], [], []
+    for c, j in enumerate(dims):
+        for _ in range(2):
+            end = 0
+            for t in np.sort(rng.choice(j, rng.integers(0, j + 1), replace=False)):
+                own = int(rng.integers(1, 9))
+                width = own if rng.random() < 0.5 else int(rng.integers(own, WIDEST + 1))
+                end += own
+                terms["skips"].append(max(end - width, 0))
+                terms["shifts"].append(max(width - end, 0))
+                terms["masks"].append(2**width - 1)
+                terms["tables"].append(int(tables[width - 1]))
+                terms["directions"].append(int(first[c] + t))
+                terms["blocks"].append(int(t) * columns // max(j, 1))
+            bounds.append(len(terms["skips"]))
+            sizes.append(end)
+            clusters.append(c)
+    groups = rng.integers(0, len(sizes), n)
+    if kept:
+        groups[rng.permutation(n)[:kept]] = len(sizes)
+    sizes = np.array([*sizes, 0])[groups]
+    starts = np.cumsum(sizes) - sizes
+    starts[groups == len(clusters)] = rng.permutation(np.count_nonzero(groups == len(clusters)))
+    total = int(sizes.sum())
+    codes = np.zeros(-(-total // 8) + PADDING, np.uint8)
+    codes[: -(-total // 8)] = rng.integers(0, 256, -(-total // 8))
+
+    def floats(*shape: int) -> Any:
+        return rng.normal(size=shape).astype(np.float32)
+
+    return PackedRows(
+        codes=codes,
+        groups=groups.astype(np.int32),
+        starts=starts.astype(np.int64),
+        bounds=np.array(bounds, np.int64),
+        clusters=np.array(clusters, np.int32),
+        **{name: np.array(values, np.int32) for name, values in terms.items()},
+        scales=floats(len(terms["skips"])),
+        levels=floats(int(tables[-1])),
+        bases=floats(int(first[-1]), d),
+        gains=floats(n, columns) if columns else None,
+        offsets=floats(len(dims), d) if affine else None,
+        exact=floats(kept, d) if kept else None,
+    ), rng
