@@ -17,6 +17,7 @@
 ``label_counts``    rows of each label
 ``lookup``          decoded rows of a factorization
 ``decode``          decoded rows of packed bits
+``fetch``           a few small arrays, on the host
 =================== ==========================================================================
 
 :mod:`ksubspaces.kernels.reference` says in plain NumPy what each of them means. X is an array or :class:`Rows` of one,
@@ -54,6 +55,7 @@ __all__ = [
     "coefficients",
     "complement",
     "decode",
+    "fetch",
     "group_rows",
     "label_counts",
     "largest",
@@ -138,9 +140,12 @@ def sqdistances(X: Array | Rows, flats: Flats) -> Array:
     return _in_blocks(X, lambda block, _: (kernels_for(block).sqdistances(block, flats),))[0]
 
 
-def group_rows(labels: Array, k: int) -> Groups:
-    """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending."""
-    return kernels_for(labels).group_rows(labels, k)
+def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
+    """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending.
+
+    With the labels ``before`` (n,), ``moved`` of the result tells how many are different now.
+    """
+    return kernels_for(labels).group_rows(labels, k, before)
 
 
 def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
@@ -337,6 +342,13 @@ def changed_rows(old: Array, new: Array) -> Array:
 def label_counts(labels: Array, k: int) -> Array:
     """How many of the labels (n,), int32 in [0, k), are 0, 1, ..., k - 1; (k,) int64."""
     return kernels_for(labels).label_counts(labels, k)
+
+
+def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
+    """Up to four small arrays as float64 on the host, for which a device is waited for once."""
+    if isinstance(arrays[0], (np.ndarray, np.generic)):
+        return [np.asarray(array, np.float64) for array in arrays]
+    return kernels_for(arrays[0]).fetch(arrays)
 
 
 def lookup(rows: Array, factorization: Any) -> Array:

@@ -17,9 +17,10 @@ LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they 
 FEW_SQUARES = 1 << 14  # multiplications, a cluster, below which a loop takes its second moments sooner than a product
 
 
-def group_rows(labels: np.ndarray, k: int) -> Groups:
+def group_rows(labels: np.ndarray, k: int, before: np.ndarray | None = None) -> Groups:
     order, starts = loops.group_by_label(np.ascontiguousarray(labels, dtype=np.int32), k)
-    return Groups(order, starts, whole=True)
+    moved = None if before is None else np.asarray((labels != before).sum())
+    return Groups(order, starts, moved=moved, whole=True)
 
 
 def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:

@@ -24,6 +24,8 @@ class Groups:
         Rows of group c are ``order[starts[c]:starts[c + 1]]``.
     counted : (k,) int64 array, optional
         Rows of each group, where they are known without a difference of ``starts``.
+    moved : int64 array without axes, optional
+        Rows that were in another group before.
     whole : bool
         Whether each row of an array has a group, and is named once.
     kept : dict
@@ -33,6 +35,7 @@ class Groups:
     order: Array
     starts: Array
     counted: Array | None = None
+    moved: Array | None = None
     whole: bool = False
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 

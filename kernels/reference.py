@@ -41,11 +41,13 @@ def assign(
     return labels.astype(np.int32), distances[np.arange(len(labels)), labels]
 
 
-def group_rows(labels: Array, k: int) -> Groups:
-    """Row numbers by label, and where those of each label start among them."""
+def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
+    """Row numbers by label, where those of each label start among them, and how many labels are not as before."""
+    moved = None if before is None else np.array(sum(a != b for a, b in zip(labels, before, strict=True)))
     rows = [[i for i, label in enumerate(labels) if label == c] for c in range(k)]
     starts = np.cumsum([0, *map(len, rows)])
-    return Groups(np.array([i for numbers in rows for i in numbers], dtype=np.int64), starts, whole=True)
+    order = np.array([i for numbers in rows for i in numbers], dtype=np.int64)
+    return Groups(order, starts, moved=moved, whole=True)
 
 
 def residuals(X: Array, groups: Groups, flats: Flats) -> np.ndarray:
@@ -184,6 +186,11 @@ def largest(costs: Array, m: int) -> np.ndarray:
 def changed_rows(old: Array, new: Array) -> np.ndarray:
     """Rows i with old_i != new_i."""
     return np.array([i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b], dtype=np.int64)
+
+
+def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
+    """Arrays in float64."""
+    return [np.array(array, np.float64) for array in arrays]
 
 
 def label_counts(labels: Array, k: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .arrays import Array, fetch, namespace
+from .arrays import Array, namespace
 from .problem import Problem
 from .refit import RunningMoments
 
@@ -138,14 +138,14 @@ class FixedDims:
     def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
         p = self.problem
         if self.by_moments:
-            moments = self.moments(labels)
+            moments, moved = self.moments.after(labels, state.labels)
+            assert moved is not None
             left, counts = kernels.measure_objective(moments, flats), moments.counts
         else:
-            left = p.objective(residuals)
+            left, moved = p.objective(residuals), (labels != state.labels).sum()
         if not self.by_moments or p.weights is not None:
             counts = p.counts(labels)
-        moved = (labels != state.labels).sum()
-        objective, moved, counts, *ok = fetch(left, moved, counts, *([] if self.ok is None else [self.ok]))
+        objective, moved, counts, *ok = kernels.fetch([left, moved, counts, *([] if self.ok is None else [self.ok])])
         if not all(flags.all() for flags in ok):
             return None
         n_filled = 0

@@ -317,15 +317,6 @@ def to_numpy(array: Array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
-def fetch(*arrays: Array) -> list[np.ndarray]:
-    """A few small arrays as float64 on the host: a device is waited for once."""
-    if all(isinstance(array, (np.ndarray, np.generic)) for array in arrays):
-        return [np.asarray(array, np.float64) for array in arrays]
-    told = to_numpy(load_cupy().concatenate([array.reshape(-1) for array in arrays], dtype=np.float64))
-    parts = np.split(told, np.cumsum([array.size for array in arrays])[:-1])
-    return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
-
-
 def namespace(array: Matrix) -> ModuleType:
     """NumPy or CuPy, whichever the array belongs to."""
     if isinstance(array, Rows):

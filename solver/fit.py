@@ -1,13 +1,15 @@
-"""``fit_subspaces``: checks the input, runs the starts, finishes the best."""
+"""``fit_subspaces``: checks the input, runs the starts, lets the best breathe, and finishes it."""
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from numbers import Integral
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,24 +17,49 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate, finish
-from .arrays import AnyArray, Array, device_of, energy, enter, entered, namespace, scaled
-from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .arrays import AnyArray, Array, device_of, energy, entered, scaled
+from .breathing import ROUGH, breathe
+from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
-from .seeding import STARTS
+from .seeding import STARTS, given_labels
 from .subspaces import Subspaces
 
-RACE = (
-    (64, ("k-means", "k-means", "k-means++", "k-means++")),
-    (128, ("k-means", "k-means++")),
-    (np.inf, ("k-means++",)),
-)
-"""Kinds of the starts that are raced for up to so many flats.
 
-With many flats one start is as good as another: what they end at no longer follows from what they have after a few
-steps. And there a start by direction wins no race any more, which it does among few flats of embeddings.
-"""
+class Plan(NamedTuple):
+    """What a fit of up to so many flats does when it is left to choose.
+
+    Attributes
+    ----------
+    most : float
+        Flats.
+    raced : tuple of str
+        Kinds of the starts that are raced where there are no breaths. With many flats one start is as good as another:
+        what they end at no longer follows from what they have after a few steps. And there a start by direction wins
+        no race any more, which it does among few flats of embeddings.
+    breathing : tuple of str
+        Kinds of the starts that are raced to breathe.
+    breaths : int
+        Steps that breaths may take: about what the starts take that are not raced then.
+    whole : int
+        Steps that a whole fit takes, starts counted as well: what each further effort adds.
+    """
+
+    most: float
+    raced: tuple[str, ...]
+    breathing: tuple[str, ...]
+    breaths: int
+    whole: int
+
+
+PLANS = (
+    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
+    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 45, 90),
+    Plan(128, ("k-means", "k-means++"), ("k-means++",), 26, 60),
+    Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
+)
 RACE_STEPS = 3
+SEARCHES = ("auto", "breathing", "starts")
 
 Start = Callable[[Problem, np.random.Generator], Array]
 
@@ -46,15 +73,20 @@ class Step:
     start : int
         Number of the start it belongs to, from 0.
     iteration : int
-        Step within that start, from 1.
+        Step within that start, or within a part of a breath, from 1.
     objective : float
-        Weighted sum of squared distances after the step, in the precision of the computation.
+        Weighted sum of squared distances after the step, in the precision of the computation; in a breath of the flats
+        that there are, which may be more than k.
     moved : int
         Rows whose label changed.
     n_reseeded : int
         Clusters re-seeded so far within this start.
     seconds : float
         Since the fit began.
+    breath : int
+        Number of the breath it belongs to, from 1; 0 before and after them.
+    best : float
+        Least objective of k flats so far, in any start.
     """
 
     start: int
@@ -63,6 +95,8 @@ class Step:
     moved: int
     n_reseeded: int
     seconds: float
+    breath: int = 0
+    best: float = np.inf
 
 
 def fit_subspaces(
@@ -75,6 +109,8 @@ def fit_subspaces(
     sample_weight: AnyArray | None = None,
     init: Any = "k-means++",
     n_init: int | str = "auto",
+    search: str = "auto",
+    effort: float = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
     dtype: Any = None,
@@ -113,11 +149,20 @@ def fit_subspaces(
         subspaces through the origin (of any dimensions: they only give the first labels), or a :class:`Subspaces` to
         go on from.
     n_init : "auto" or int, default "auto"
-        "auto" races a few starts for 3 steps each and finishes the best: 4 up to k=64, 2 up to k=128, beyond there is
-        one. For ``init="k-means++"`` half of the racers are "k-means" starts. An int runs that many starts of the kind
-        named to the end and keeps the best. With k=1, or a given start, there is one.
+        An int runs that many starts of the kind named to the end and keeps the best. "auto" races a few for 3 steps
+        each and finishes the best: with ``search="starts"`` 4 up to k=64, 2 up to k=128, of which half are "k-means"
+        starts for ``init="k-means++"``, and beyond there is one; with breaths 2 up to k=16, and beyond one. With k=1,
+        or a given start, there is one.
+    search : {"auto", "breathing", "starts"}
+        How to look for a better optimum than that of one start. "breathing" adds flats and takes others away, as the
+        notes tell; "starts" is the plain alternation from one start or several. "auto" breathes on the CPU when
+        ``init`` is a name and ``n_init`` is "auto" too, and alternates from what is given otherwise, and on a card.
+    effort : float, default 1
+        For how much longer than by default to search: 5 takes about five times as long. More breaths, or with
+        ``search="starts"`` more starts raced. At least 1.
     max_iter : int, default 100
-        Most steps of any one start.
+        Most steps of any one start; breaths, and the steps after the last, have their own. A start that is cut off
+        does not breathe.
     tol : float, default 1e-4
         Stop when a step lowers the objective by at most this share of it (or when no label changes).
     dtype : {None, "float32", "float64"}
@@ -127,8 +172,8 @@ def fit_subspaces(
     progress : bool, default False
         Show a bar (needs rich: ``pip install "ksubspaces[cli]"``).
     callback : callable, optional
-        Called with a :class:`Step` after each step; a true answer stops the fit there and then, with the best start so
-        far.
+        Called with a :class:`Step` after each step; a true answer stops the fit there and then, with the best result so
+        far. So does Ctrl-C once the fit breathes, with a warning.
 
     Returns
     -------
@@ -148,10 +193,18 @@ def fit_subspaces(
     filled with the rows of largest residual, and ``n_reseeded`` counts that. When nothing is left to gain, as with
     more flats than distinct rows or X all zero, clusters stay empty and the objective is 0.
 
+    The alternation ends in a local optimum. A breath gets it out of there: as many flats again are added where
+    residuals are, all settle for a few steps, those go that would be missed least, the others settle, and what comes
+    out is kept if it is better; if not, the next breath adds half as many. The idea is that of breathing k-means
+    (Fritzke 2020). The result is never worse than the start that breathed, and ``history`` has the steps that led to
+    it. By default breaths take the time that races of more starts would take. Turn them off (``search="starts"``) to
+    see the plain alternation, or where flats are found at once and time counts.
+
     References
     ----------
     Bradley and Mangasarian, "k-Plane Clustering" (2000). Tseng, "Nearest q-Flat to m Points" (2000). Maalouf, Lang,
-    Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021), section 2.
+    Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021), section 2. Fritzke, "The breathing
+    k-means algorithm" (2020), arXiv 2006.15666.
 
     Examples
     --------
@@ -169,6 +222,7 @@ def fit_subspaces(
     begun = time.perf_counter()
     k, max_iter = whole("k", k, 1), whole("max_iter", max_iter, 1)
     tol, affine = tolerance(tol), flag("affine", affine)
+    _check_search(search, effort, init, n_init)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     with entered(X, "X", device, dtype) as (array, home):
@@ -191,13 +245,13 @@ def fit_subspaces(
             raise ValueError("the weighted sum of squares of X underflows float64; scale X or sample_weight up")
         bar = Bar(total, max_iter) if progress else None
 
-        def on_step(start: int, state: State) -> bool:
+        def on_step(start: int, breath: int, best: float, state: State) -> bool:
             seconds = time.perf_counter() - begun
-            step = Step(start, len(state.history), state.objective, state.moved, state.n_reseeded, seconds)
-            return bool(callback is not None and callback(step))
+            told = len(state.history), state.objective, state.moved, state.n_reseeded, seconds, breath, best
+            return bool(callback is not None and callback(Step(start, *told)))
 
         best, flats, labels, objective = fit_problem(
-            problem, init, n_init, max_iter, tol, seed, bar, exponent=exponent, on_step=on_step
+            problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
         )
         return Subspaces(
             [home.back(V) for V in flats.layout.split(flats.bases)],
@@ -221,44 +275,80 @@ def fit_problem(
     tol: float,
     seed: Seed,
     bar: Bar | None = None,
+    search: str = "auto",
+    effort: float = 1,
     *,
     exponent: int = 0,
-    on_step: Callable[[int, State], bool] | None = None,
+    on_step: Callable[[int, int, float, State], bool] | None = None,
 ) -> tuple[State, Flats, Array, float]:
-    """Race the starts and finish the best: where it ended; flats, labels and objective of the exact finish.
+    """Race the starts, let the best breathe and finish it: where it ended; flats, labels and objective of the exact
+    finish.
 
-    ``init`` is given in the scale of ``2^exponent`` times the problem's rows; ``on_step`` is told the start's number.
+    ``init`` is given in the scale of ``2^exponent`` times the problem's rows; ``on_step`` is told the numbers of the
+    start and the breath and the least objective so far.
     """
-    starts, race_steps = _starts(init, n_init, problem, device_of(problem.X), exponent)
+    plan = next(plan for plan in PLANS if problem.k <= plan.most)
+    breathes = _breathes(search, init, n_init, problem)
+    starts, race_steps = _starts(init, n_init, problem, device_of(problem.X), exponent, plan, breathes, effort)
     steps = max_iter if race_steps is None else min(race_steps, max_iter)
+    rough = max(tol, ROUGH) if breathes else tol
+    number, breath, least = 0, 0, math.inf
 
-    def run(number: int, state: State, most: int) -> State:
+    def run(problem_: Problem, state: State, most: int, tol: float = 0.0) -> State:
         def report(state: State) -> bool:
+            nonlocal least
+            if problem_ is problem:
+                least = min(least, state.objective)
             if bar is not None:
-                step = len(state.history)
-                bar.update(f"start {number}, step {step}", state.objective, f"{state.moved} moved", step)
-            return on_step is not None and on_step(number, state)
+                step, place = len(state.history), f"breath {breath}" if breath else f"start {number}"
+                bar.update(f"{place}, step {step}", least if breath else state.objective, f"{state.moved} moved", step)
+            return on_step is not None and on_step(number, breath, least, state)
 
-        return alternate(state, FixedDims(problem), max_iter=most, tol=tol, on_step=report)
+        return alternate(state, FixedDims(problem_), max_iter=most, tol=tol, on_step=report)
 
     best: State | None = None
+    seeds = generators(seed)
     with shown(bar):
-        for number, (start, rng) in enumerate(zip(starts, generators(seed), strict=False)):
-            state = run(number, State(start(problem, rng)), steps)
+        for number, (start, rng) in enumerate(zip(starts, seeds, strict=False)):
+            state = run(problem, State(start(problem, rng)), steps, rough)
             if best is None or state.objective < best.objective:
                 best, winner = state, number
             if state.stopped:
                 best = replace(best, stopped=True)
                 break
         assert best is not None
-        best = run(winner, best, max_iter)
+        number = winner
+        best = run(problem, best, max_iter, rough)
+        if breathes and best.converged and not best.stopped:
+            breath, allowed = 1, plan.breaths + (effort - 1) * plan.whole
+            try:
+                for found in breathe(problem, best, next(seeds), allowed, run):
+                    best, breath = found, breath + 1
+            except KeyboardInterrupt:
+                warnings.warn("interrupted: this is the best result so far", RuntimeWarning, stacklevel=3)
+                best = replace(best, stopped=True)
+            breath = 0
+            best = run(problem, replace(best, converged=False), len(best.history) + max_iter, tol)
         if bar is not None:
             bar.finish()
     return best, *finish(problem, best.labels)
 
 
+def _breathes(search: str, init: Any, n_init: int | str, problem: Problem) -> bool:
+    if search != "auto":
+        return search == "breathing"
+    return isinstance(init, str) and n_init == "auto" and not problem.on_card
+
+
 def _starts(
-    init: Any, n_init: int | str, problem: Problem, device: str, exponent: int
+    init: Any,
+    n_init: int | str,
+    problem: Problem,
+    device: str,
+    exponent: int,
+    plan: Plan,
+    breathes: bool,
+    effort: float,
 ) -> tuple[Iterable[Start], int | None]:
     """The starts to run, and how many steps each is given before the best goes on; None for all it takes."""
     if n_init != "auto":
@@ -267,48 +357,20 @@ def _starts(
         if problem.k == 1:
             return [STARTS[init]], None
         if n_init == "auto":
-            kinds = next(kinds for most, kinds in RACE if problem.k <= most)
+            kinds = plan.breathing if breathes else plan.raced * round(effort)
             return [STARTS[kind if init == "k-means++" else init] for kind in kinds], RACE_STEPS
         return repeat(STARTS[init], int(n_init)), None
-    labels = _given_labels(init, problem, device, exponent)
+    labels = given_labels(init, problem, device, exponent)
     return [lambda problem, rng: labels], None
 
 
-def _given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
-    """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
-    names = ", ".join(repr(name) for name in STARTS)
-    (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
-    if isinstance(init, str):
-        raise ValueError(f"init must be one of {names}, or labels, bases or a Subspaces; got {init!r}")
-    offsets = None
-    if isinstance(init, Subspaces):
-        init, offsets = init.bases, init.offsets
-    elif not _are_bases(init):
-        given = enter(init, "init", device, np.float64)[0]
-        try:
-            return check_labels(given, n, k)
-        except ValueError as error:
-            raise ValueError(f"init is not one of {names}, a list of bases or labels: {error}") from None
-    bases = [enter(V, f"init[{c}]", device, dtype)[0] for c, V in enumerate(init)]
-    if len(bases) != k:
-        raise ValueError(f"init has {len(bases)} bases, but k={k}")
-    for c, V in enumerate(bases):
-        if V.shape[1] != d or V.shape[0] > d:
-            raise ValueError(f"init[{c}] must be a basis (j, {d}) with j <= {d}, got shape {tuple(V.shape)}")
-        if not bool(namespace(V).isfinite(V).all()):
-            raise ValueError(f"init[{c}] must be finite, but has NaN or infinity in it")
-    xp = namespace(problem.X)
-    bases = [xp.ascontiguousarray(xp.linalg.qr(V.T)[0].T) for V in bases]
-    if offsets is not None:
-        offsets = scaled(enter(offsets, "init.offsets", device, dtype)[0], -exponent)
-    return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
-
-
-def _are_bases(init: Any) -> bool:
-    """Whether this is a list of matrices, or one array of them (k, j, d)."""
-    if isinstance(init, (list, tuple)):
-        return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)
-    return len(getattr(init, "shape", ())) == 3
+def _check_search(search: str, effort: float, init: Any, n_init: int | str) -> None:
+    if search not in SEARCHES:
+        raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
+    if isinstance(effort, bool) or not isinstance(effort, Real) or not 1 <= effort < np.inf:
+        raise ValueError(f"effort must be a number >= 1, got {effort!r}")
+    if effort != 1 and search != "breathing" and not (isinstance(init, str) and n_init == "auto"):
+        raise ValueError(f"effort={effort} has no say over a given start or n_init; pass search='breathing' too")
 
 
 def _check_dims(j: int | Sequence[int], k: int, d: int) -> tuple[int, ...]:

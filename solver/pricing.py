@@ -25,7 +25,7 @@ from ksubspaces.kernels import Flats
 
 from .allocation import allocate
 from .alternation import State
-from .arrays import Array, fetch, namespace
+from .arrays import Array, namespace
 from .coefficients import count_parameters
 from .problem import Problem
 from .refit import RunningMoments
@@ -147,7 +147,7 @@ class Priced:
         rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)
-        values, counts, moved = fetch(spaces.eigenvalues, rows, moved)
+        values, counts, moved = kernels.fetch([spaces.eigenvalues, rows, moved])
         floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
         vectors, counts = spaces.bases.reshape(k, -1, self.d), counts.astype(np.int64)

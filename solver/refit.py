@@ -50,11 +50,17 @@ class RunningMoments:
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
-        self.moments = self._afresh(labels)
+        self.moments, _ = self._afresh(labels)
         self.labels, self.updates, self.peak = labels, 0, None
         if not fresh:
             self._faded(self.moments)
         return self.moments
+
+    def after(self, labels: Array, before: Array) -> tuple[Moments, Array | None]:
+        """The moments afresh, and how many rows have other labels than before."""
+        self.moments, moved = self._afresh(labels, before=before)
+        self.labels, self.updates, self.peak = labels, 0, None
+        return self.moments, moved
 
     def _faded(self, moments: Moments) -> bool:
         """Whether updates have left some cluster with moments so much smaller than what was added and taken away that
@@ -85,15 +91,17 @@ class RunningMoments:
             self.moments = self.labels = None
         if self.products and not (self.resident if dtype is None else self.k <= at_once):
             return self._by_chunks(labels, dims, precision, at_once)
-        moments = self(labels) if dtype is None else self._afresh(labels, dtype)
+        moments = self(labels) if dtype is None else self._afresh(labels, dtype)[0]
         if not self.products:
             return self._trivial(), p.offsets(moments)
         dims = [self.d] * self.k if dims is None else dims
         return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
 
-    def _afresh(self, labels: Array, dtype: DTypeLike | None = None) -> Moments:
-        p, groups = self.problem, kernels.group_rows(labels, self.k)
-        return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype)
+    def _afresh(
+        self, labels: Array, dtype: DTypeLike | None = None, before: Array | None = None
+    ) -> tuple[Moments, Array | None]:
+        p, groups = self.problem, kernels.group_rows(labels, self.k, before)
+        return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype), groups.moved
 
     def _by_chunks(
         self, labels: Array, dims: Sequence[int] | None, dtype: DTypeLike | None, at_once: int

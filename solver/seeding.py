@@ -1,9 +1,10 @@
-"""Starts of the alternation: each is a function (problem, rng) -> labels (n,) int32."""
+"""Starts of the alternation: each is a function (problem, rng) -> labels (n,) int32; and those that a caller gives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, Matrix, namespace, row_blocks, squared_lengths
+from .arrays import Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
+from .checks import check_labels
 from .problem import Problem
 from .refit import fit_flats
+from .subspaces import Subspaces
 
 CANDIDATES = 4  # tried at each draw, the best kept
 KMEANS_STEPS = 10
@@ -36,13 +39,10 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     at_once = None if problem.affine else kernels.seed(X, dims, problem.weights, rng)
     if at_once is not None:
         return at_once
-    n_positive = len(X) if problem.weights is None else int((problem.weights > 0).sum())
-    lengths = _lengths(X)
+    closest = Closest(problem)
 
     def distances(c: int, drawn: Array) -> Array:
-        m = min(n_positive, max(n_positive // (2 * k), dims[c] + 1))
-        flats = fit_flats(problem, _closest_rows(problem, drawn, lengths, m), dims[c], X.dtype)
-        return kernels.sqdistances(X, flats)
+        return kernels.sqdistances(X, fit_flats(problem, closest(drawn, dims[c]), dims[c], X.dtype))
 
     largest_first = sorted(range(k), key=lambda c: -dims[c])
     return _draw(largest_first, problem.distance_to_middle(), problem.weights, distances, rng)
@@ -76,16 +76,24 @@ def _draw(
     return labels
 
 
-def _closest_rows(problem: Problem, drawn: Array, lengths: Array, m: int) -> list[Array]:
-    """For each drawn row the m rows of positive weight closest to it: by |cos|, or by distance if affine."""
-    X, n = problem.X, len(problem.X)
-    if problem.affine:
-        closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype)).T
-    else:
-        closeness = abs(_cosines(X, lengths, drawn))
-    if problem.weights is not None:
-        closeness[:, problem.weights <= 0] = -np.inf
-    return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
+class Closest:
+    """Finds the rows of positive weight that a j-flat through a row drawn is fitted to: those closest to it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.lengths = problem, _lengths(problem.X)
+        self.n_positive = len(problem.X) if problem.weights is None else int((problem.weights > 0).sum())
+
+    def __call__(self, drawn: Array, j: int) -> list[Array]:
+        """For each row drawn as many of them, by |cos|, or by distance if affine: half a cluster, and more than j."""
+        X, weights, n = self.problem.X, self.problem.weights, len(self.problem.X)
+        m = min(self.n_positive, max(self.n_positive // (2 * self.problem.k), j + 1))
+        if self.problem.affine:
+            closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype)).T
+        else:
+            closeness = abs(_cosines(X, self.lengths, drawn))
+        if weights is not None:
+            closeness[:, weights <= 0] = -np.inf
+        return list(closeness.argpartition(n - m, axis=1)[:, n - m :])
 
 
 def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
@@ -150,3 +158,40 @@ STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {
     "k-means": kmeans,
     "random": random_partition,
 }
+
+
+def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
+    """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
+    names = ", ".join(repr(name) for name in STARTS)
+    (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
+    if isinstance(init, str):
+        raise ValueError(f"init must be one of {names}, or labels, bases or a Subspaces; got {init!r}")
+    offsets = None
+    if isinstance(init, Subspaces):
+        init, offsets = init.bases, init.offsets
+    elif not _are_bases(init):
+        given = enter(init, "init", device, np.float64)[0]
+        try:
+            return check_labels(given, n, k)
+        except ValueError as error:
+            raise ValueError(f"init is not one of {names}, a list of bases or labels: {error}") from None
+    bases = [enter(V, f"init[{c}]", device, dtype)[0] for c, V in enumerate(init)]
+    if len(bases) != k:
+        raise ValueError(f"init has {len(bases)} bases, but k={k}")
+    for c, V in enumerate(bases):
+        if V.shape[1] != d or V.shape[0] > d:
+            raise ValueError(f"init[{c}] must be a basis (j, {d}) with j <= {d}, got shape {tuple(V.shape)}")
+        if not bool(namespace(V).isfinite(V).all()):
+            raise ValueError(f"init[{c}] must be finite, but has NaN or infinity in it")
+    xp = namespace(problem.X)
+    bases = [xp.ascontiguousarray(xp.linalg.qr(V.T)[0].T) for V in bases]
+    if offsets is not None:
+        offsets = scaled(enter(offsets, "init.offsets", device, dtype)[0], -exponent)
+    return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
+
+
+def _are_bases(init: Any) -> bool:
+    """Whether this is a list of matrices, or one array of them (k, j, d)."""
+    if isinstance(init, (list, tuple)):
+        return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)
+    return len(getattr(init, "shape", ())) == 3

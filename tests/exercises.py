@@ -168,11 +168,48 @@ def exercise_power():
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
 
 
+def exercise_subspace():
+    """Steps by products: ragged flats, S of rank one, with the trace in its last rows, and not finite."""
+    rng = np.random.default_rng(0)
+    d, dims = 300, (5, 0, 33, 7, 4)
+    layout, scale = layout_of(d, dims), np.where(np.arange(300) < 200, 1e-9, 1.0)
+    S = np.stack([A.T @ A for A in rng.normal(size=(5, 400, d)) * scale])
+    S[0], S[3, 5, 5] = np.outer(S[0, -1], S[0, -1]), np.nan
+    bases = random_bases(rng, d, dims, np.float32)
+    bases[4] = np.linalg.eigh(S[4])[1].T[-4:].astype(np.float32)  # nothing to gain
+    start = np.concatenate(bases)
+    assert power.power_steps(S, layout, np.dtype(np.float32)).ok[[0, 1, 2, 4]].all()
+    found = power.power_steps(S, layout, np.dtype(np.float32), start)
+    np.testing.assert_array_equal(found.ok, [True, True, True, False, True])
+    for c, (V, before) in enumerate(zip(layout.split(found.bases), bases, strict=True)):
+        np.testing.assert_allclose(V @ V.T, np.eye(dims[c]), atol=1e-6)
+        if c == 3:
+            np.testing.assert_array_equal(V, before)
+        else:
+            assert np.einsum("ij,jk,ik", V, S[c], V) >= (1 - 1e-6) * np.einsum("ij,jk,ik", before, S[c], before)
+
+    held = reference.second_moments(np.eye(2, d), group_rows(np.array([0, 2], np.int32), 5))
+    held.raw[1] = -np.eye(d)
+    want = [1 - (bases[0][:, 0] ** 2).sum(), 0, 1 - (bases[2][:, 1] ** 2).sum(), 0, 0]
+    np.testing.assert_allclose(power.measure_objective(held, Flats(layout, start, None, None)), want, atol=1e-6)
+
+
+def exercise_status():
+    rng = np.random.default_rng(0)
+    flags, counts = rng.random(70) < 0.5, rng.integers(1 << 40, size=300)
+    for arrays in ([rng.normal(size=9), counts, flags, rng.normal(size=5).astype(np.float32)], [flags, counts]):
+        for got, want in zip(cuda.fetch(arrays), arrays, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 def exercise_moments():
     """What the planted faults must not pass: clusters of several slots, tails of all sizes, slots in several turns."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 700).astype(np.int32)
-    found = groups.group_rows(labels, 5)
+    before = np.where(np.arange(700) % 7, labels, 4 - labels).astype(np.int32)
+    found = groups.group_rows(labels, 5, before)
+    assert found.moved == (labels != before).sum()
+    np.testing.assert_array_equal(found.counts, np.bincount(labels, minlength=5))
     np.testing.assert_array_equal(found.order, np.argsort(labels, kind="stable"))
     np.testing.assert_array_equal(found.starts, np.searchsorted(np.sort(labels), np.arange(6)))
     assert np.all(np.diff(groups.cut(found, 16).slots) == -(-found.counts // 16))

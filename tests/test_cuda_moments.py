@@ -109,7 +109,7 @@ def test_unusual_inputs():
     labels = rng.integers(0, 2, 60).astype(np.int32)
     shifted = np.empty(60 * 8 + 1, np.float32)[1:].reshape(60, 8)  # rows are not aligned to 16 bytes
     shifted[:] = X
-    assert (memory.pieces(X, 8), memory.pieces(shifted, 8), memory.pieces(X, 7)) == (4, 1, 1)
+    assert [memory.pieces(X.dtype, d, rows) for d, rows in ((8, X), (8, shifted), (7, X))] == [4, 1, 1]
     want = reference.second_moments(X, group_rows(labels, 2))
     with emulated():
         for same in (shifted, np.asfortranarray(X), X[::-1][::-1]):
@@ -127,7 +127,7 @@ def test_compiled_variants_are_declared(monkeypatch):
         patch.setattr(loader, "kernel", lambda *a: (asked.append((a[0], a[2] if a[2:] else {})), kernel(*a))[1])
         for dtype in DTYPES:
             for d in (64, 63, 128, 127):
-                moments.second_moments(np.ones((2, d), dtype), group_rows(np.zeros(2, np.int32), 1))
+                moments.second_moments(np.ones((2, d), dtype), group_rows(np.zeros(2, np.int32), 1), center=True)
     declared = moments.VARIANTS + groups.VARIANTS
     assert all(variant in declared for variant in asked)
     assert all(variant in asked for variant in declared)

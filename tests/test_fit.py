@@ -209,7 +209,7 @@ def test_more_starts_are_no_worse():
 @pytest.mark.parametrize(("k", "n_starts"), [(64, 4), (65, 2), (128, 2), (129, 1)])
 def test_fewer_starts_are_raced_the_more_flats_there_are(k, n_starts):
     starts, X = set(), np.random.default_rng(0).normal(size=(140, 3))
-    fit_subspaces(X, k, 1, seed=0, callback=lambda step: starts.add(step.start))
+    fit_subspaces(X, k, 1, search="starts", seed=0, callback=lambda step: starts.add(step.start))
     assert len(starts) == n_starts
 
 
@@ -221,7 +221,9 @@ def test_callback_sees_every_step_and_can_stop():
     assert [s.objective for s in steps] == model.history
     assert all(a.seconds <= b.seconds for a, b in pairwise(steps))
     assert steps[0].moved > 0
-    stopped = fit_subspaces(X, 4, 2, seed=0, callback=lambda step: step.start == 1 and step.iteration == 2)
+    stopped = fit_subspaces(
+        X, 4, 2, search="starts", seed=0, callback=lambda step: step.start == 1 and step.iteration == 2
+    )
     assert not stopped.converged
     assert_consistent(X, stopped)
 

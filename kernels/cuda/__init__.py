@@ -16,6 +16,7 @@ from .packed import decode
 from .power import complements as complements
 from .power import measure_objective
 from .seeding import seed, seed_directions
+from .status import fetch
 
 __all__ = [
     "assign",
@@ -23,6 +24,7 @@ __all__ = [
     "changed_rows",
     "coefficients",
     "decode",
+    "fetch",
     "group_rows",
     "label_counts",
     "largest",

@@ -15,7 +15,21 @@ from .columns import BLOCKS_PER_MULTIPROCESSOR, CHUNK_BYTES, CHUNKS, ROWS, Colum
 PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
 """How each precision multiplies float32; float64 is multiplied as such. See ``products.cuh``."""
 
-VARIANTS = [("assign", {"PRODUCT": p, "RESIDENT": r}) for p in (*PRODUCTS.values(), "Double") for r in (0, 1)]
+VARIANTS: list[loader.Variant] = [
+    ("assign", {"PRODUCT": p, "RESIDENT": r}) for p in (*PRODUCTS.values(), "Double") for r in (0, 1)
+]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    product = "SplitTF32" if dtype == np.float32 else "Double"
+    resident, _ = shared_memory(-(-d // _step(dtype)), COLUMNS[product], dtype.itemsize)
+    return [("assign", {"PRODUCT": product, "RESIDENT": int(resident)})]
+
+
+def _step(dtype: np.dtype) -> int:
+    """Columns of a row in a step."""
+    return CHUNKS * CHUNK_BYTES // dtype.itemsize
+
 
 # As in assign.cu.
 COLUMNS = {"SplitTF32": 128, "SplitHalf": 128, "PlainTF32": 128, "Double": 64}
@@ -129,7 +143,7 @@ class _Search:
         self.n, self.d = X.shape
         self.dtype = X.dtype
         self.product = PRODUCTS[precision] if X.dtype == np.float32 else "Double"
-        self.step = CHUNKS * CHUNK_BYTES // X.dtype.itemsize
+        self.step = _step(X.dtype)
         self.steps = -(-self.d // self.step)
         self.row_tiles = -(-self.n // ROWS)
         self.resident, self.shared = shared_memory(self.steps, COLUMNS[self.product], X.dtype.itemsize)

@@ -66,9 +66,19 @@ def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
     return {"REAL": real, "ROWS": layout.rows, "COLUMNS": layout.columns, "BLOCKS": layout.blocks}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+VARIANTS: list[loader.Variant] = [
     ("eigen", _defines(dtype, layout)) for dtype, layouts in LAYOUTS.items() for layout in layouts
 ]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    if _solver(d, 1) != "jacobi":
+        return []
+    return [("eigen", _defines(real, _layout(real, d))) for real in {dtype, np.dtype(np.float64)}]
+
+
+def _layout(dtype: np.dtype, d: int) -> Layout:
+    return next(layout for layout in LAYOUTS[dtype] if d <= 32 * layout.rows)
 
 
 def top_eigenspaces(
@@ -155,7 +165,7 @@ def _signs(d: int) -> np.ndarray:
 def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
     """Eigenvalues, eigenvectors, and how many sweeps it took, 0 for a matrix that did not converge."""
     xp, (k, d) = loader.namespace(S), S.shape[:2]
-    layout = next(layout for layout in LAYOUTS[dtype] if d <= 32 * layout.rows)
+    layout = _layout(dtype, d)
     values, vectors, sweeps = xp.empty((k, d)), xp.empty((k, d, d), dtype), xp.empty(k, np.int32)
     tolerance = np.finfo(dtype).eps * np.sqrt(d)
     # A sweep with cosines and sines of at most s leaves cosines of at most 2 d s^2.

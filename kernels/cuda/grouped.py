@@ -11,9 +11,8 @@ from numpy.typing import DTypeLike
 from ..flats import Array, Flats
 from ..groups import Groups
 from . import loader
-from .groups import cut
+from .groups import CHUNK, cut
 from .memory import or_null
-from .moments import CHUNK
 
 BLOCK_BYTES = 256 << 20  # rows gathered in float64 at a time
 PART = 64  # rows of a block
@@ -27,9 +26,13 @@ def _defines(dtype: DTypeLike, d: int) -> dict[str, Any]:
     return {"REAL": "float" if dtype == np.float32 else "double", "EACH": each, "CHUNK": CHUNK}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+VARIANTS: list[loader.Variant] = [
     ("grouped", _defines(dtype, 32 * each)) for dtype in (np.float32, np.float64) for each in COLUMNS
 ]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    return [("grouped", _defines(dtype, d))]
 
 
 def residuals(X: Array, groups: Groups, flats: Flats) -> Array:

@@ -3,63 +3,54 @@
 // Rows are sorted in segments of `length` rows, a block each. A block counts in shared memory, or, where there are too
 // many labels, in its row of `counts`; then it has a single warp to place the rows.
 
-// counts (segments, k): rows of each label in each segment; totals (k), zero at first: in all of them.
+// counts (segments, k + 1): rows of each label in each segment, and in the end those whose label `before` has another
+// for, if there are such labels.
 extern "C" __global__ void __launch_bounds__(256)
-count_labels(const int* labels, long long n, int k, int length, int in_shared, unsigned* counts,
-             long long* totals) {
+count_labels(const int* labels, const int* before, long long n, int k, int length, int in_shared, unsigned* counts) {
   extern __shared__ __align__(128) unsigned char dyn_smem[];
-  counts += (long long)blockIdx.x * k;
+  counts += (long long)blockIdx.x * (k + 1);
   unsigned* counters = in_shared ? (unsigned*)dyn_smem : counts;
-  unsigned long long* whole = (unsigned long long*)totals;
-  for (int c = threadIdx.x; c < k; c += blockDim.x) counters[c] = 0;
+  for (int c = threadIdx.x; c <= k; c += blockDim.x) counters[c] = 0;
   __syncthreads();
   const long long first = (long long)blockIdx.x * length, end = first + length < n ? first + length : n;
-  for (long long row = first + threadIdx.x; row < end; row += blockDim.x) atomicAdd(counters + labels[row], 1u);
-  __syncthreads();
-  for (int c = threadIdx.x; c < k; c += blockDim.x) {
-    const unsigned count = counters[c];
-    if (in_shared) counts[c] = count;
-    if (count) atomicAdd(whole + c, (unsigned long long)count);
+  unsigned moved = 0;
+  for (long long row = first + threadIdx.x; row < end; row += blockDim.x) {
+    const int label = labels[row];
+    atomicAdd(counters + label, 1u);
+    moved += before && before[row] != label;
   }
+  if (moved) atomicAdd(counters + k, moved);
+  if (!in_shared) return;
+  __syncthreads();
+  for (int c = threadIdx.x; c <= k; c += blockDim.x) counts[c] = counters[c];
 }
 
 constexpr int SIDE = 32;
 
-// counts become rows of the label in earlier segments; starts (k + 1): rows of smaller labels. A block of SIDE x SIDE
-// threads for SIDE labels.
+// totals (width): sums of the columns of counts (segments, width), whose numbers become sums of those above them. A block
+// of SIDE x SIDE threads for SIDE columns.
 extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
-add_counts(const long long* totals, long long segments, int k, unsigned* counts, long long* starts) {
+add_counts(long long segments, int width, unsigned* counts, long long* totals) {
   __shared__ unsigned sums[SIDE][SIDE];
-  __shared__ long long before[SIDE];
-  const int lane = threadIdx.x, part = threadIdx.y, first = blockIdx.x * SIDE, c = first + lane;
-  long long earlier = 0;
-  for (int i = part * SIDE + lane; i < first; i += SIDE * SIDE) earlier += totals[i];
-  for (int step = 16; step; step /= 2) earlier += __shfl_xor_sync(0xffffffffu, earlier, step);
-  if (lane == 0) before[part] = earlier;
-
+  const int lane = threadIdx.x, part = threadIdx.y, c = blockIdx.x * SIDE + lane;
   const long long each = (segments + SIDE - 1) / SIDE, begin = part * each;
   const long long end = begin + each < segments ? begin + each : segments;
   unsigned sum = 0;
-  if (c < k)
+  if (c < width)
 #pragma unroll 4
-    for (long long s = begin; s < end; s++) sum += counts[s * k + c];
+    for (long long s = begin; s < end; s++) sum += counts[s * width + c];
   sums[part][lane] = sum;
   __syncthreads();
 
   sum = 0;
   for (int i = 0; i < part; i++) sum += sums[i][lane];
-  if (c < k)
+  if (c < width)
     for (long long s = begin; s < end; s++) {
-      const unsigned count = counts[s * k + c];
-      counts[s * k + c] = sum;
+      const unsigned count = counts[s * width + c];
+      counts[s * width + c] = sum;
       sum += count;
     }
-  if (part > 0 || c >= k) return;
-  long long start = 0;
-  for (int i = 0; i < SIDE; i++) start += before[i];
-  for (int i = first; i < c; i++) start += totals[i];
-  starts[c] = start;
-  if (c == k - 1) starts[k] = start + totals[c];
+  if (part == SIDE - 1 && c < width) totals[c] = sum;
 }
 
 // order (n): rows of label c from starts[c] on, as they come. Each warp places a run of its block's segment.
@@ -69,7 +60,7 @@ place_rows(const int* labels, long long n, int k, int bits, int length, int in_s
   extern __shared__ __align__(128) unsigned char dyn_smem[];
   const unsigned all = 0xffffffffu;
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, run = length / warps;
-  counts += (long long)blockIdx.x * k;
+  counts += (long long)blockIdx.x * (k + 1);
   unsigned* counters = in_shared ? (unsigned*)dyn_smem + warp * k : counts;
   const long long first = (long long)blockIdx.x * length + warp * run;
   const long long end = first + run < n ? first + run : n;
@@ -110,29 +101,43 @@ place_rows(const int* labels, long long n, int k, int bits, int length, int in_s
 
 constexpr int THREADS = 1024;
 
-// Cuts group g, rows starts[g]..starts[g + 1], into slots of up to `chunk` rows. slots (k + 1) becomes the number of
-// slots before each group, owners (n_slots) the group of each slot, and k for those left over. One block does it all.
-extern "C" __global__ void __launch_bounds__(THREADS)
-cut_groups(const long long* starts, int k, int chunk, long long n_slots, long long* slots, int* owners) {
-  __shared__ long long before[THREADS];
-  const int t = threadIdx.x, each = (k + THREADS - 1) / THREADS, first = t * each, last = min(k, first + each);
-  auto slots_of = [=](int g) { return (starts[g + 1] - starts[g] + chunk - 1) / chunk; };
-  long long own = 0;
-  for (int g = first; g < last; g++) own += slots_of(g);
-  before[t] = own;
+// Prefix sums over a block of THREADS threads.
+__device__ __forceinline__ long long sum_before(long long own, long long* sums) {
+  const int t = threadIdx.x;
+  sums[t] = own;
   __syncthreads();
-  for (int step = 1; step < THREADS; step *= 2) {  // prefix sums
-    const long long more = t >= step ? before[t - step] : 0;
+  for (int step = 1; step < THREADS; step *= 2) {
+    const long long more = t >= step ? sums[t - step] : 0;
     __syncthreads();
-    before[t] += more;
+    sums[t] += more;
     __syncthreads();
   }
-  long long slot = before[t] - own;
+  return sums[t] - own;
+}
+
+// Cuts group g, rows starts[g]..starts[g + 1], into slots of up to `chunk` rows. slots (k + 1) becomes the number of
+// slots before each group, owners (n_slots) the group of each slot, and k for those left over. If totals (k) are given,
+// the rows of each group, starts (k + 1) is found as well. One block does it all.
+extern "C" __global__ void __launch_bounds__(THREADS)
+cut_groups(const long long* totals, long long* starts, int k, int chunk, long long n_slots, long long* slots, int* owners) {
+  __shared__ long long rows_before[THREADS], slots_before[THREADS];
+  const int t = threadIdx.x, each = (k + THREADS - 1) / THREADS, first = t * each, last = min(k, first + each);
+  auto size_of = [=](int g) { return totals ? totals[g] : starts[g + 1] - starts[g]; };
+  auto slots_of = [=](int g) { return (size_of(g) + chunk - 1) / chunk; };
+  long long rows = 0, own = 0;
+  for (int g = first; g < last; g++) rows += size_of(g), own += slots_of(g);
+  long long row = sum_before(rows, rows_before), slot = sum_before(own, slots_before);
   for (int g = first; g < last; g++) {
     slots[g] = slot;
     slot += slots_of(g);
+    if (!totals) continue;
+    starts[g] = row;
+    row += totals[g];
   }
-  if (t == THREADS - 1) slots[k] = before[t];
+  if (t == THREADS - 1) {
+    slots[k] = slot;
+    if (totals) starts[k] = row;
+  }
   __syncthreads();
   for (int g = t / 32; g <= k; g += THREADS / 32) {
     const long long end = g < k ? slots[g + 1] : n_slots;

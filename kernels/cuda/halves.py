@@ -9,10 +9,20 @@ import numpy as np
 from ..flats import Array
 from . import loader
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [("halves", {})]
+VARIANTS: list[loader.Variant] = [("halves", {})]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    return VARIANTS if dtype == np.float32 else []
+
 
 STEP = 32  # columns that rows are filled up to
 ROOM = 256  # rows that what is measured of them is filled up to
+
+
+def steps_of(d: int) -> int:
+    """Steps that rows are filled up to where kernels are compiled for a few numbers of them."""
+    return 1 << (max(1, -(-d // STEP)) - 1).bit_length()
 
 
 class HalfRows:

@@ -80,9 +80,18 @@ def prepare(variants: Iterable[Variant]) -> list[Future[Any]]:
 
 def all_variants() -> list[Variant]:
     """All that the modules of this folder say they compile."""
+    return [variant for module in _launchers() for variant in getattr(module, "VARIANTS", ())]
+
+
+def variants_of_a_fit(dtype: np.dtype, d: int) -> list[Variant]:
+    """What these modules say that a fit of rows of d numbers asks for, for any numbers of rows and of flats."""
+    wanted = [module.of_a_fit for module in _launchers() if hasattr(module, "of_a_fit")]
+    return [variant for of_a_fit in wanted for variant in of_a_fit(dtype, d)]
+
+
+def _launchers() -> list[ModuleType]:
     names = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.endswith(("_kernels", "__")))
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
-    return [variant for module in modules for variant in getattr(module, "VARIANTS", ())]
+    return [importlib.import_module(f"{__package__}.{name}") for name in names]
 
 
 def numba_kernel(source: str, name: str) -> Launch:

@@ -89,7 +89,7 @@ def _decode_directly(rows: Array, labels: Array, positions: Array, tables: _Tabl
 def _decode_grouped(rows: Array, labels: Array, positions: Array, tables: _Tables, out: Array) -> None:
     d = out.shape[1]
     width = 128 if d > 64 and out.dtype != np.float64 else 64
-    slots = cut(group_rows(labels[rows], len(tables.dims)), CHUNK)
+    slots = cut(group_rows(labels[rows], len(tables.dims), chunk=CHUNK), CHUNK)
     decode = loader.kernel("lookup", "decode_grouped", _defines(STORED[out.dtype.name], width))
     factors = (tables.blocks, tables.bases, tables.dims, or_null(tables.offsets))
     decode(

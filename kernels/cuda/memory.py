@@ -17,10 +17,10 @@ def address(array: Array) -> int:
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
 
 
-def pieces(array: Array, length: int) -> int:
+def pieces(dtype: np.dtype, length: int, array: Array | None = None) -> int:
     """Numbers that can be copied at a time from rows of ``length``: as many as fit, if that keeps to aligned ones."""
-    size = array.dtype.itemsize
-    return WIDEST // size if length * size % WIDEST == 0 and address(array) % WIDEST == 0 else 1
+    aligned = length * dtype.itemsize % WIDEST == 0 and (array is None or address(array) % WIDEST == 0)
+    return WIDEST // dtype.itemsize if aligned else 1
 
 
 def or_null(array: Array | None) -> Any:

@@ -1,6 +1,6 @@
 """Second moments on a GPU: rows grouped by cluster, multiplied slot by slot, and summed in a fixed order.
 
-Partial sums of a slot of rows are in X's dtype (float32: three TF32 products on tensor cores, as accurate as
+Partial sums of a slot of ``CHUNK`` rows are in X's dtype (float32: three TF32 products on tensor cores, as accurate as
 float32), everything beyond a slot is float64. Extra memory is at most ``WORKSPACE`` and O(n + k d).
 """
 
@@ -15,26 +15,40 @@ from ..flats import Array
 from ..groups import Groups
 from ..moments import Moments, combined
 from . import loader
-from .groups import Slots, cut, group_rows
+from .groups import CHUNK, Slots, cut, group_rows
 from .memory import or_null, pieces
 
-CHUNK = 1024  # rows summed before float64 takes over
 DEPTH = 16
 STAGES = 3
 PATCH = 32
 WORKSPACE = 256 << 20  # bytes of partial products at a time
 
 
-def _defines(dtype: DTypeLike, tile: int, piece: int) -> dict[str, Any]:
-    real = "float" if dtype == np.float32 else "double"
-    return {"REAL": real, "TILE": tile, "PIECE": piece, "CHUNK": CHUNK, "DEPTH": DEPTH, "STAGES": STAGES}
+def _of_sums(dtype: DTypeLike) -> dict[str, Any]:
+    return {"REAL": "float" if dtype == np.float32 else "double", "CHUNK": CHUNK}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("moments", _defines(dtype, tile, piece))
-    for dtype, tile, large in ((np.float32, 64, 4), (np.float32, 128, 4), (np.float64, 64, 2))
-    for piece in (1, large)
+def _of_products(dtype: DTypeLike, tile: int, piece: int) -> dict[str, Any]:
+    return {**_of_sums(dtype), "TILE": tile, "PIECE": piece, "DEPTH": DEPTH, "STAGES": STAGES}
+
+
+VARIANTS: list[loader.Variant] = [
+    *(("sums", _of_sums(dtype)) for dtype in (np.float32, np.float64)),
+    *(
+        ("moments", _of_products(dtype, tile, piece))
+        for dtype, tile, large in ((np.float32, 64, 4), (np.float32, 128, 4), (np.float64, 64, 2))
+        for piece in (1, large)
+    ),
 ]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    products = [_of_products(real, _tile(real, d), pieces(real, d)) for real in {dtype, np.dtype(np.float64)}]
+    return [("sums", _of_sums(dtype)), *(("moments", defines) for defines in products)]
+
+
+def _tile(dtype: DTypeLike, d: int) -> int:
+    return 128 if d > 64 and dtype == np.float32 else 64
 
 
 def second_moments(
@@ -104,14 +118,14 @@ def _sums(
     """
     xp = loader.namespace(X)
     d, n_slots, n_groups = X.shape[1], len(slots.owners), slots.groups.k
-    defines = _defines(X.dtype, 64, 1)
+    defines = _of_sums(X.dtype)
     partial, first, mass = xp.empty((n_slots, d + 1)), xp.empty((n_groups, d)), xp.empty(n_groups)
     inputs = (X, or_null(weights), or_null(origins), *slots.arguments, np.int32(k), np.int32(d))
     strips = -(-(d + 1) // 32)
-    loader.kernel("moments", "sums", defines)((n_slots * strips,), (32, 8), (*inputs, partial))
+    loader.kernel("sums", "sums", defines)((n_slots * strips,), (32, 8), (*inputs, partial))
     shape = slots.slots, np.int32(n_groups), np.int32(d), np.int32(means is not None)
     results = first, mass, or_null(new_origins), or_null(means)
-    loader.kernel("moments", "fold_sums", defines)((-(-first.size // 256),), (256,), (partial, *shape, *results))
+    loader.kernel("sums", "fold_sums", defines)((-(-first.size // 256),), (256,), (partial, *shape, *results))
     return first, mass
 
 
@@ -128,8 +142,8 @@ def _add_products(
         if fresh:
             raw.fill(0)
         return
-    tile = 128 if d > 64 and X.dtype == np.float32 else 64
-    defines = _defines(X.dtype, tile, pieces(X, d))
+    tile = _tile(X.dtype, d)
+    defines = _of_products(X.dtype, tile, pieces(X.dtype, d, X))
     multiply, fold = (loader.kernel("moments", name, defines) for name in ("products", "fold_products"))
     inputs = (X, or_null(weights), or_null(origins), *slots.arguments, np.int32(k), np.int32(d))
 

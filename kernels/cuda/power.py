@@ -12,7 +12,6 @@ factors of the library took five times as long, most of it on the host.
 
 from __future__ import annotations
 
-import functools
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..flats import Array, Eigenspaces, Flats, Layout
-from ..moments import Moments, traces
+from ..moments import Moments
 from . import loader
 from .memory import or_null
 
@@ -33,16 +32,21 @@ FIRST_STEPS, FIRST = 8, (2, 3)
 REACH = 128
 """Largest d of the kernels. Above it, few blocks would have much to do."""
 
-THREADS, PANEL, PIECES = 256, 32, 32  # as in power.cu
-TINY = 1e-300  # in place of a trace of zero
-SHIFT = 2.0**-20  # of the trace, added to S: bases stay of full rank where S is not
+THREADS, PANEL, PIECES = 256, 32, 32  # as in the sources
 
 
 def _defines(dtype: DTypeLike) -> dict[str, Any]:
     return {"REAL": "float" if dtype == np.float32 else "double"}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [("power", _defines(dtype)) for dtype in (np.float32, np.float64)]
+VARIANTS: list[loader.Variant] = [
+    ("subspace", {}),
+    *(("power", _defines(dtype)) for dtype in (np.float32, np.float64)),
+]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    return [("power", _defines(dtype))] if d <= REACH else [("subspace", {})]
 
 
 def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None = None) -> Eigenspaces:
@@ -55,8 +59,10 @@ def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None =
         return Eigenspaces(layout, loader.namespace(S).empty((0, layout.d), dtype), None, None, exact=False)
     if start is not None:
         start = start.astype(dtype, copy=False)
+    xp = loader.namespace(S)
+    bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
     by = _by_kernel if _shared_memory(layout, dtype) <= _room(layout) else _by_products
-    bases, ok = by(S, layout, dtype, start)
+    by(S, layout, start, bases, ok)
     return Eigenspaces(layout, bases, None, None, exact=False, ok=ok)
 
 
@@ -74,14 +80,12 @@ def _shared_memory(layout: Layout, dtype: np.dtype) -> int:
     return 8 * pitch * (pitch + 1) + dtype.itemsize * d * (d + 2 * pitch)
 
 
-def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
-    xp = loader.namespace(S)
-    bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
-    loader.kernel("power", "power", _defines(dtype))(
+def _by_kernel(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
+    loader.kernel("power", "power", _defines(bases.dtype))(
         (layout.k,),
         (THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2,),
         (
-            xp.ascontiguousarray(S, dtype=np.float64),
+            loader.namespace(S).ascontiguousarray(S, dtype=np.float64),
             np.int32(layout.d),
             layout.sent(S, "starts"),
             np.int32(_pitch(layout)),
@@ -90,48 +94,42 @@ def _by_kernel(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -
             bases,
             ok,
         ),
-        shared_mem=_shared_memory(layout, dtype),
+        shared_mem=_shared_memory(layout, bases.dtype),
     )
-    return bases, ok
 
 
-def _by_products(S: Array, layout: Layout, dtype: np.dtype, start: Array | None) -> tuple[Array, Array]:
+def _by_products(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
     """In float64 whatever the dtype: one direction may have a thousand times the share of others, as the mean of word
     vectors has, and rows are then too much alike for a factor in float32."""
-    xp, (k, d), exact = loader.namespace(S), S.shape[:2], np.dtype(np.float64)
-    M = S.reshape(k, -1) / xp.maximum(traces(S), TINY)[:, None]
-    M[:, :: d + 1] += SHIFT
-    M, ones, ok = M.reshape(k, d, d), _ones(xp, layout, S), xp.ones(k, bool)
-    if start is None:
-        V, before = _random(xp, layout), _repeat(xp, layout, xp.eye(layout.width, d))
-    else:
-        V = before = layout.pad(start).astype(exact)
+    xp, single = loader.namespace(S), np.int32(bases.dtype == np.float32)
+    M, V, ones = xp.empty(S.shape), xp.empty((layout.k, layout.width, layout.d)), _ones(xp, layout, S)
+    shape, where = (np.int32(layout.d), layout.sent(S, "starts"), np.int32(layout.width)), (or_null(start), single)
+    S = xp.ascontiguousarray(S, dtype=np.float64)
+    _launch("begin", layout.k * PIECES, S, *shape, *where, M, V, ok)
     steps, filters = FIRST if start is None else (1, 1)
     for _ in range(steps):  # what one loses the next makes good
         V = _orthonormal(xp, V @ M, ones)
     for left in reversed(range(filters)):
         V = _orthonormal(xp, _filtered(xp, layout, M, V), ones, None if left else ok)
-    if dtype == exact:
+    if bases.dtype == np.float64:
         V = _orthonormal(xp, V, ones)  # for the digits that the condition of the rows has cost
-    return layout.pack(xp.where(ok[:, None, None], V, before).astype(dtype)), ok
+    _launch("end", layout.k * PIECES, V, *shape, *where, ok, bases)
+
+
+def _launch(name: str, blocks: int, *args: Any) -> None:
+    loader.kernel("subspace", name)((blocks,), (THREADS,), args)
 
 
 def _filtered(xp: ModuleType, layout: Layout, S: Array, V: Array) -> Array:
     """Rows of V (k, width, d) times a Chebyshev polynomial of S, small below the eigenvalues that V has reached."""
     k, width, d = V.shape
     H, along, starts = V @ S, xp.empty((k, width)), layout.sent(S, "starts")
-    rows = np.int64(k * width)
-    loader.kernel("power", "rayleigh", _defines(np.float64))(
-        (-(-k * width // (THREADS // 32)),), (THREADS,), (V, H, rows, np.int32(d), along)
-    )
+    _launch("rayleigh", -(-k * width // (THREADS // 32)), V, H, np.int64(k * width), np.int32(d), along)
 
     def turn(X: Array, Y: Array | None, last: bool = False) -> Array:
         out, rows = xp.empty_like(X), X.shape[1]
-        loader.kernel("power", "filter", _defines(np.float64))(
-            (k * -(-rows * d // THREADS),),
-            (THREADS,),
-            (along, starts, np.int32(width), X, or_null(Y), np.int32(rows), np.int32(d), np.bool_(last), out),
-        )
+        shape = np.int32(rows), np.int32(d), np.bool_(last)
+        _launch("filter", k * -(-rows * d // THREADS), along, starts, np.int32(width), X, or_null(Y), *shape, out)
         return out
 
     return turn(turn(H, V) @ turn(S, None), V, last=True)
@@ -145,21 +143,6 @@ def _ones(xp: ModuleType, layout: Layout, like: Array) -> Array | None:
     return filled[:, :, None] * xp.eye(layout.width)
 
 
-def _repeat(xp: ModuleType, layout: Layout, rows: Array) -> Array:
-    """The first of the rows (width, d) as bases, filled up."""
-    return layout.pad(layout.pack(xp.broadcast_to(rows, (layout.k, *rows.shape))))
-
-
-def _random(xp: ModuleType, layout: Layout) -> Array:
-    """Bases that span anything, not orthonormal, the same for all flats."""
-    return _repeat(xp, layout, xp.asarray(_uniform(layout.width, layout.d)))
-
-
-@functools.lru_cache(maxsize=8)
-def _uniform(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).random(shape) - 0.5
-
-
 def _orthonormal(xp: ModuleType, Y: Array, ones: Array | None, ok: Array | None = None) -> Array:
     """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything where ``ok`` becomes false.
 
@@ -169,17 +152,18 @@ def _orthonormal(xp: ModuleType, Y: Array, ones: Array | None, ok: Array | None 
     gram = Y @ xp.swapaxes(Y, 1, 2)
     if ones is not None:
         gram += ones
-    eliminate = loader.kernel("power", "eliminate", _defines(np.float64))
     for first in range(0, j, PANEL):
         strips = -(-(j - first) // PANEL) - 1 + -(-d // PANEL)
-        eliminate((k * strips,), (THREADS,), (gram, np.int32(j), Y, np.int32(d), np.int32(first), or_null(ok)))
+        _launch("eliminate", k * strips, gram, np.int32(j), Y, np.int32(d), np.int32(first), or_null(ok))
     return Y
 
 
 def complements(layout: Layout, bases: Array) -> Array:
     """Orthonormal rows spanning what the wide flats leave, stacked, by products alone."""
     xp, left = loader.namespace(bases), layout.complements
-    V, W, ones = layout.pad(bases).astype(np.float64), _random(xp, left), _ones(xp, left, bases)
+    V, W, ones = layout.pad(bases).astype(np.float64), xp.empty((left.k, left.width, left.d)), _ones(xp, left, bases)
+    shape = np.int32(left.d), left.sent(bases, "starts"), np.int32(left.width)
+    _launch("begin", left.k * PIECES, loader.NULL, *shape, loader.NULL, np.int32(0), loader.NULL, W, loader.NULL)
     for _ in range(2):
         W = _orthonormal(xp, W - (W @ xp.swapaxes(V, 1, 2)) @ V, ones)
     return left.pack(W).astype(bases.dtype)
@@ -196,8 +180,8 @@ def measure_objective(moments: Moments, flats: Flats) -> Array:
             (layout.k,), (THREADS,), (raw, *means, starts, np.int32(_pitch(layout)), V, left), shared_mem=shared
         )
         return left
-    S, left = moments.about(shifts), xp.empty((layout.k, PIECES))
-    Y = layout.pad(V).astype(np.float64) @ S
-    shapes = np.int32(d), starts, np.int32(layout.width)
-    loader.kernel("power", "weigh", defines)((left.size,), (THREADS,), (S, *shapes, V, Y, left))
-    return xp.maximum(left.sum(axis=1), 0)
+    S, V = moments.about(shifts), layout.pad(V).astype(np.float64)
+    pieces, left = xp.empty(layout.k * PIECES), xp.empty(layout.k)
+    _launch("weigh", len(pieces), S, np.int32(d), np.int32(layout.width), V, V @ S, pieces)
+    loader.kernel("subspace", "add_pieces")((layout.k,), (PIECES,), (pieces, left))
+    return left

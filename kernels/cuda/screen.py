@@ -36,13 +36,32 @@ import numpy as np
 from ..flats import Array, Flats, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
-from .halves import half_rows
+from .halves import half_rows, steps_of
 
-VARIANTS = [
+VARIANTS: list[loader.Variant] = [
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
     *(("assign", {"PRODUCT": "Half", "RESIDENT": r}) for r in (0, 1)),
     *(("assign", {"PRODUCT": "SplitTF32", "RESIDENT": r, "LISTED": 1}) for r in (0, 1)),
 ]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    if dtype != np.float32:
+        return []
+    resident, resident32 = (shared_memory(-(-d // step), TILE, 4)[0] for step in (STEP, STEP32))
+    wide: list[loader.Variant] = [
+        ("assign", _of_assign("Half", resident)),
+        ("assign", _of_assign("SplitTF32", resident32)),
+    ]
+    narrow: list[loader.Variant] = (
+        [("screen", {"STEPS": steps_of(d), "PLAIN": plain}) for plain in (0, 1)] if d <= LONGEST else []
+    )
+    return wide + narrow
+
+
+def _of_assign(product: str, resident: bool) -> dict[str, Any]:
+    return {"PRODUCT": product, "RESIDENT": int(resident), **({} if product == "Half" else {"LISTED": 1})}
+
 
 # As in the sources.
 STEP, STEP32, PIECE, FRAGMENT = 32, 16, 64, 8
@@ -132,7 +151,7 @@ class _Plan:
         self.narrow = narrow
         self.steps, self.steps32, self.tile = -(-d // STEP), -(-d // STEP32), TILE
         if self.narrow:
-            self.steps, self.tile = 1 << (self.steps - 1).bit_length(), FRAGMENT
+            self.steps, self.tile = steps_of(d), FRAGMENT
             columns = Columns.of(dims + lengthened, splits[1], TILE)
             self.listed = self.screened = Parts.whole(xp, columns)
             firsts, lengths = self._fragments(xp, dims, affine, bool(exact.any()))
@@ -332,8 +351,7 @@ class _Screening:
         """Kernel of assign.cu, and the shared memory of a block."""
         half = product == "Half"
         resident, shared = shared_memory(self.plan.steps if half else self.plan.steps32, TILE, 4)
-        defines = {"PRODUCT": product, "RESIDENT": int(resident), **({} if half else {"LISTED": 1})}
-        return loader.kernel("assign", name, defines), shared
+        return loader.kernel("assign", name, _of_assign(product, resident)), shared
 
     def _assign(self, product: str, outputs: tuple[Any, ...]) -> None:
         """Launch assign.cu: "Half" on all rows, "SplitTF32" on the listed."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..flats import Array
 from . import loader
-from .halves import half_rows
+from .halves import half_rows, steps_of
 from .memory import or_null
 
 LONGEST = 256  # columns that the kernels reach to
@@ -29,9 +29,15 @@ PADDING = 64  # bytes after each direction
 GATHERERS = 132  # blocks that look for neighbours, each of a share of the rows
 MULTIPLIERS = 528  # blocks that multiply all rows
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+VARIANTS: list[loader.Variant] = [
     (source, {"STEPS": steps}) for source in ("seeding", "candidates") for steps in (1, 2, 4, 8)
 ]
+
+
+def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
+    if dtype != np.float32 or d > LONGEST:
+        return []
+    return [(source, {"STEPS": steps_of(d)}) for source in ("seeding", "candidates")]
 
 
 def seed(
@@ -80,7 +86,7 @@ class _Seeding:
 
     def __init__(self, n: int, d: int, widest: int) -> None:
         self.n, self.d = n, d
-        self.steps = 1 << (max(1, -(-d // 32)) - 1).bit_length()
+        self.steps = steps_of(d)
         self.width, self.most = 32 * self.steps, self._rows(widest)
         self.squared = self.steps <= 2
         self.multipliers, self.gatherers = min(MULTIPLIERS, -(-n // (16 * WARPS))), min(GATHERERS, -(-n // ROWS))

@@ -1,4 +1,4 @@
-"""From a plan to what is stored: bases, then coefficients by least squares for the bases as stored, and both once more."""
+"""From a plan to what is stored: bases, coefficients by least squares for the bases as stored, and both once more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from ksubspaces import kernels
-from ksubspaces.kernels import cpu_trellis
+from ksubspaces.kernels.cpu_trellis import search
 
 from .levels import Code
 from .stored import SCALE_STEPS, decode_powers, encode_powers, join_nibbles, order_terms, pack_numbers
@@ -50,7 +50,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                     part = slice(start, start + BLOCK)
                     X = rows.A[own[part]]
                     Z = _coefficients(X, cluster.V[terms]) / scale
-                    windows[part] = cpu_trellis.search(Z, bits[terms], code.levels)
+                    windows[part] = search(Z, bits[terms], code.levels)
                     if not last:
                         levels = tally.add(Z, windows[part], bits[terms])
                         if kind == CODED:
@@ -66,7 +66,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                 _store_basis(cluster, V, kind, code)
         if not last:
             code = replace(code, levels=tally.fitted())
-    groups, clusters = np.zeros(n, np.int64), []
+    groups, clusters = np.zeros(n, np.int64), list[int]()
     for c, cluster in enumerate(parts):
         for own in cluster.rows:
             groups[own] = len(clusters)
@@ -76,7 +76,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                                      *(c.basis_bits for c in bases)]))  # fmt: skip
     code = replace(code, levels=tuple(t if b in used else t[:1] for b, t in enumerate(code.levels)))
     streams = [(c.basis_windows, c.basis_bits) for c in bases]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "clusters": np.array(clusters, np.uint16),
         "dims": np.array([len(c.V) for c in parts], np.uint16),
         "kinds": np.array(found.kinds, np.uint8),
@@ -122,7 +122,7 @@ def _store_basis(cluster: _Cluster, V: np.ndarray, kind: int, code: Code) -> Non
     stored = np.zeros((m, d), np.float32)
     for b in np.unique(cluster.basis_bits).tolist():
         at = cluster.basis_bits == b
-        windows[at] = cpu_trellis.search(units[at], np.full(d, b), code.levels)
+        windows[at] = search(units[at], np.full(d, b), code.levels)
         stored[at] = code.levels[b][windows[at]] / np.float32(np.sqrt(d))
     cluster.V, cluster.basis_windows = stored, windows
 

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from scipy.stats import norm
 
-from ksubspaces.kernels import cpu_trellis
+from ksubspaces.kernels.cpu_trellis import search
 
 MOST = 8  # bits of a number
 TRELLIS_BITS = 4  # with more, what a trellis gains is not worth its states
@@ -75,10 +75,10 @@ def _trellis(b: int, width: int) -> tuple[np.ndarray, float]:
     Z = rng.standard_normal(SAMPLE).astype(np.float32)
     for _ in range(TURNS):
         tables[b] = levels
-        levels = fit_levels(levels, cpu_trellis.search(Z, bits, tables), Z)
+        levels = fit_levels(levels, search(Z, bits, tables), Z)
     tables[b] = levels
     Z = rng.standard_normal(SAMPLE).astype(np.float32)
-    return levels, float(np.square(Z - levels[cpu_trellis.search(Z, bits, tables)]).mean())
+    return levels, float(np.square(Z - levels[search(Z, bits, tables)]).mean())
 
 
 def fit_levels(levels: np.ndarray, windows: np.ndarray, Z: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ from ksubspaces import kernels
 
 from ..arrays import row_blocks
 from ..problem import Problem
+from ..progress import Bar
 from ..seeding import kmeans
 from .coding import encode
 from .levels import Code, code
@@ -32,6 +33,10 @@ FINALISTS = 2  # of the plans for a large matrix are encoded
 SMALL = 1 << 20  # numbers in a matrix of which all are
 
 
+class TooFew(ValueError):
+    """There is no room for even the least code."""
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """What is coded, in how many bytes, and what for.
@@ -41,7 +46,8 @@ class Target:
     A : (n, d) float32 array
     weights : (n,) float64 array
     exact : (m,) array of row numbers, ascending
-    dtype : dtype in which these are kept
+    kept : (m, d) array
+        These rows as they are kept.
     budget : bytes
     width : int
         Bits of a trellis' window; 0 for numbers coded one by one.
@@ -50,7 +56,7 @@ class Target:
     A: np.ndarray
     weights: np.ndarray
     exact: np.ndarray
-    dtype: np.dtype
+    kept: np.ndarray
     budget: int
     width: int
 
@@ -62,32 +68,39 @@ class Target:
         return np.flatnonzero(rows)
 
 
-def search(target: Target, rng: np.random.Generator) -> tuple[Stored, str, float]:
+def search(target: Target, rng: np.random.Generator, bar: Bar | None) -> tuple[Stored, str, float]:
     """The best code that is found, what it is called, and its weighted squared error."""
-    contests = []
+    contests: list[tuple[float, int, str, Code, Rows, Gains | None, Plan]] = []
     for gained in (False, True):
         rows, gains = _rows(target, gained)
         for name, kind, k in WAYS:
             for own in _codes(target):
                 found = _plan(target, rows, kind, k, own, gained, rng)
-                if found is not None:
-                    contests.append((found.left * rows.unit, len(contests), name, own, rows, gains, found))
+                if found is None:
+                    continue
+                if bar is not None:
+                    bar.update(name, found.left * rows.unit, "planned")
+                contests.append((found.left * rows.unit, len(contests), name, own, rows, gains, found))
     if not contests:
-        raise ValueError("too few bytes")
+        raise TooFew("labels, levels and scales alone take more")
     contests.sort(key=lambda contest: contest[:2])
     best = None
     for _, _, name, own, rows, gains, found in contests[: None if target.A.size <= SMALL else FINALISTS]:
         stored = _store(target, rows, gains, found, own)
         error = measure(target, stored)
+        if bar is not None:
+            bar.update(name, error, "coded")
         if best is None or error < best[2]:
             best = stored, name if gains is None else f"{name}, a gain for each row", error
+    if bar is not None:
+        bar.finish()
     assert best is not None
     return best
 
 
 def measure(target: Target, stored: Stored) -> float:
     """Weighted squared error of a code, in float64."""
-    packed, error = stored.unpack(), 0.0
+    packed, error = stored.unpack(scaled=True), 0.0
     for start, block in row_blocks(target.A):
         rows = np.arange(start, start + len(block))
         difference = block - kernels.decode(rows, packed)
@@ -123,7 +136,7 @@ def _plan(
     (n, d), m = target.A.shape, len(target.exact)
     if k > len(rows.A):
         return None
-    others = n * gained + m * (4 + d * target.dtype.itemsize)
+    others = n * gained + 4 * m + target.kept.nbytes
     level_sizes = np.array([table.size for table in own.levels])
 
     def size(counts: Sequence[np.ndarray], kinds: Sequence[int], layouts: Sequence[Layout]) -> int:
@@ -145,14 +158,13 @@ def _store(target: Target, rows: Rows, gains: Gains | None, found: Plan, own: Co
     labels[target.others] = groups
     width = label_bits(n_groups + (len(target.exact) > 0))
     arrays["labels"] = pack_numbers(labels[:, None], np.array([width]))
-    facts = {"n": n, "d": d, "exponent": 0, "scale_unit": scale_unit}
+    facts = {"n": n, "d": d, "scale_unit": scale_unit, "gain_unit": 0 if gains is None else gains.unit}
     if gains is not None:
         arrays["gains"] = np.zeros((n, 1), np.uint8)
         arrays["gains"][target.others, 0] = gains.codes
-        facts["gain_unit"] = gains.unit
     if len(target.exact):
         arrays["exact_rows"] = target.exact.astype(np.int32)
-        arrays["exact"] = target.A[target.exact].astype(target.dtype)
+        arrays["exact"] = target.kept
     return Stored(arrays, facts)
 
 

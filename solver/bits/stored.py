@@ -41,8 +41,8 @@ class Stored:
         """Bytes of all that is stored."""
         return sum(array.nbytes for array in self.arrays.values())
 
-    def unpack(self) -> PackedRows:
-        """The form in which rows are decoded.
+    def unpack(self, scaled: bool = False) -> PackedRows:
+        """The form in which rows are decoded; ``scaled`` without the power of two that multiplies all.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class Stored:
         if gains is not None:
             _require(gains.shape == (n, 1), f"gains must be of shape ({n}, 1)")
             gains = decode_powers(gains, int(self.facts["gain_unit"]), GAIN_STEPS, zero=True)
-        unit = np.float32(2.0 ** int(self.facts["exponent"]))
+        unit = np.float32(1 if scaled else 2.0 ** int(self.facts["exponent"]))
         return PackedRows(
             np.concatenate([a["codes"], np.zeros(PADDING, np.uint8)]),
             groups,
@@ -124,7 +124,7 @@ class Stored:
             bases,
             gains,
             None,
-            None if exact is None else exact.astype(np.float32),
+            None if exact is None else (np.zeros_like if scaled else np.asarray)(exact, np.float32),
         )
 
     def _bases(self, dims: np.ndarray, widths: np.ndarray, levels: np.ndarray, first_level: np.ndarray) -> np.ndarray:
@@ -197,8 +197,8 @@ def label_bits(groups: int) -> int:
 
 
 def pack_numbers(numbers: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Numbers (..., m) of ``bits`` (m,) bits each, one after another, as bytes; the lowest bit comes first."""
-    flat = numbers.reshape(-1, numbers.shape[-1]).astype(np.uint32)
+    """Numbers (n, m) of ``bits`` (m,) bits each, one after another, as bytes; the lowest bit comes first."""
+    flat = numbers.astype(np.uint32)
     owner = np.repeat(np.arange(len(bits)), bits)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(bits) - bits, bits)
     parts, rows = [], 8 * max(1, (1 << 22) // max(1, len(owner)))  # whole bytes whatever the bits of a row

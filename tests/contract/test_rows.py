@@ -147,7 +147,10 @@ def test_draws_give_what_there_is(backend):
 
 def check_group_rows(backend, n, k):
     labels = np.random.default_rng([n, k]).integers(0, k, n).astype(np.int32)
+    before = np.where(np.arange(n) % 3, labels, (labels + 1) % (k + 2)).astype(np.int32)
     groups = backend.group_rows(labels, k + 2)
+    assert groups.moved is None
+    assert backend.group_rows(labels, k + 2, before).moved == -(-n // 3)
     assert groups.order.dtype == groups.starts.dtype == np.int64
     np.testing.assert_array_equal(groups.order, np.argsort(labels, kind="stable"))
     np.testing.assert_array_equal(groups.counts, np.bincount(labels, minlength=k + 2))
@@ -164,3 +167,19 @@ def test_group_rows(backend, n, k):
 @pytest.mark.parametrize("k", [37, 3000, 70_000])
 def test_group_many_rows(backend, k):
     check_group_rows(backend, 300_000, k)
+
+
+@pytest.mark.operation("fetch", reference=True)
+def test_fetch(backend):
+    rng = np.random.default_rng()
+    arrays = [
+        rng.normal(size=(3, 5)).astype(np.float32),
+        np.array(rng.integers(1 << 40)),
+        rng.random(301) < 0.5,
+        rng.integers(-9, 9, 7).astype(np.int32)[::2],
+    ]
+    for given in (arrays, [rng.normal(size=700)], [np.empty(0), np.ones(1)]):
+        for got, want in zip(backend.fetch(given), given, strict=True):
+            assert got.dtype == np.float64
+            assert got.shape == want.shape
+            np.testing.assert_array_equal(got, want)

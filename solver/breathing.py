@@ -1,0 +1,166 @@
+"""Breathing: flats are added where rows are far from theirs, and those taken away again that are missed least.
+
+The alternation stops where no row gains by another flat and no flat by another basis, though some flats may stand
+where there is little to do. One breath adds m flats through rows drawn by their residuals, lets all of them settle,
+takes away the m that are missed least, lets the others settle, and keeps what it got if that is better; if not, m is
+halved. After breathing k-means (Fritzke 2020, arXiv 2006.15666), which adds few points at a time: of flats it pays to
+add as many as there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Flats, Groups, Rows
+
+from .alternation import FixedDims, State
+from .arrays import Array, namespace, row_blocks
+from .problem import Problem
+from .refit import eigenspaces
+from .seeding import Closest
+
+ROUGH = 1e-3  # a start need not have settled any better before it breathes
+ADDED_STEPS, LEFT_STEPS = 2, 2  # with the flats added, and without those taken away
+DRAWN_BYTES = 64 << 20  # of second moments, or distances, of flats that are added at a time
+BLOCK_ROWS = 4096  # whose distances to all flats are held at a time
+
+Run = Callable[[Problem, State, int], State]
+"""Alternates from a state, up to so many steps."""
+
+
+def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: float, run: Run) -> Iterator[State]:
+    """The best state after each breath, for as long as one fits in what is left of the steps.
+
+    A step counts as one if it is one of k flats; with more flats it counts in proportion.
+    """
+    k = problem.k
+    m = min(k, len(problem.X) - k) if _can_gain(problem) else 0
+    while m >= 1 and not state.stopped:
+        while m > 1 and cost(m, k) > steps:
+            m //= 2
+        if cost(m, k) > steps:
+            return
+        steps -= cost(m, k)
+        grown = add_flats(problem, state, rng, m)
+        if grown is None:
+            return
+        larger, start = grown
+        settled = run(larger, start, ADDED_STEPS)
+        if settled.stopped:
+            yield replace(state, stopped=True)
+            return
+        left, flats = take_away(problem, larger, settled)
+        new = run(problem, State(left, flats.bases), LEFT_STEPS)
+        if new.objective < state.objective:
+            history = (*state.history, *(f for f in new.history if f < state.objective))
+            state = replace(new, history=history, n_reseeded=state.n_reseeded + new.n_reseeded, converged=False)
+        else:
+            state, m = replace(state, stopped=new.stopped), m // 2
+        yield state
+
+
+def cost(m: int, k: int) -> float:
+    """Steps that a breath of m flats takes."""
+    return 2 + m / k + (ADDED_STEPS + 1.5) * (k + m) / k + LEFT_STEPS
+
+
+def _can_gain(problem: Problem) -> bool:
+    """Whether flats differ at all: neither one alone, nor the origin or the whole space k times."""
+    d, dims = problem.X.shape[1], set(problem.dims)
+    return problem.k > 1 and dims != {d} and (problem.affine or dims != {0})
+
+
+def add_flats(problem: Problem, state: State, rng: np.random.Generator, m: int) -> tuple[Problem, State] | None:
+    """The problem with m flats more, or as many as there are rows to draw, and a state; ``None`` if no row is off.
+
+    A row is drawn by its weighted residual, and a flat goes through the rows closest to it. It has the dimension of
+    one of the others, drawn as well.
+    """
+    X, k, xp = problem.X, problem.k, namespace(problem.X)
+    flats = _refit(problem, state)
+    labels, residuals = kernels.assign(X, flats)
+    drawn = kernels.sample_rows(residuals if problem.weights is None else problem.weights * residuals, m, rng)
+    if len(drawn) == 0:
+        return None
+    dims = tuple(problem.dims[c] for c in rng.permutation(k)[: len(drawn)].tolist())
+    closest, at_once = Closest(problem), max(1, DRAWN_BYTES // (8 * max(X.shape[1] ** 2, len(X))))
+    for first in range(0, len(drawn), at_once):
+        own = dims[first : first + at_once]
+        rows = closest(drawn[first : first + at_once], max(own))
+        groups = Groups(xp.concatenate(rows), xp.arange(len(rows) + 1) * len(rows[0]))
+        spaces, offsets = eigenspaces(problem, groups, own, X.dtype, len(rows[0]), exact=False)
+        nearer, distances = kernels.assign(X, spaces.flats(offsets))
+        labels = xp.where(distances < residuals, nearer + np.int32(k + first), labels)
+        residuals = xp.minimum(residuals, distances)
+        flats = flats.followed_by(spaces.flats(offsets))
+    return replace(problem, dims=flats.layout.dims), State(labels, flats.bases)
+
+
+def _refit(problem: Problem, state: State) -> Flats:
+    rule = FixedDims(problem)
+    flats = rule.refit(state)
+    return flats if rule.ok is None or bool(rule.ok.all()) else rule.refit(state, exact=True)
+
+
+def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, Flats]:
+    """Labels and flats without those that are missed least, so that the problem's dimensions are left.
+
+    A flat is missed by how much further off the flats are that its rows go to. Half of those still to go go at a time,
+    then rows whose nearest or second flat is gone are measured again.
+    """
+    X, xp, sizes = larger.X, namespace(larger.X), np.array(larger.dims)
+    flats = _refit(larger, state)
+    labels, distances = two_nearest(X, flats)
+    kept, spare = np.arange(larger.k), Counter(larger.dims)
+    spare.subtract(problem.dims)
+    while (left := sum(spare.values())) > 0:
+        (missed,) = kernels.fetch([_missed_by(larger, labels, distances)])
+        gone: list[int] = []
+        for c in kept[np.argsort(missed[kept], kind="stable")].tolist():
+            if spare[sizes[c]] > 0 and 2 * len(gone) < left:
+                gone.append(c)
+                spare[sizes[c]] -= 1
+        kept = np.setdiff1d(kept, gone)
+        there = xp.asarray(np.isin(np.arange(larger.k), kept))
+        rows = xp.flatnonzero(~there[labels].all(axis=0))
+        others, numbers = flats.take(kept.tolist()), xp.asarray(kept.astype(np.int32))
+        for first in range(0, len(rows), BLOCK_ROWS):
+            part = rows[first : first + BLOCK_ROWS]
+            nearest, distances[:, part] = two_nearest(X[part], others)
+            labels[:, part] = numbers[nearest]
+    order = np.empty(len(kept), np.int64)  # of the flats kept, such that their dimensions are the problem's in turn
+    order[np.argsort(problem.dims, kind="stable")] = kept[np.argsort(sizes[kept], kind="stable")]
+    numbers = np.zeros(larger.k, np.int32)
+    numbers[order] = np.arange(len(order))
+    return xp.asarray(numbers)[labels[0]], flats.take(order.tolist())
+
+
+def two_nearest(X: Rows | Array, flats: Flats) -> tuple[Array, Array]:
+    """Nearest and second flat of each row, (2, n) int32, and the squared distances to them in X's dtype."""
+    xp = namespace(X)
+    labels, distances = xp.empty((2, len(X)), np.int32), xp.empty((2, len(X)), X.dtype)
+    for start, rows in row_blocks(X):
+        for first in range(0, len(rows), BLOCK_ROWS):
+            block = rows[first : first + BLOCK_ROWS]
+            to_all, numbers = xp.ascontiguousarray(kernels.sqdistances(block, flats)), xp.arange(len(block))
+            span = slice(start + first, start + first + len(block))
+            for turn in range(2):
+                best = to_all.argmin(axis=1)
+                labels[turn, span], distances[turn, span] = best, to_all[numbers, best]
+                to_all[numbers, best] = np.inf
+    return labels, distances
+
+
+def _missed_by(problem: Problem, labels: Array, distances: Array) -> Array:
+    """By how much the objective rises without each flat, (k,) float64."""
+    xp, groups = namespace(labels), kernels.group_rows(labels[0], problem.k)
+    rise = (distances[1] - distances[0]).astype(np.float64)
+    if problem.weights is not None:
+        rise *= problem.weights
+    sums = xp.concatenate([xp.zeros(1), rise[groups.order].cumsum()])  # which a card adds up in a fixed order
+    return sums[groups.starts[1:]] - sums[groups.starts[:-1]]
