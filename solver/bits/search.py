@@ -14,7 +14,7 @@ from ..problem import Problem
 from ..progress import Bar
 from ..seeding import kmeans
 from .coding import encode
-from .levels import Code, code
+from .levels import WIDTHS, Code, code
 from .stored import GAIN_STEPS, Stored, decode_powers, encode_powers, label_bits, pack_numbers, size_of
 from .transforms import CODED, PLAIN, ROTATED, Layout, Plan, Rows, plan, tiers_of
 
@@ -28,7 +28,7 @@ WAYS = (
 """What competes: a name, the kind of bases, and how many clusters it begins with. Those that are not worth their bases
 fall empty."""
 TURNS = 4
-WIDTH = 8  # bits of the window of a trellis
+WIDTH = max(WIDTHS)  # bits of the window of a trellis
 FINALISTS = 2  # of the plans for a large matrix are encoded
 SMALL = 1 << 20  # numbers in a matrix of which all are
 
@@ -125,7 +125,7 @@ def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
 
 def _codes(target: Target) -> list[Code]:
     """Trellises, and for few numbers levels for each by itself, which take less room."""
-    widths = [target.width, 0] if target.width and target.A.size <= SMALL else [target.width]
+    widths = [*WIDTHS, 0] if target.width and target.A.size <= SMALL else [target.width]
     return [code(width) for width in widths]
 
 
@@ -147,7 +147,7 @@ def _plan(
     labels = np.zeros(len(rows.A), np.int32)
     if k > 1:
         labels = kmeans(Problem(rows.A, None, (1,) * k, False), rng)
-    found = plan(rows, labels, kind, target.budget, own.errors, size, TURNS)
+    found = plan(rows, labels, kind, target.budget, own, size, TURNS)
     return found if found.nbytes <= target.budget else None
 
 
