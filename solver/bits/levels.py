@@ -14,9 +14,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm
-
-from ksubspaces.kernels.cpu_trellis import search
 
 from ..storage import load_arrays, save_arrays
 
@@ -55,7 +52,7 @@ class Code:
 @cache
 def code(width: int = 0) -> Code:
     """The code of Gaussian numbers: scalar, or with trellises of 2^width states up to 7 bits."""
-    levels = [np.zeros(1, np.float32), *(lloyd_max(b) for b in range(1, MOST + 1))]
+    levels = [np.zeros(1, np.float32), *(lloyd_max(b)[0] for b in range(1, MOST + 1))]
     if width:
         arrays, _ = load_arrays(TRAINED, "Trellis")
         for b in range(1, TRELLIS_BITS + 1):
@@ -64,20 +61,25 @@ def code(width: int = 0) -> Code:
     return Code(tuple(levels), np.array(errors), np.array(slopes))
 
 
-def lloyd_max(b: int) -> np.ndarray:
-    """The 2^b best levels of a Gaussian number (Lloyd, 1957; Max, 1960)."""
+def lloyd_max(b: int) -> tuple[np.ndarray, float]:
+    """The 2^b best levels of a Gaussian number, and their mean squared error (Lloyd, 1957; Max, 1960)."""
+    from scipy.stats import norm
+
     ends = norm.ppf(np.linspace(0, 1, 2**b + 1))
     for _ in range(2000):
-        levels = -np.diff(norm.pdf(ends)) / np.diff(norm.cdf(ends))
+        shares = np.diff(norm.cdf(ends))
+        levels = -np.diff(norm.pdf(ends)) / shares
         new = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
         if np.abs(new[1:-1] - ends[1:-1]).max(initial=0) < 1e-7:
             break
         ends = new
-    return levels.astype(np.float32)
+    return levels.astype(np.float32), float(1 - (shares * levels**2).sum())
 
 
 def train(width: int, b: int, sample: tuple[int, int] = SAMPLE, turns: int = TURNS) -> np.ndarray:
     """Levels of b bits for windows of ``width``, trained on Gaussian numbers."""
+    from scipy.stats import norm
+
     rng, states = np.random.default_rng(b), 1 << width
     levels = norm.ppf((rng.permutation(states) + 0.5) / states).astype(np.float32)
     if b > 4:  # where levels are dense, the best ones are spread wider than the numbers (Panter and Dite, 1951)
@@ -91,6 +93,8 @@ def train(width: int, b: int, sample: tuple[int, int] = SAMPLE, turns: int = TUR
 
 
 def _windows(levels: np.ndarray, b: int, Z: np.ndarray) -> np.ndarray:
+    from ksubspaces.kernels.cpu_trellis import search
+
     return search(Z, np.full(Z.shape[1], b), [levels] * (MOST + 1))
 
 

@@ -29,8 +29,9 @@ WAYS = (
 fall empty."""
 TURNS = 4
 WIDTH = max(WIDTHS)  # bits of the window of a trellis
-FINALISTS = 2  # of the plans for a large matrix are encoded
-SMALL = 1 << 20  # numbers in a matrix of which all are
+FINALISTS, FEWER = 6, 2  # plans that are coded at most, of a small and of a large matrix ...
+CLOSE = 1.25  # ... of those that are expected to leave at most this many times as much as the best
+SMALL = 1 << 20  # numbers in a matrix for which levels count
 
 
 class TooFew(ValueError):
@@ -84,8 +85,9 @@ def search(target: Target, rng: np.random.Generator, bar: Bar | None) -> tuple[S
     if not contests:
         raise TooFew("labels, levels and scales alone take more")
     contests.sort(key=lambda contest: contest[:2])
+    contests = [contest for contest in contests if contest[0] <= CLOSE * contests[0][0]]
     best = None
-    for _, _, name, own, rows, gains, found in contests[: None if target.A.size <= SMALL else FINALISTS]:
+    for _, _, name, own, rows, gains, found in contests[: FINALISTS if target.A.size <= SMALL else FEWER]:
         stored = _store(target, rows, gains, found, own)
         error = measure(target, stored)
         if bar is not None:
