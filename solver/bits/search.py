@@ -127,7 +127,7 @@ def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
 
 def _codes(target: Target) -> list[Code]:
     """Trellises, and for few numbers levels for each by itself, which take less room."""
-    widths = [*WIDTHS, 0] if target.width and target.A.size <= SMALL else [target.width]
+    widths = [min(WIDTHS), 0] if target.width and target.A.size <= SMALL else [target.width]
     return [code(width) for width in widths]
 
 

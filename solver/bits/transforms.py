@@ -94,7 +94,10 @@ def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, code: Code, s
             best = Plan(labels, tiers, bases, kinds, layouts, left, fits(layouts))
         if turn == turns:
             break
+        before = labels, tiers
         labels, tiers = _assign(rows, bases, energies, squares, layouts, theta, code)
+        if (labels == before[0]).all() and (tiers == before[1]).all():
+            break
     assert best is not None
     return best
 
