@@ -85,7 +85,10 @@ def search(target: Target, rng: np.random.Generator, bar: Bar | None) -> tuple[S
     if not contests:
         raise TooFew("labels, levels and scales alone take more")
     contests.sort(key=lambda contest: contest[:2])
-    contests = [contest for contest in contests if contest[0] <= CLOSE * contests[0][0]]
+    close = [contest for contest in contests if contest[0] <= CLOSE * contests[0][0]]
+    # What is expected of rows of very different lengths errs most, so the best with gains and without are both coded.
+    firsts = [next((c for c in contests if (c[5] is None) == plain), contests[0]) for plain in (True, False)]
+    contests = [*firsts, *(c for c in close if not any(c is first for first in firsts))]
     best = None
     for _, _, name, own, rows, gains, found in contests[: FINALISTS if target.A.size <= SMALL else FEWER]:
         stored = _store(target, rows, gains, found, own)
