@@ -204,3 +204,33 @@ def _turn(A, V, p, q):  # type: ignore[no-untyped-def]
         A[p, i], A[q, i] = cos * x - sin * y, sin * x + cos * y
         x, y = V[p, i], V[q, i]
         V[p, i], V[q, i] = cos * x - sin * y, sin * x + cos * y
+
+
+@_jit
+def price_bits(energy, rows, entries, theta, errors, fixed, per_term, bits, basis_bits):  # type: ignore[no-untyped-def]
+    """Bits (tiers, m) of coefficients and (m,) of basis entries that cost least where a bit costs theta.
+
+    A direction with bits costs what is left of its energy (tiers, m), bits for each row and basis entry, ``per_term``
+    bits for each tier that has any, and ``fixed`` ones. Without entries, its vector takes no bits and is exact.
+    """
+    tiers, m = energy.shape
+    most, chosen = errors.size - 1, np.zeros(tiers, np.int64)
+    for t in range(m):
+        least = 0.0
+        for r in range(tiers):
+            least += energy[r, t]
+            bits[r, t] = 0
+        basis_bits[t] = 0
+        for b in range(1 if entries else most, most + 1):
+            base, any_bits = errors[b] if entries else 0.0, False
+            total = theta * (entries * b + fixed)
+            for r in range(tiers):
+                best, chosen[r] = energy[r, t], 0
+                for own in range(1, most + 1):
+                    cost = energy[r, t] * min(1.0, errors[own] + base) + theta * (rows[r] * own + per_term)
+                    if cost < best:
+                        best, chosen[r], any_bits = cost, own, True
+                total += best
+            if any_bits and total < least:
+                least, basis_bits[t] = total, b
+                bits[:, t] = chosen

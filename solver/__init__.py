@@ -8,6 +8,7 @@
 """
 
 from ._version import __version__
+from .bits.quantized import QuantizedFactorization
 from .budget import compress
 from .curve import CompressionCurve, compression_curve
 from .factorization import Factorization
@@ -18,6 +19,7 @@ from .tokens import token_weights
 __all__ = [
     "CompressionCurve",
     "Factorization",
+    "QuantizedFactorization",
     "Step",
     "Subspaces",
     "__version__",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from numbers import Real
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from ksubspaces.kernels import Flats, layout_of
 
 from .alternation import alternate
 from .arrays import AnyArray, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
+from .bits.compression import quantize
+from .bits.quantized import QuantizedFactorization
 from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .factorization import Factorization, factorize, row_numbers
 from .fit import fit_problem
@@ -32,12 +34,22 @@ from .splitting import clusters, equal_dims
 WAYS = ("budget", "equal")
 
 
-def compress(
+@overload
+def compress(A: AnyArray, *, bits: float, **options: Any) -> QuantizedFactorization: ...
+@overload
+def compress(A: AnyArray, *, nbytes: int, **options: Any) -> QuantizedFactorization: ...
+@overload
+def compress(A: AnyArray, ratio: float | None = None, **options: Any) -> Factorization: ...
+def compress(  # type: ignore[misc]
     A: AnyArray,
     ratio: float | None = None,
     *,
     keep: float | None = None,
     n_parameters: int | None = None,
+    bits: float | None = None,
+    nbytes: int | None = None,
+    relative: bool = False,
+    coder: str = "trellis",
     k: int | str = "auto",
     dims: str = "budget",
     sample_weight: AnyArray | None = None,
@@ -51,8 +63,8 @@ def compress(
     device: str | None = None,
     seed: Seed = None,
     progress: bool = False,
-) -> Factorization:
-    """Factor a matrix into k clusters of rows and a basis for each, within a number of parameters.
+) -> Factorization | QuantizedFactorization:
+    """Factor a matrix into k clusters of rows and a basis for each, within a number of parameters, or of bytes.
 
     Minimises ``sum_i w_i |a_i - row i decoded|^2``. Every cluster gets the dimension that its rows are worth: a
     direction of cluster c costs a coefficient for each of its n_c rows and d numbers of its basis, and is kept if what
@@ -65,13 +77,25 @@ def compress(
     A : (n, d) array
         As X in :func:`fit_subspaces`. Never modified.
     ratio : float, optional
-        Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this, ``keep`` or
-        ``n_parameters``.
+        Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this, ``keep``,
+        ``n_parameters``, ``bits`` or ``nbytes``.
     keep : float, optional
         Share of them to keep, 0 < keep <= 1: ``keep=0.6`` is ``ratio=0.4``.
     n_parameters : int, optional
         Most numbers that the factors may take: ``sum n_c j_c + d sum j_c``, and with more than one cluster a label for
         each row, and with offsets ``k d``.
+    bits : float, optional
+        Bits to store for each of the n d numbers, all told: ``bits=2.0`` takes a sixteenth of float32. Each cluster's
+        basis is a transform, whose coefficients are coded with 0 to 8 bits each, as many as they are worth; the result
+        is a :class:`QuantizedFactorization`. Counted in bytes, this loses far less than to drop directions alone.
+    nbytes : int, optional
+        The same budget in bytes: of codes, labels, bases, scales, levels, gains and exact rows together.
+    relative : bool, default False
+        With bits, every row's error relative to its length counts alike, which keeps neighbours and cosines; a row of
+        zeros has none.
+    coder : {"trellis", "scalar"}, default "trellis"
+        With bits, how coefficients are coded: along a trellis of 256 states, or each by itself, which codes some times
+        faster, is decoded as fast, and loses up to a fifth more.
     k : "auto" or int, default "auto"
         Number of clusters. "auto" splits for as long as a split pays for its bases; an int splits up to that many, or
         fewer where more would only cost. k=1 is the truncated SVD.
@@ -106,11 +130,12 @@ def compress(
 
     Returns
     -------
-    Factorization
-        Of A's kind, where A lives. It never has more parameters than asked, and fewer than 99% of them only where A is
-        exact with fewer or no direction of any cluster fits in what is left (a direction takes n_c + d). It is never
-        worse than the truncated SVD at the same count: where no partition beats that, it is what comes back, with a
-        warning (not with ``dims="equal"``, which stays what it is).
+    Factorization or QuantizedFactorization
+        Of A's kind, where A lives. Within ``bits`` or ``nbytes`` it is the latter, which never exceeds them; several
+        codes compete, and ``winner`` says which won. The former never has more parameters than asked, and fewer than
+        99% of them only where A is exact with fewer or no direction of any cluster fits in what is left (a direction
+        takes n_c + d). It is never worse than the truncated SVD at the same count: where no partition beats that, it is
+        what comes back, with a warning (not with ``dims="equal"``, which stays what it is).
 
     Raises
     ------
@@ -122,7 +147,9 @@ def compress(
     References
     ----------
     Equal dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
-    section 2.
+    section 2. Bits: transform coding of a mixture with one price of a bit over all components and directions, as in
+    PrismQuant (arXiv 2605.15507), here with weights of rows, and bases coded under the same price; trellises: QTIP
+    (Tseng et al., NeurIPS 2024). Near: GroupReduce (Chen et al., NeurIPS 2018), DiscBlock (Findings of EMNLP 2021).
 
     Examples
     --------
@@ -136,8 +163,35 @@ def compress(
     True
     >>> sorted(zip(factors.dims, factors.counts))
     [(2, 300), (12, 100)]
+    >>> compress(A.astype("float32"), bits=3.0, seed=0).relative_error < 0.05
+    True
     """
     begun = time.perf_counter()
+    if bits is not None or nbytes is not None:
+        given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, "bits": bits, "nbytes": nbytes}
+        if len(given := {name: value for name, value in given.items() if value is not None}) > 1:
+            raise ValueError(f"give one budget; got {' and '.join(given)}")
+        others = {"k": k != "auto", "dims": dims != "budget", "affine": affine, "init": init is not None}
+        for name, is_given in (others | {"n_init": n_init != "auto"}).items():
+            if is_given:
+                raise ValueError(
+                    f"{name} is for factors of numbers; with a budget in bits it is found, so leave it out"
+                )
+        return quantize(
+            A,
+            bits=bits,
+            nbytes=nbytes,
+            sample_weight=sample_weight,
+            relative=relative,
+            coder=coder,
+            exact=lambda rows: _exact(rows, exact_rows),
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            progress=progress,
+        )
+    if flag("relative", relative) or coder != "trellis":
+        raise ValueError("relative and coder are for a budget in bits; give bits or nbytes, or leave them out")
     if dims not in WAYS:
         raise ValueError(f"dims must be 'budget' or 'equal', got {dims!r}")
     most = None if k == "auto" else whole("k", k, 1, "'auto' or ")

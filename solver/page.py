@@ -85,8 +85,10 @@ def _lead(report: ModelReport) -> str:
 def _headline(report: ModelReport) -> list[tuple[str, str, str]]:
     whole = f"{report.nbytes_before / 1e6:,.1f} MB before, {_fewer(report.nbytes_before, report.nbytes)}"
     tiles = [("Whole model", f"{report.nbytes / 1e6:,.1f} MB", whole)]
-    before, after = (sum(getattr(m, name) for m in report.modules) for name in ("n_parameters_before", "n_parameters"))
-    tiles.append(("Compressed tables", _fewer(before, after), f"{before:,} parameters before, {after:,} after"))
+    unit = "parameters" if all(m.bits is None for m in report.modules) else "bytes"
+    prefix = "n_parameters" if unit == "parameters" else "nbytes"
+    before, after = (sum(getattr(m, prefix + when) for m in report.modules) for when in ("_before", ""))
+    tiles.append(("Compressed tables", _fewer(before, after), f"{before:,} {unit} before, {after:,} after"))
     if len(report.modules) == 1:  # several have theirs beside their names
         tiles += _errors(report.modules[0])
     return tiles
@@ -112,14 +114,21 @@ def _tile(name: str, value: str, note: str) -> str:
 def _module(
     module: ModuleReport, token: Callable[[int], str] | None, curve: CompressionCurve | None, *, alone: bool
 ) -> str:
-    n, d = module.shape
+    (n, d), in_bits = module.shape, module.bits is not None
     if module.weighted_error is None:  # then its rows are no tokens: those that are have weights
         token = None
     facts = [
         ("shape", f"{n:,} × {d:,}, {module.kind}"),
         ("shared with", ", ".join(module.tied)),
-        ("parameters", f"{module.n_parameters_before:,} before, {module.n_parameters:,} after"),
-        ("bytes", f"{module.nbytes_before:,} before, {module.nbytes:,} after, coefficients in {module.storage}"),
+        (
+            "parameters",
+            "" if in_bits else f"{module.n_parameters_before:,} before, {module.n_parameters:,} after",
+        ),
+        (
+            "bytes",
+            f"{module.nbytes_before:,} before, {module.nbytes:,} after, "
+            f"{'' if in_bits else 'coefficients in '}{module.storage}",
+        ),
         ("weights of rows", module.weights),
         ("rows kept exactly", f"{module.n_exact:,}" if module.n_exact else ""),
         *((name.lower(), f"{error} ({note})") for name, error, note in _errors(module) if not alone),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from .checksums import checksum_arrays
 
@@ -67,12 +67,23 @@ def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.nd
     ValueError
         When an array is not finite.
     """
+    write_whole(path, to_bytes(kind, arrays, facts))
+
+
+def to_bytes(kind: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> bytes:
+    """What :func:`save_arrays` writes.
+
+    Raises
+    ------
+    ValueError
+        When an array is not finite.
+    """
     arrays = {name: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     for name, array in arrays.items():
         _check_finite(name, array)
     metadata = {"format": FORMAT, "version": str(VERSION), "kind": kind, "facts": json.dumps(facts)}
     metadata[CHECKSUM] = f"{checksum_arrays(arrays, metadata):08x}"
-    write_whole(path, save(arrays, metadata))
+    return save(arrays, metadata)
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:
@@ -108,7 +119,32 @@ def load_arrays(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    metadata, arrays = _read(path)
+    return _checked(path, kind, verify, *_read(path))
+
+
+def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The inverse of :func:`to_bytes`, as read-only arrays.
+
+    Raises
+    ------
+    ValueError
+        When they are not whole, or of another kind.
+    """
+    name = f"what should be a {kind}"
+    try:
+        load(content)  # refuses parts that overlap, leave gaps or have no room
+    except SafetensorError as error:
+        raise ValueError(f"{name} is not whole: {error}") from None
+    size = int.from_bytes(content[:8], "little")
+    return _checked(
+        name, kind, True, *_views(name, content[8 : 8 + size], np.frombuffer(content, np.uint8)[8 + size :])
+    )
+
+
+def _checked(
+    path: str | Path, kind: str, verify: bool, metadata: dict[str, str], arrays: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and facts, once they are of this kind, of a known version, and what was written."""
     if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
         found = metadata.get("kind", "something else")
         raise ValueError(f"{path} holds {found}, not a saved {FORMAT} {kind}")
@@ -136,10 +172,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
         size = int.from_bytes(file.read(8), "little")
-        with reading(path):
-            header = json.loads(file.read(size))
-        block = np.fromfile(file, dtype=np.uint8)
+        header = file.read(size)
+        return _views(path, header, np.fromfile(file, dtype=np.uint8))
+
+
+def _views(path: str | Path, content: bytes, block: np.ndarray) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and arrays that a header tells of."""
     with reading(path):
+        header = json.loads(content)
         metadata = header.pop("__metadata__", {})
         return metadata, {
             name: block[slice(*entry["data_offsets"])].view(_dtype(entry["dtype"])).reshape(entry["shape"])

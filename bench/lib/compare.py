@@ -101,6 +101,34 @@ def ratio_row(
     )
 
 
+def cost_row(
+    case: str,
+    what: str,
+    ours: list[float],
+    peer: list[float],
+    *,
+    target: float | None = None,
+    failed: str = "",
+    note: str = "",
+    raw: dict[str, Any] | None = None,
+) -> Row:
+    """How many times the peer's seconds ours took: one ratio per repeat, their median and range."""
+    ratios = [o / p for o, p in zip(ours, peer, strict=True)]
+    milliseconds = [[1e3 * s for s in side] for side in (ours, peer)]
+    return Row(
+        case,
+        what,
+        result=f"{spread(ratios, '.2f')} x its time",
+        ours=f"{spread(milliseconds[0], '.3g')} ms",
+        peer=f"{spread(milliseconds[1], '.3g')} ms",
+        target="" if target is None else f"<= {target:g} x",
+        reached=None if target is None else statistics.median(ratios) <= target,
+        failed=failed,
+        note=note,
+        raw={"ours_seconds": ours, "peer_seconds": peer, "ratios": ratios, **(raw or {})},
+    )
+
+
 def time_row(
     case: str, what: str, seconds: Sequence[float], *, within: float | None = None, failed: str = "", note: str = ""
 ) -> Row:

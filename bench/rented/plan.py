@@ -78,7 +78,15 @@ def plan(*, quick: bool = False, several: bool | None = None) -> list[Piece]:
     ]
 
 
-_TABLES = ("assign-tables", "step-tables", "assign-tables-halves", "residuals-tables", "moments-tables")
+_TABLES = (
+    "assign-tables",
+    "step-tables",
+    "decode-packed",
+    "lookup-packed",
+    "assign-tables-halves",
+    "residuals-tables",
+    "moments-tables",
+)
 _PATCHES = ("assign-patches", "step-patches", "residuals-patches", "assign-patches-halves", "start-patches")
 _EIGENSPACES = (
     "eigenspaces-512x64-cupy",

@@ -20,12 +20,14 @@ import numpy as np
 from ksubspaces import fit_subspaces, kernels
 from ksubspaces.alternation import FixedDims, State
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.packed import PackedRows
 from ksubspaces.problem import Problem
 from ksubspaces.seeding import kmeans_plusplus
 
 from ..lib import machine
 from ..lib.cases_gpu import Case, card, case_of, timed_on_card
-from ..lib.compare import TOLERANCE, Row, not_above, ratio_row, time_row
+from ..lib.compare import TOLERANCE, Row, cost_row, not_above, ratio_row, time_row
+from ..lib.packed import random_packed_rows
 from ..lib.peers import exact_objective, projections
 from ..lib.peers_gpu import (
     CACHED,
@@ -46,6 +48,8 @@ HALVES_TOLERANCE = 1e-5
 """The same of the peer that multiplies in float16."""
 EIGENVALUE_TOLERANCE = 1e-5
 """Of the largest eigenvalue."""
+DECODED_TOLERANCE = 1e-5
+"""Of the largest number that is decoded."""
 WARM_STEPS = slice(3, None)
 """Of a fit's steps: the first ones begin without bases and moments to go on from."""
 
@@ -171,6 +175,53 @@ def _off_orthonormal(bases: Any) -> float:
     return float(cupy.abs(grams - cupy.eye(bases.shape[1])).max())
 
 
+# --- packed bits ---
+
+
+def decode_packed(quick: bool, layer: bool, lookups: int = 8192) -> Row:
+    """Rows of packed bits, by the kernel alone or by the Torch layer, beside ``nn.Embedding`` on a float16 table."""
+    import cupy
+
+    torch = torch_there()
+    shape, lookups = ((600, 96), 200) if quick else ((30522, 384), lookups)
+    packed, rng = random_packed_rows(*shape), np.random.default_rng(0)
+    ids = rng.integers(0, shape[0], lookups)
+    want = kernels.decode(ids, packed)
+    numbers = torch.from_dlpack(cupy.asarray(ids))
+    table = torch.nn.Embedding(*shape, device=numbers.device, dtype=torch.float16)
+    if layer:
+        from ksubspaces.integrations.torch import PackedEmbedding
+
+        embedding = PackedEmbedding(*shape, device=numbers.device).take(packed)
+
+        def run() -> Any:
+            return embedding(numbers)
+
+        found = run().cpu().numpy()
+    else:
+        parts = {name: part if part is None else cupy.asarray(part) for name, part in vars(packed).items()}
+        there, asked = PackedRows(**parts), cupy.asarray(ids)
+
+        def run() -> Any:
+            return kernels.decode(asked, there)
+
+        found = cupy.asnumpy(run())
+    error = float(np.abs(found - want).max() / np.abs(want).max())
+    with torch.no_grad():
+        ours, peer = timed_on_card(run, lambda: table(numbers))
+    terms = float(np.diff(packed.bounds).mean())
+    return cost_row(
+        f"{lookups} rows of {shape[0]} x {shape[1]} in packed bits",
+        f"{'the layer' if layer else 'decoding'}, against nn.Embedding in float16",
+        ours,
+        peer,
+        target=None if quick else 3.0,
+        failed="" if error < DECODED_TOLERANCE else f"rows are off by {error:.1e} of the largest number",
+        note=f"{terms:.0f} terms a group, {len(packed.clusters)} groups; within {error:.1e} of the host's",
+        raw={"error": error},
+    )
+
+
 # --- steps, starts, fits ---
 
 
@@ -282,6 +333,8 @@ ROWS: dict[str, Callable[[bool], Row]] = {
     "step-tables": _of("tables", warm_step, goal=1.6e-3),
     "residuals-tables": _of("tables", residuals),
     "moments-tables": _of("tables", moments),
+    "decode-packed": partial(decode_packed, layer=False),
+    "lookup-packed": partial(decode_packed, layer=True),
     "assign-patches": _of("patches", assign_against_float32, by=assign_by_rows, target=5.0, goal=2e-3),
     "step-patches": _of("patches", warm_step, goal=2.3e-3),
     "residuals-patches": _of("patches", residuals, goal=1e-3),

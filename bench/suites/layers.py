@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ksubspaces.integrations.torch import SubspaceEmbedding
 
-from ..lib.compare import Row, spread, timed
+from ..lib.compare import Row, cost_row, timed
 
 RATIO = 0.4
 """Share of the table's parameters that the layer saves."""
@@ -143,30 +142,3 @@ def differs(ours: Tensor, peer: Tensor, what: str) -> str:
     if torch.allclose(ours, peer, rtol=1e-3, atol=1e-4 * scale):
         return ""
     return f"the {what} differ by up to {float((ours - peer).abs().max()):.2g}"
-
-
-def cost_row(
-    case: str,
-    what: str,
-    ours: list[float],
-    peer: list[float],
-    *,
-    target: float | None = None,
-    failed: str = "",
-    note: str = "",
-) -> Row:
-    """How many times the peer's seconds ours took: one ratio per repeat, their median and range."""
-    ratios = [o / p for o, p in zip(ours, peer, strict=True)]
-    milliseconds = [[1e3 * s for s in side] for side in (ours, peer)]
-    return Row(
-        case,
-        what,
-        result=f"{spread(ratios, '.2f')} x its time",
-        ours=f"{spread(milliseconds[0], '.3g')} ms",
-        peer=f"{spread(milliseconds[1], '.3g')} ms",
-        target="" if target is None else f"<= {target:g} x",
-        reached=None if target is None else statistics.median(ratios) <= target,
-        failed=failed,
-        note=note,
-        raw={"ours_seconds": ours, "peer_seconds": peer, "ratios": ratios},
-    )

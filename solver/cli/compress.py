@@ -37,7 +37,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "model", metavar="MODEL_DIR", type=Path, help="a folder of transformers or sentence-transformers"
     )
-    parser.add_argument("--ratio", type=float, required=True, help="share of the table's parameters to save, as 0.4")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--ratio", type=float, help="share of the table's parameters to save, as 0.4")
+    budget.add_argument("--bits", type=float, help="bits to spend for each number of the table, as 2")
+    budget.add_argument("--nbytes", type=int, metavar="BYTES", help="bytes to spend for all tables")
     parser.add_argument(
         "--texts",
         type=Path,
@@ -84,6 +87,8 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
     report = models.compress_model(
         model,
         options.ratio,
+        bits=options.bits,
+        nbytes=options.nbytes,
         texts=texts,
         tokenizer=tokenizer,
         modules=options.modules or "embeddings",
@@ -101,7 +106,8 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
     if console:
         console.print(_render(report))
     if options.report is not None:
-        curves = _curves(report, tokenizer, texts, options, console) if options.plot else {}
+        drawn = options.plot and options.ratio is not None  # the curve is one of parameters
+        curves = _curves(report, tokenizer, texts, options, console) if drawn else {}
         write_page(options.report, report, token=_texts(tokenizer), curves=curves, made=_made(options))
         written.append(str(options.report))
     if console and written:
@@ -183,8 +189,11 @@ def _texts(tokenizer: Any) -> Callable[[int], str] | None:
 
 
 def _made(options: argparse.Namespace) -> dict[str, object]:
-    command = ["ksubspaces", "compress", str(options.model), "--ratio", f"{options.ratio:g}"]
-    for name in ("texts", "out", "report", "modules", "storage", "k", "seed", "device"):
+    command = ["ksubspaces", "compress", str(options.model)]
+    for name in ("ratio", "bits"):
+        if getattr(options, name) is not None:
+            command += [f"--{name}", f"{getattr(options, name):g}"]
+    for name in ("nbytes", "texts", "out", "report", "modules", "storage", "k", "seed", "device"):
         value = getattr(options, name)
         if value not in (None, "auto"):
             command += [f"--{name}", ",".join(value) if isinstance(value, list) else str(value)]
@@ -215,13 +224,14 @@ def _sizes(module: ModuleReport) -> RenderableType:
     for name, before, after in (
         ("parameters", module.n_parameters_before, module.n_parameters),
         ("bytes", module.nbytes_before, module.nbytes),
-    ):
+    )[module.bits is not None :]:
         table.add_row(name, f"{before:,}", f"{after:,}", f"{1 - after / before:.1%}")
     return table
 
 
 def _clusters_told(module: ModuleReport) -> str:
     kept = f", {module.n_exact} rows kept exactly" if module.n_exact else ""
+    kept += "" if module.bits is None else f", {module.bits:.2f} bits a number"
     clusters = f"{len(module.dims)} clusters of {min(module.dims)} to {max(module.dims)} dimensions"
     return f"{module.shape[0]:,} x {module.shape[1]:,} in {clusters}{kept}; weights: {module.weights}"
 
@@ -230,7 +240,7 @@ def _errors(module: ModuleReport) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("relative squared error", "here", "SVD, same parameters"):
+    for heading in ("relative squared error", "here", f"SVD, same {'parameters' if module.bits is None else 'bytes'}"):
         table.add_column(heading, justify="left" if heading.startswith("relative") else "right", header_style="bold")
     if module.weighted_error is not None:
         table.add_row("weighted", f"{module.weighted_error:.4f}", f"{module.svd_weighted_error:.4f}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..factorization import Factorization, row_numbers
 from ._factors import Factors, check_exact, read_shapes
 from ._lookup import decode, decode_static, lookup
+from ._packed import PackedEmbedding, refuse_beside_bits
 from ._scaling import PLAIN, Scaling, scaling_of
 
 if TYPE_CHECKING:
@@ -166,12 +167,14 @@ class SubspaceEmbedding(Factors):
         ratio: float | None = None,
         *,
         n_parameters: int | None = None,
+        bits: float | None = None,
+        nbytes: int | None = None,
         token_weights: Any = None,
         storage: str | None = None,
         k: Any = "auto",
         seed: int | None = None,
         **options: Any,
-    ) -> Self:
+    ) -> Self | PackedEmbedding:
         """Compress an embedding; it is left as it is.
 
         Dtype, device, padding_idx, training mode, whether it is trained, and a number that it multiplies rows by (the
@@ -185,6 +188,9 @@ class SubspaceEmbedding(Factors):
             Share of the parameters to save, in (0, 1). Give this, ``keep`` (as in ``compress``) or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend.
+        bits, nbytes : number, optional
+            Bits to spend for each number of the table, or bytes for all of it, in place of those. The layer is then a
+            :class:`PackedEmbedding`, which trains once it is unfrozen.
         token_weights : (n,) array, optional
             Weight of each row's error, for instance how often its token occurs.
         storage
@@ -227,8 +233,17 @@ class SubspaceEmbedding(Factors):
 
         table = embedding.weight.detach()
         padding_idx = embedding.padding_idx
-        if padding_idx is not None and table[padding_idx].any():
+        in_bits = bits is not None or nbytes is not None
+        if padding_idx is not None and (in_bits or table[padding_idx].any()):
             options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
+        if in_bits:
+            refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
+            options |= {"bits": bits, "nbytes": nbytes}
+            found: Any = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
+            packed = PackedEmbedding.from_factorization(
+                found, padding_idx=padding_idx, scaling=scaling, dtype=table.dtype, device=table.device
+            )
+            return packed.train(embedding.training)
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
         factorization = compress(
             table, ratio, n_parameters=n_parameters, k=k, sample_weight=token_weights, seed=seed, **options

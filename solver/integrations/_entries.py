@@ -15,8 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ._embedding import SubspaceEmbedding
+from ._factors import Factors
 from ._linear import SubspaceLinear
 from ._modules import factored_layers
+from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import PLAIN
 
 
@@ -26,9 +28,9 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
     owners: dict[int, str] = {}
     layers = factored_layers(model)
     for name, layer in sorted(layers.items(), key=lambda entry: isinstance(entry[1], SubspaceLinear)):
-        factors: Any = layer if isinstance(layer, SubspaceEmbedding) else layer.factors
+        factors: Any = layer.factors if isinstance(layer, SubspaceLinear) else layer
         entry: dict[str, Any] = {"shape": list(factors.shape)}
-        if isinstance(layer, SubspaceEmbedding):
+        if not isinstance(layer, SubspaceLinear):
             entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
             if layer.scaling != PLAIN:
                 entry["scaling"] = list(layer.scaling)
@@ -38,18 +40,27 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
             entry["tied_to"] = owners[id(factors)]
         else:
             owners[id(factors)] = name
-            dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
-            entry |= {
-                "counts": list(factors.counts),
-                "dims": list(factors.dims),
-                "affine": factors.offsets is not None,
-                # None follows the dtype that the model is loaded in
-                "storage": None if factors.storage == dtype else factors.storage,
-            }
-            if factors.n_fixed:
-                entry["n_fixed"] = factors.n_fixed
+            entry |= _describe_packed(factors) if isinstance(factors, PackedFactors) else _describe_factors(factors)
         found[name] = entry
     return found
+
+
+def _describe_factors(factors: Factors) -> dict[str, Any]:
+    dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
+    entry = {
+        "counts": list(factors.counts),
+        "dims": list(factors.dims),
+        "affine": factors.offsets is not None,
+        # None follows the dtype that the model is loaded in
+        "storage": None if factors.storage == dtype else factors.storage,
+    }
+    return {**entry, "n_fixed": factors.n_fixed} if factors.n_fixed else entry
+
+
+def _describe_packed(factors: PackedFactors) -> dict[str, Any]:
+    shapes = factors.parameter_shapes
+    entry = {"packed_bytes": factors.stored.numel()}
+    return entry if shapes is None else {**entry, "unfrozen": {name: list(shape) for name, shape in shapes.items()}}
 
 
 class Waiting(nn.Linear):
@@ -70,12 +81,23 @@ def empty(entry: Mapping[str, Any]) -> nn.Module:
     """The layer of an entry, before it is loaded."""
     if "tied_to" in entry:
         return Waiting(*_features(entry), entry.get("bias", False))
+    if "packed_bytes" in entry:
+        return _empty_packed(entry)
     clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
     if entry["kind"] == "embedding":
         options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling", "n_fixed") if name in entry}
         n, d = entry["shape"]
         return SubspaceEmbedding(n, d, **clusters, **options)
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
+
+
+def _empty_packed(entry: Mapping[str, Any]) -> nn.Module:
+    (n, d), nbytes, unfrozen = entry["shape"], entry["packed_bytes"], entry.get("unfrozen")
+    if entry["kind"] == "embedding":
+        options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling") if name in entry}
+        return PackedEmbedding(n, d, nbytes, unfrozen=unfrozen, **options)
+    bias = torch.zeros(_features(entry)[1]) if entry["bias"] else None
+    return SubspaceLinear.around(PackedFactors(n, d, nbytes, unfrozen=unfrozen), by=entry["by"], bias=bias)
 
 
 def _features(entry: Mapping[str, Any]) -> tuple[int, int]:

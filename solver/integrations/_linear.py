@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
+from ._packed import PackedEmbedding, PackedFactors, Quantized, refuse_beside_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +39,7 @@ class SubspaceLinear(nn.Module):
 
     Attributes
     ----------
-    factors : Factors
+    factors : Factors or PackedFactors
         Of W, or of W.T by columns. Tied layers have the same.
     bias : (out,) parameter or None
     weight : (out, in) tensor
@@ -63,7 +64,7 @@ class SubspaceLinear(nn.Module):
     True
     """
 
-    factors: Factors
+    factors: Factors | PackedFactors
     bias: nn.Parameter | None
 
     def __init__(
@@ -81,8 +82,7 @@ class SubspaceLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if by not in ("rows", "columns"):
-            raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")
+        _check_by(by)
         self.in_features = in_features
         self.out_features = out_features
         self.by = by
@@ -91,6 +91,28 @@ class SubspaceLinear(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
+
+    @classmethod
+    def around(cls, factors: Factors | PackedFactors, *, by: str = "rows", bias: Tensor | None = None) -> Self:
+        """A linear layer with these very factors, of W (out, in) by rows and of W.T by columns.
+
+        Parameters
+        ----------
+        factors : Factors or PackedFactors
+            Shared, not copied: an embedding's, say.
+        by
+            See the class.
+        bias : (out,) tensor, optional
+            Copied. Without it there is none.
+        """
+        _check_by(by)
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.in_features, layer.out_features = factors.shape[:: 1 if by == "columns" else -1]
+        layer.by, layer.factors = by, factors
+        layer.register_parameter("bias", None)
+        layer._take_bias(bias)
+        return layer.train(factors.training)
 
     @classmethod
     def from_factorization(
@@ -125,6 +147,7 @@ class SubspaceLinear(nn.Module):
         (rows, columns, *clusters), options = read_shapes(factorization, dtype, device)
         features = (columns, rows) if by == "rows" else (rows, columns)
         layer = cls(*features, *clusters, by=by, bias=False, storage=storage, **options)
+        assert isinstance(layer.factors, Factors)
         layer.factors.fill(factorization)
         layer._take_bias(bias)
         return layer
@@ -137,6 +160,8 @@ class SubspaceLinear(nn.Module):
         *,
         by: str = "rows",
         n_parameters: int | None = None,
+        bits: float | None = None,
+        nbytes: int | None = None,
         sample_weight: Any = None,
         storage: str | None = None,
         k: Any = "auto",
@@ -152,6 +177,9 @@ class SubspaceLinear(nn.Module):
             Share of the weight's parameters to save, in (0, 1). Give this, ``keep`` or ``n_parameters``.
         n_parameters : int, optional
             Parameters to spend on the weight.
+        bits, nbytes : number, optional
+            Bits to spend for each number of the weight, or bytes for all of it, in place of those. The factors are then
+            :class:`PackedFactors`, which train once they are unfrozen.
         sample_weight : (out,) array, or (in,) by columns, optional
             Weight of the error of each row or column.
         by, storage
@@ -177,12 +205,18 @@ class SubspaceLinear(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
-        if by not in ("rows", "columns"):
-            raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")
+        _check_by(by)
         from ..budget import compress
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T
+        bias = None if linear.bias is None else linear.bias.detach()
+        if bits is not None or nbytes is not None:
+            refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
+            options |= {"bits": bits, "nbytes": nbytes}
+            found: Any = compress(table, k=k, sample_weight=sample_weight, seed=seed, **options)
+            factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(found)
+            return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
         factorization = compress(
             table,
@@ -193,22 +227,18 @@ class SubspaceLinear(nn.Module):
             seed=seed,
             **options,
         )
-        bias = None if linear.bias is None else linear.bias.detach()
         layer = cls.from_factorization(
             factorization, bias=bias, by=by, storage=storage, dtype=weight.dtype, device=weight.device
         )
-        layer.factors.requires_grad_(linear.weight.requires_grad)
-        if layer.bias is not None:
-            layer.bias.requires_grad_(linear.bias.requires_grad)
-        return layer.train(linear.training)
+        return layer._as_in(linear)
 
     @classmethod
-    def tied_to(cls, embedding: SubspaceEmbedding, *, bias: Tensor | None = None) -> Self:
+    def tied_to(cls, embedding: SubspaceEmbedding | PackedEmbedding, *, bias: Tensor | None = None) -> Self:
         """The output projection ``x @ table.T`` with the very factors of an embedding: training one trains both.
 
         Parameters
         ----------
-        embedding : SubspaceEmbedding
+        embedding : SubspaceEmbedding or PackedEmbedding
             Of n rows (outputs) and d columns (inputs).
         bias : (n,) tensor, optional
             Copied. Without it there is none.
@@ -216,24 +246,29 @@ class SubspaceLinear(nn.Module):
         Raises
         ------
         TypeError
-            When it is no SubspaceEmbedding.
+            When it is neither.
         ValueError
             When the bias does not have one entry for each row.
         """
-        if not isinstance(embedding, SubspaceEmbedding):
-            raise TypeError(f"embedding must be a SubspaceEmbedding, got {type(embedding).__name__}")
-        n, d = embedding.shape
-        layer = cls(d, n, embedding.counts, embedding.dims, bias=False, device="meta")
-        layer.factors = embedding
-        layer._take_bias(bias)
-        return layer.train(embedding.training)
+        if not isinstance(embedding, (SubspaceEmbedding, PackedEmbedding)):
+            raise TypeError(f"embedding must be a SubspaceEmbedding or PackedEmbedding, got {type(embedding).__name__}")
+        return cls.around(embedding, bias=bias)
+
+    def _as_in(self, linear: nn.Linear) -> Self:
+        """Trained or not, and in training mode or not, as a linear layer is."""
+        self.factors.requires_grad_(linear.weight.requires_grad)
+        if self.bias is not None:
+            self.bias.requires_grad_(linear.bias.requires_grad)
+        return self.train(linear.training)
 
     def _take_bias(self, bias: Tensor | None) -> None:
         if bias is None:
             return
         if bias.shape != (self.out_features,):
             raise ValueError(f"bias must have shape ({self.out_features},), got {tuple(bias.shape)}")
-        self.bias = nn.Parameter(bias.detach().to(self.factors.bases.tensors()[0], copy=True))
+        bases = self.factors.bases
+        like = bases if isinstance(bases, Tensor) else bases.tensors()[0]
+        self.bias = nn.Parameter(bias.detach().to(like, copy=True))
 
     @property
     def weight(self) -> Tensor:
@@ -254,7 +289,7 @@ class SubspaceLinear(nn.Module):
         """W (out, in) decoded, differentiable in the factors."""
         return self.weight
 
-    def to_factorization(self) -> Factorization:
+    def to_factorization(self) -> Factorization | Quantized:
         """A copy of the factors of W, or of W.T by columns."""
         return self.factors.to_factorization()
 
@@ -268,3 +303,8 @@ class SubspaceLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, by={self.by!r}, "
             f"bias={self.bias is not None}"
         )
+
+
+def _check_by(by: str) -> None:
+    if by not in ("rows", "columns"):
+        raise ValueError(f"by must be 'rows' or 'columns', got {by!r}")

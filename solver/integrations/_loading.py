@@ -22,9 +22,10 @@ from ._factors import Blocks, Factors
 from ._manifest import METHOD, report_beside
 from ._methods import take_over
 from ._modules import factored_layers, put, tied_linear
+from ._packed import PackedFactors
 from ._saving import NOTICE
 
-VERSION = 3  # 1 knew of no scaling, 2 of no clusters that are fixed
+VERSION = 4  # 1 knew of no scaling, 2 of no clusters that are fixed, 3 of no packed bits
 
 
 @register_quantization_config(METHOD)
@@ -110,6 +111,8 @@ class FactoredLoader(HfQuantizer):
         for part in model.modules():
             if isinstance(part, Factors):
                 part.places = part.places.int()  # of 16 bits in files of earlier versions
+            elif isinstance(part, PackedFactors):
+                part.refresh()
         # Factors train, cast and move as any parameters do, which transformers refuses for what it holds for quantised.
         model.is_quantized = False  # type: ignore[assignment]
         del model.quantization_method

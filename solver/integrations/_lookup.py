@@ -153,18 +153,18 @@ def lookup_backward(
     with in_own_dtype(ids.device):
         request = _prepare_request(ids, table, padding_idx)
         d = bases[0].shape[1]
-        summed = _scatter(gradient.reshape(-1, d), request.inverse, request.bounds[-1], request.padding)
+        summed = scatter(gradient.reshape(-1, d), request.inverse, request.bounds[-1], request.padding)
         spans = [summed[first:last] for first, last in pairwise(request.bounds)]
         of_blocks = []
         for block, V, own, positions in zip(blocks, bases, spans, request.positions, strict=True):
             if block.is_floating_point():
-                of_blocks.append(_scatter((own @ V.T).to(block.dtype), positions, len(block)))
+                of_blocks.append(scatter((own @ V.T).to(block.dtype), positions, len(block)))
         of_bases = [table.coefficients(c, request.positions[c]).T @ own for c, own in enumerate(spans)]
         of_offsets = [] if offsets is None else [torch.stack([own.sum(0) for own in spans])]
     return [*of_blocks, *of_bases, *of_offsets]
 
 
-def _scatter(gradient: Tensor, indices: Tensor, n: int, padding: int = -1) -> Tensor:
+def scatter(gradient: Tensor, indices: Tensor, n: int, padding: int = -1) -> Tensor:
     """Rows of the gradient added up by index, (n, ...): what an embedding's own gradient is."""
     return torch.ops.aten.embedding_dense_backward(gradient.contiguous(), indices, n, padding, False)
 

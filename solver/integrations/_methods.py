@@ -16,8 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ._embedding import SubspaceEmbedding
+from ._factors import Factors
 from ._linear import SubspaceLinear
 from ._modules import put
+from ._packed import PackedEmbedding, PackedFactors
 from ._resizing import resize
 from ._saving import completing, save_transformer
 
@@ -71,6 +73,7 @@ def get_resized_embeddings(
 ) -> nn.Module:
     """As in transformers, which says what new rows are; they are added exactly."""
     method = type(model)._get_resized_embeddings
+    _check_resizable(old, new_num_tokens)
     if not isinstance(old, SubspaceEmbedding):
         return method(model, old, new_num_tokens, pad_to_multiple_of, *args, **options)
     dense = nn.Embedding.from_pretrained(old.weight.detach())
@@ -84,6 +87,14 @@ def get_resized_embeddings(
     return old
 
 
+def _check_resizable(factors: nn.Module, n: int | None) -> None:
+    if isinstance(factors, PackedFactors) and n not in (None, factors.shape[0]):
+        raise ValueError(
+            f"a table in packed bits keeps its {factors.shape[0]} rows, and {n} were asked for; resize the model, and "
+            "compress it then"
+        )
+
+
 def get_resized_lm_head(
     model: Any, old: nn.Module, new_num_tokens: int | None = None, *args: Any, **options: Any
 ) -> nn.Module:
@@ -93,12 +104,14 @@ def get_resized_lm_head(
         return method(model, old, new_num_tokens, *args, **options)
     if old.by == "columns":
         raise ValueError("the head was compressed by columns, and its outputs are rows; load it dense to resize it")
+    _check_resizable(old.factors, new_num_tokens)
     before, rows = old.out_features, old.weight.detach()
     dense = nn.Linear(old.in_features, before, device="meta")
     dense.weight = nn.Parameter(nn.functional.pad(rows, (0, 0, 0, max(0, before - len(rows))))[:before])
     dense.register_parameter("bias", old.bias)
     resized: Any = method(model, dense, new_num_tokens, *args, **options)
-    if len(old.factors.places) != new_num_tokens:
+    if old.factors.shape[0] != new_num_tokens:
+        assert isinstance(old.factors, Factors)
         resize(old.factors, new_num_tokens, resized.weight[before:])
     old.out_features, old.bias = new_num_tokens, resized.bias
     return old
@@ -114,7 +127,7 @@ def tie_weights(model: Any, *args: Any, **options: Any) -> None:
     keys = type(model)._tied_weights_keys or ()
     if not getattr(model.config, "tie_word_embeddings", False) or not any(f"{name}.weight" in keys for name in names):
         return
-    if isinstance(embedding, SubspaceEmbedding) and getattr(head, "factors", None) is not embedding:
+    if isinstance(embedding, (SubspaceEmbedding, PackedEmbedding)) and getattr(head, "factors", None) is not embedding:
         tied: nn.Module = SubspaceLinear.tied_to(embedding)
     elif isinstance(embedding, nn.Embedding) and isinstance(head, SubspaceLinear):
         tied = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, device="meta")

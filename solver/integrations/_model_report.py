@@ -70,6 +70,9 @@ class ModuleReport:
         Rows with the largest share of the error.
     most_distorted : tuple of RowLoss
         Rows with the largest relative error of their own.
+    bits : float or None
+        Bits stored for each number, if that was the budget. ``n_parameters`` are then numbers of the table's dtype that
+        take as many bytes, and the SVD is the one of these.
     """
 
     name: str
@@ -92,6 +95,14 @@ class ModuleReport:
     seconds: float
     most_lost: tuple[RowLoss, ...]
     most_distorted: tuple[RowLoss, ...]
+    bits: float | None = None
+
+    @property
+    def size_told(self) -> str:
+        """What was spent, before and after, in what it was spent in."""
+        if self.bits is not None:
+            return f"{self.nbytes_before:,} bytes -> {self.nbytes:,}, {self.bits:.2f} bits a number,"
+        return f"{self.n_parameters_before:,} parameters -> {self.n_parameters:,}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,7 @@ class ModelReport:
         """
         modules = []
         for entry in facts["modules"]:
-            given = {f.name: _tuples(entry[f.name]) for f in fields(ModuleReport)}
+            given = {f.name: _tuples({"bits": None, **entry}[f.name]) for f in fields(ModuleReport)}
             for name in ("most_lost", "most_distorted"):
                 given[name] = tuple(RowLoss(**row) for row in entry[name])
             modules.append(ModuleReport(**given))
@@ -161,7 +172,7 @@ class ModelReport:
             kept = f", {m.n_exact} kept exactly" if m.n_exact else ""
             lines.append(f"  {' = '.join([m.name, *m.tied])}  ({m.kind} {m.shape[0]:,} x {m.shape[1]:,}{kept})")
             lines.append(
-                f"    {m.n_parameters_before:,} parameters -> {m.n_parameters:,} in {len(m.dims)} clusters; "
+                f"    {m.size_told} in {len(m.dims)} clusters; "
                 f"relative error {m.relative_error:.4f} (SVD {m.svd_relative_error:.4f})"
             )
             if m.weighted_error is not None:

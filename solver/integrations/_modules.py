@@ -13,9 +13,11 @@ from torch import nn
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors
 from ._linear import SubspaceLinear
+from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import scaling_of
 
 KINDS: tuple[Any, ...] = (nn.Embedding, nn.Linear)
+Layer = SubspaceEmbedding | PackedEmbedding | SubspaceLinear
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -48,7 +50,7 @@ class SharedTable:
     def tied(self) -> tuple[str, ...]:
         return tuple(name for name in self.holders if name != self.name)
 
-    def replacements(self, layer: SubspaceEmbedding | SubspaceLinear) -> dict[str, nn.Module]:
+    def replacements(self, layer: Layer) -> dict[str, nn.Module]:
         """What each holder becomes once the table is compressed to a layer; the factors are shared as the table was."""
         by_module: dict[int, nn.Module] = {}
         for module in self.holders.values():
@@ -56,7 +58,7 @@ class SharedTable:
                 by_module[id(module)] = self._replacement(module, layer)
         return {name: by_module[id(module)] for name, module in self.holders.items()}
 
-    def _replacement(self, module: Any, layer: SubspaceEmbedding | SubspaceLinear) -> nn.Module:
+    def _replacement(self, module: Any, layer: Layer) -> nn.Module:
         if isinstance(module, nn.Embedding):
             return layer
         head = layer if module is self.module else tied_linear(layer)
@@ -67,14 +69,10 @@ class SharedTable:
 
 def tied_linear(layer: nn.Module) -> SubspaceLinear:
     """Another linear layer with the factors of a layer, without a bias."""
-    if isinstance(layer, SubspaceEmbedding):
+    if isinstance(layer, (SubspaceEmbedding, PackedEmbedding)):
         return SubspaceLinear.tied_to(layer)
     assert isinstance(layer, SubspaceLinear)
-    factors = layer.factors
-    shapes = (layer.in_features, layer.out_features, factors.counts, factors.dims)
-    twin = SubspaceLinear(*shapes, by=layer.by, bias=False, device="meta")
-    twin.factors = factors
-    return twin
+    return SubspaceLinear.around(layer.factors, by=layer.by)
 
 
 def check_model(model: Any) -> None:
@@ -130,7 +128,7 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
 
 
 def _check_module(name: str, module: nn.Module) -> None:
-    if isinstance(module, (Factors, SubspaceLinear)):
+    if isinstance(module, (Factors, PackedFactors, SubspaceLinear)):
         raise ValueError(f"{name} is already compressed: {module!r}; load the original model to compress it anew")
     if not isinstance(module, KINDS):
         raise ValueError(
@@ -165,12 +163,12 @@ def put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
         setattr(model.get_submodule(parent), leaf, layer)
 
 
-def factored_layers(model: nn.Module) -> dict[str, SubspaceEmbedding | SubspaceLinear]:
+def factored_layers(model: nn.Module) -> dict[str, Layer]:
     """All factored layers of a model, by every name that they have."""
-    found: dict[str, SubspaceEmbedding | SubspaceLinear] = {}
+    found: dict[str, Layer] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         within = name.rpartition(".")[0] in found  # a linear layer's factors may be an embedding's
-        if isinstance(module, (SubspaceEmbedding, SubspaceLinear)) and not within:
+        if isinstance(module, Layer) and not within:
             found[name] = module
     return found
 

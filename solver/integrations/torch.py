@@ -11,5 +11,6 @@ except ImportError:
 
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
+from ._packed import PackedEmbedding
 
-__all__ = ["SubspaceEmbedding", "SubspaceLinear"]
+__all__ = ["PackedEmbedding", "SubspaceEmbedding", "SubspaceLinear"]

@@ -53,7 +53,8 @@ from ._linear import SubspaceLinear
 from ._loading import attach
 from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
-from ._modules import SharedTable, check_model, factored_layers, put, shared_tables, size
+from ._modules import Layer, SharedTable, check_model, factored_layers, put, shared_tables, size
+from ._packed import PackedFactors
 from ._saved import load_compressed, outer_models, save_compressed
 from ._saving import is_pipeline
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
@@ -68,6 +69,8 @@ def compress_model(
     ratio: float | None = None,
     *,
     n_parameters: int | None = None,
+    bits: float | None = None,
+    nbytes: int | None = None,
     texts: Iterable[str] | None = None,
     tokenizer: Any = None,
     token_weights: Any = None,
@@ -98,6 +101,10 @@ def compress_model(
         Share of each table's parameters to save, 0 <= ratio < 1. Give this, ``keep`` or ``n_parameters``.
     n_parameters : int, optional
         Parameters to spend, where there is one table. int8 storage takes a scale for each row in addition.
+    bits, nbytes : number, optional
+        Bits to spend for each number of a table, or bytes for all of it where there is one table, in place of those.
+        The layers are then a :class:`PackedEmbedding` and a :class:`SubspaceLinear` of packed bits. They train once
+        they are unfrozen.
     texts : iterable of str, optional
         Texts like those the model will read; a few thousand sentences do.
     tokenizer : optional
@@ -148,16 +155,18 @@ def compress_model(
     _check_unquantised(model)
     inputs, outputs = _token_modules(model)
     tables = shared_tables(model, _names(modules, inputs, model))
-    if n_parameters is not None and len(tables) > 1:
-        names = ", ".join(table.name for table in tables)
-        raise ValueError(f"n_parameters is for one table, but there are {len(tables)}: {names}; give ratio or keep")
+    for name, given, instead in (("n_parameters", n_parameters, "ratio or keep"), ("nbytes", nbytes, "bits")):
+        if given is not None and len(tables) > 1:
+            names = ", ".join(table.name for table in tables)
+            raise ValueError(f"{name} is for one table, but there are {len(tables)}: {names}; give {instead}")
     of_tokens = [table for table in tables if table.holders.keys() & {*inputs, *outputs}]
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
     rows = token_rows([len(table.module.weight) for table in of_tokens], token_weights, texts, tokenizer, exact_rows)
 
     before = size(model)
-    asked = {"n_parameters": n_parameters, "storage": storage, "k": k, "seed": seed, **options}
+    spent = {"n_parameters": n_parameters, "bits": bits, "nbytes": nbytes}
+    asked = {**spent, "storage": storage, "k": k, "seed": seed, **options}
     layers: dict[str, nn.Module] = {}
     reports = []
     for table in tables:
@@ -194,13 +203,13 @@ def _plain(value: Any) -> Any:
 
 def _compress_table(
     table: SharedTable, ratio: float | None, rows: TokenRows, options: Mapping[str, Any]
-) -> tuple[SubspaceEmbedding | SubspaceLinear, ModuleReport]:
+) -> tuple[Layer, ModuleReport]:
     begun = time.perf_counter()
     module, weights = table.module, rows.weights
     dense = module.weight.detach()
     by_columns = options.get("by") == "columns"
     values = (dense.T if by_columns else dense).to("cpu", torch.promote_types(dense.dtype, torch.float32)).numpy()
-    layer: SubspaceEmbedding | SubspaceLinear
+    layer: Layer
     try:
         baseline = Baseline(values, weights)
         if table.kind == "embedding":
@@ -211,7 +220,7 @@ def _compress_table(
             layer = SubspaceLinear.from_linear(module, ratio, sample_weight=weights, exact_rows=rows.exact, **options)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{table.name}: {error}") from error
-    factors = layer if isinstance(layer, SubspaceEmbedding) else layer.factors
+    factors = layer.factors if isinstance(layer, SubspaceLinear) else layer
     report = ModuleReport(
         name=table.name,
         kind=table.kind,
@@ -226,6 +235,7 @@ def _compress_table(
         dims=factors.dims,
         counts=factors.counts,
         storage=factors.storage,
+        bits=factors.bits if isinstance(factors, PackedFactors) else None,
         **baseline.compare(lambda start, stop: factors.rows(start, stop).cpu().numpy(), factors.n_parameters),
         seconds=time.perf_counter() - begun,
     )

@@ -1,0 +1,1 @@
+from kernels.cpu_trellis import *

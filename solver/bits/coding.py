@@ -1,0 +1,198 @@
+"""From a plan to what is stored: bases, coefficients by least squares for the bases as stored, and both once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import scipy.linalg
+
+from ksubspaces import kernels
+from ksubspaces.kernels.cpu_trellis import search
+
+from .levels import Code
+from .stored import SCALE_STEPS, decode_powers, encode_powers, join_nibbles, order_terms, pack_numbers
+from .transforms import CODED, TIERS, Plan, Rows
+
+RIDGE = 1e-6  # of least squares, as a share of the diagonal
+BLOCK = 1 << 14  # rows at a time
+
+
+@dataclass(eq=False)
+class _Cluster:
+    """What is coded of one cluster: its stored vectors V (m, d), and terms and rows of each of its groups."""
+
+    basis_bits: np.ndarray
+    rows: list[np.ndarray]
+    terms: list[np.ndarray]
+    bits: list[np.ndarray]  # (m,) of each group
+    V: np.ndarray = field(init=False)
+    basis_windows: np.ndarray = field(init=False)
+
+
+def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[str, np.ndarray], int, np.ndarray]:
+    """Arrays of :class:`.stored.Stored` by name but labels, gains and exact rows; ``scale_unit``; each row's group."""
+    code = replace(code, levels=tuple(_rounded(table) for table in code.levels))
+    parts, n = _clusters(rows, found, code), len(rows.A)
+    for turn in range(passes):
+        last = turn + 1 == passes
+        coded, scales = [], [_scales(rows.A, cluster, g) for cluster in parts for g in range(len(cluster.rows))]
+        scale_codes, unit = encode_powers(np.concatenate(scales), SCALE_STEPS)
+        sizes = np.cumsum([len(own) for own in scales])
+        own_scales = iter(np.split(decode_powers(scale_codes, unit, SCALE_STEPS), sizes[:-1]))
+        tally = _Tally(code)
+        for cluster, kind in zip(parts, found.kinds, strict=True):
+            m, d = cluster.V.shape
+            gram, cross = np.zeros((m, m)), np.zeros((m, d))
+            for own, terms, bits in zip(cluster.rows, cluster.terms, cluster.bits, strict=True):
+                scale, windows = next(own_scales), np.empty((len(own), len(terms)), np.uint16)
+                for start in range(0, len(own), BLOCK):
+                    part = slice(start, start + BLOCK)
+                    X = rows.A[own[part]]
+                    Z = _coefficients(X, cluster.V[terms]) / scale
+                    windows[part] = search(Z, bits[terms], code.levels)
+                    if not last:
+                        levels = tally.add(Z, windows[part], bits[terms])
+                        if kind == CODED:
+                            decoded = levels * scale
+                            weighted = (decoded * rows.weights[own[part], None]).astype(np.float32)
+                            gram[np.ix_(terms, terms)] += weighted.T @ decoded
+                            cross[terms] += weighted.T @ X
+                if last:
+                    coded.append(_pack(windows, bits[terms], code))
+            if not last and kind == CODED and m:
+                ridge = RIDGE * np.diag(gram) + np.finfo(np.float32).tiny
+                V = scipy.linalg.solve(gram + np.diag(ridge), cross, assume_a="pos")
+                _store_basis(cluster, V, kind, code)
+        if not last:
+            code = replace(code, levels=tally.fitted())
+    groups, clusters = np.zeros(n, np.int64), list[int]()
+    for c, cluster in enumerate(parts):
+        for own in cluster.rows:
+            groups[own] = len(clusters)
+            clusters.append(c)
+    bases = [c for c, kind in zip(parts, found.kinds, strict=True) if kind == CODED]
+    used = np.unique(np.concatenate([np.zeros(1, np.int64), *(b for c in parts for b in c.bits),
+                                     *(c.basis_bits for c in bases)]))  # fmt: skip
+    code = replace(code, levels=tuple(t if b in used else t[:1] for b, t in enumerate(code.levels)))
+    streams = [(c.basis_windows, c.basis_bits) for c in bases]
+    arrays: dict[str, np.ndarray] = {
+        "clusters": np.array(clusters, np.uint16),
+        "dims": np.array([len(c.V) for c in parts], np.uint16),
+        "kinds": np.array(found.kinds, np.uint8),
+        "basis_bits": join_nibbles(np.concatenate([np.zeros(0, np.int64), *(bits for _, bits in streams)])),
+        "basis_codes": _pack_bases(streams, code),
+        "bits": join_nibbles(np.concatenate([b for c in parts for b in c.bits])),
+        "scales": scale_codes,
+        "codes": np.concatenate(coded),
+        "windows": code.widths,
+        "levels": np.concatenate([np.zeros(0, np.float32), *(t for t in code.levels if t.size > 1)]).astype(np.float16),
+    }
+    return arrays, unit, groups
+
+
+def _rounded(levels: np.ndarray) -> np.ndarray:
+    return levels.astype(np.float16).astype(np.float32)
+
+
+def _clusters(rows: Rows, found: Plan, code: Code) -> list[_Cluster]:
+    groups, parts = kernels.group_rows(found.labels, len(found.bases)), []
+    for c, (layout, kind) in enumerate(zip(found.layouts, found.kinds, strict=True)):
+        own = groups.rows(c)
+        tiers = rows.tiers[own]
+        kept = layout.kept if kind == CODED else np.arange(layout.bits.shape[1])
+        present = [r for r in range(TIERS) if (tiers == r).any()]
+        bits = [layout.bits[r, kept] for r in present]
+        basis_bits = layout.basis_bits[kept] if kind == CODED else np.zeros(0, np.int64)
+        cluster = _Cluster(basis_bits, [own[tiers == r] for r in present], [order_terms(b) for b in bits], bits)
+        _store_basis(cluster, found.bases[c][kept], kind, code)
+        parts.append(cluster)
+    return parts
+
+
+def _store_basis(cluster: _Cluster, V: np.ndarray, kind: int, code: Code) -> None:
+    """Vectors as they come back from their codes, of a length near 1."""
+    if kind != CODED:
+        cluster.V = V
+        return
+    d, m = V.shape[1], len(cluster.basis_bits)
+    lengths = np.sqrt((V.astype(np.float64) ** 2).mean(axis=1, keepdims=True))
+    units = (V / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    windows = np.zeros((m, d), np.uint16)
+    stored = np.zeros((m, d), np.float32)
+    for b in np.unique(cluster.basis_bits).tolist():
+        at = cluster.basis_bits == b
+        windows[at] = search(units[at], np.full(d, b), code.levels)
+        stored[at] = code.levels[b][windows[at]] / np.float32(np.sqrt(d))
+    cluster.V, cluster.basis_windows = stored, windows
+
+
+def _coefficients(X: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """Of rows X (n, d) in vectors V (m, d), by least squares, (n, m) float32."""
+    if not len(V):
+        return np.zeros((len(X), 0), np.float32)
+    gram = V.astype(np.float64) @ V.T.astype(np.float64)
+    gram[np.diag_indices_from(gram)] *= 1 + RIDGE
+    gram[np.diag_indices_from(gram)] += np.finfo(np.float32).tiny
+    return (X @ scipy.linalg.solve(gram, V, assume_a="pos").T.astype(np.float32)).astype(np.float32)
+
+
+def _scales(A: np.ndarray, cluster: _Cluster, g: int) -> np.ndarray:
+    """Root mean square of each term's coefficients."""
+    own, terms = cluster.rows[g], cluster.terms[g]
+    squares = np.zeros(len(terms))
+    for start in range(0, len(own), BLOCK):
+        squares += np.square(_coefficients(A[own[start : start + BLOCK]], cluster.V[terms]), dtype=np.float64).sum(
+            axis=0
+        )
+    return np.sqrt(squares / len(own))
+
+
+class _Tally:
+    """Numbers that fell to each window, from which levels are fitted."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self.sums = [np.zeros(table.size) for table in code.levels]
+        self.counts = [np.zeros(table.size) for table in code.levels]
+
+    def add(self, Z: np.ndarray, windows: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        """Count numbers Z; what they are decoded to."""
+        decoded = np.empty_like(Z)
+        for b in np.unique(bits).tolist():
+            at, table = bits == b, self.code.levels[b]
+            own = windows[:, at]
+            decoded[:, at] = table[own]
+            self.sums[b] += np.bincount(own.ravel(), Z[:, at].ravel(), minlength=table.size)
+            self.counts[b] += np.bincount(own.ravel(), minlength=table.size)
+        return decoded
+
+    def fitted(self) -> tuple[np.ndarray, ...]:
+        """Levels that are the means of what fell to them; those of few numbers stay."""
+        found = []
+        for b, (table, sums, counts) in enumerate(zip(self.code.levels, self.sums, self.counts, strict=True)):
+            means = np.where(counts > FEWEST, sums / np.maximum(counts, 1), table)
+            if b and table.size == 1 << b:
+                means = np.sort(means)
+            found.append(_rounded(means.astype(np.float32)))
+        return tuple(found)
+
+
+FEWEST = 16
+
+
+def _pack(windows: np.ndarray, bits: np.ndarray, code: Code) -> np.ndarray:
+    """The newest bits of each window, as bytes."""
+    widths = code.widths[bits].astype(np.int64)
+    return pack_numbers(windows >> (widths - bits).astype(np.uint16), bits)
+
+
+def _pack_bases(streams: list[tuple[np.ndarray, np.ndarray]], code: Code) -> np.ndarray:
+    if not streams:
+        return np.zeros(0, np.uint8)
+    each = []
+    for windows, bits in streams:
+        for row, b in zip(windows, bits.tolist(), strict=True):
+            new = row >> np.uint16(int(code.widths[b]) - b)
+            each.append(((new[:, None] >> np.arange(b, dtype=np.uint16)) & 1).astype(np.uint8).ravel())
+    return np.packbits(np.concatenate([np.zeros(0, np.uint8), *each]), bitorder="little")
