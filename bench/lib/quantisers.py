@@ -98,7 +98,7 @@ def saved(factors: QuantizedFactorization) -> Code:
 
 
 def integers(A: np.ndarray, bits: int, group: int) -> Code:
-    """Groups of neighbouring numbers of a row, each with a float16 scale, as torchao, llm-compressor and onnxruntime do.
+    """Neighbouring numbers of a row in groups, a float16 scale for each, as torchao, llm-compressor and onnxruntime do.
 
     A level is (code - (2^bits - 1) / 2) * scale: evenly spaced and symmetric, of which the scale with the least squared
     error is searched. Groups at the end of a row may be shorter.

@@ -1,7 +1,7 @@
 """Three real embedding tables, how often their rows are used, and what a smaller table keeps of what they are used for.
 
-Three measures. Cosine: of sentence vectors (MiniLM), or of the means of bags of tokens, to the original's. Spearman: of
-the similarities of pairs of these. Recall@10: how many of a row's ten nearest by cosine are still among its ten nearest.
+Three measures. Cosine: of sentence vectors (MiniLM), or of the means of bags of tokens, to the original's. Spearman:
+of the similarities of pairs of these. Recall@10: how many of a row's ten nearest by cosine are still its ten nearest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`python -m bench bytes`: the front of bytes against what a table is used for, ours and every peer.
 
-Three real tables (lib/tables.py) are stored by every method (lib/quantisers.py) at several sizes, with three seeds where
-a method depends on chance. All bytes are counted: codes, codebooks, scales, labels, bases. What is measured is the table
-that the stored bytes decode to, after a check that it is the one the encoder meant.
+Three real tables (lib/tables.py) are stored by every method (lib/quantisers.py) at several sizes, with three seeds
+where a method depends on chance. All bytes are counted: codes, codebooks, scales, labels, bases. What is measured is
+the table that the stored bytes decode to, after a check that it is the one the encoder meant.
 
 Every finished point is kept in the user's cache, so that a run that was killed goes on where it was.
 """
