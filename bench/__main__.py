@@ -13,10 +13,13 @@ from . import COMPARISONS
 COMMANDS = {
     "rented": ("rented.command", "on a card that is rented for minutes: tests, rows, sanitizers"),
     "gpu": ("suites.gpu", "rows on a card, by name"),
+    "sanitize": ("suites.sanitize", "each operation under a tool of compute-sanitizer"),
+    "host": ("suites.host", "the host's share of a step on a card; takes no card"),
     "downstream": ("downstream.command", "MiniLM fine-tuned for sentiment, its table compressed in eight ways"),
     "token-weights": ("suites.token_weights", "which token weights keep an encoder's sentence vectors best"),
     "bytes": ("suites.bytes", "bytes against what a table is used for: three tables, every peer"),
     "show": ("lib.show", "the table of a results file"),
+    "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),
     "memory": ("lib.memory", "peak memory of one fit"),
     "whole-model": ("lib.whole_model", "seconds and peak memory of compressing a model's folder"),
 }

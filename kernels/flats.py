@@ -35,10 +35,17 @@ class Layout:
     d: int
     dims: tuple[int, ...]
 
-    @property
+    @cached_property
     def k(self) -> int:
         """Number of flats."""
         return len(self.dims)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.d, self.dims))
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -25,8 +25,9 @@ from .refit import eigenspaces
 from .seeding import Closest
 
 ROUGH = 1e-3  # a start need not have settled any better before it breathes
-ADDED_STEPS, LEFT_STEPS = 2, 2  # with the flats added, and without those taken away
+ADDED_STEPS, LEFT_STEPS = 1, 2  # with the flats added, and without those taken away
 DRAWN_BYTES = 64 << 20  # of second moments, or distances, of flats that are added at a time
+SAME = 2e-4  # share of the objective up to which a breath ended where it began: little is left, it counts threefold
 BLOCK_ROWS = 4096  # whose distances to all flats are held at a time
 
 Run = Callable[[Problem, State, int], State]
@@ -39,7 +40,7 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
     A step counts as one if it is one of k flats; with more flats it counts in proportion.
     """
     k = problem.k
-    m = min(k, len(problem.X) - k) if _can_gain(problem) else 0
+    m = most = min(k, len(problem.X) - k) if _can_gain(problem) else 0
     while m >= 1 and not state.stopped:
         while m > 1 and cost(m, k) > steps:
             m //= 2
@@ -56,11 +57,13 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
             return
         left, flats = take_away(problem, larger, settled)
         new = run(problem, State(left, flats.bases), LEFT_STEPS)
+        if abs(new.objective - state.objective) <= SAME * state.objective:
+            steps -= 2 * cost(m, k)
         if new.objective < state.objective:
             history = (*state.history, *(f for f in new.history if f < state.objective))
             state = replace(new, history=history, n_reseeded=state.n_reseeded + new.n_reseeded, converged=False)
         else:
-            state, m = replace(state, stopped=new.stopped), m // 2
+            state, m = replace(state, stopped=new.stopped), m // 2 if m // 2 > most // 16 else most
         yield state
 
 

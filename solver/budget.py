@@ -21,7 +21,6 @@ from ksubspaces.kernels import Flats, layout_of
 
 from .alternation import alternate
 from .arrays import AnyArray, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
-from .bits.compression import quantize
 from .bits.quantized import QuantizedFactorization
 from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .factorization import Factorization, factorize, row_numbers
@@ -177,6 +176,8 @@ def compress(  # type: ignore[misc]
                 raise ValueError(
                     f"{name} is for factors of numbers; with a budget in bits it is found, so leave it out"
                 )
+        from .bits.compression import quantize
+
         return quantize(
             A,
             bits=bits,

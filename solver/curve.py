@@ -17,7 +17,7 @@ from .checks import Seed, check_weights
 from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown
-from .result import Record
+from .result import UNKNOWN
 from .storage import write_whole
 
 __all__ = ["CompressionCurve", "CurvePoint", "compression_curve"]
@@ -357,7 +357,7 @@ def truncate_svd(svd: Factorization, budget: int) -> Factorization | None:
     if rank < min(1, svd.dims[0]):
         return None
     blocks, bases = [svd.blocks[0][:, :rank], *svd.blocks[1:]], [svd.bases[0][:rank], *svd.bases[1:]]
-    return replace(svd, blocks=blocks, bases=bases, record=Record())
+    return replace(svd, blocks=blocks, bases=bases, record=UNKNOWN)
 
 
 def _path(ratios: Iterable[float], n: int, d: int) -> dict[float, int]:

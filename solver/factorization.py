@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,7 @@ from .arrays import (
     computing,
     entered,
     import_array,
-    move,
     namespace,
-    place,
     row_blocks,
     scaled,
     to_numpy,
@@ -32,11 +29,12 @@ from .arrays import energy as total_energy
 from .checks import check_matrix, check_weights
 from .coefficients import split_coefficients
 from .deprecated import Error
-from .result import Record, Result
-from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+from .result import UNKNOWN, Record, Result, share
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+RECORDED = ("relative_error", "energy", "history", "converged")  # in a file
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,9 +50,8 @@ class Factorization(Result):
     bases : list of k arrays (j_c, d)
     offsets : (k, d) array or None
     record : Record
-        How the fit went, which ``objective``, ``energy``, ``relative_error``, ``history``, ``converged`` and
-        ``seconds`` tell as those of :class:`Subspaces` do. NaN, empty and false where that is not known: in factors
-        put together by hand or out of a layer, and in files of version 0.1.
+        How the fit went; ``objective``, ``history`` and the other properties tell it. NaN, empty and false where that
+        is not known: in factors put together by hand or out of a layer, and in files of version 0.1.
 
     Examples
     --------
@@ -72,8 +69,11 @@ class Factorization(Result):
     blocks: list[AnyArray]
     bases: list[AnyArray]
     offsets: AnyArray | None = None
-    home: Home = field(default=NUMPY, compare=False)
-    record: Record = field(default=Record(), compare=False)
+    home: Home = NUMPY
+    record: Record = UNKNOWN
+
+    _KIND = "Factorization"
+    _ARRAYS = ("labels", "blocks", "bases", "offsets")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,41 +93,8 @@ class Factorization(Result):
 
     @property
     def relative_error(self) -> float:
-        """``objective / energy``, of the rows and with the weights that were factored; 0 when the energy is 0."""
+        """``objective / energy``; 0 when both are 0."""
         return Error(self.record.relative_error, self.measure_error)
-
-    @property
-    def energy(self) -> float:
-        """``sum_i w_i |x_i|^2`` of those rows, in float64."""
-        return self.record.energy
-
-    @property
-    def objective(self) -> float:
-        """``sum_i w_i |x_i - row i decoded|^2`` of those rows, in float64."""
-        return self.record.relative_error * self.record.energy
-
-    @property
-    def history(self) -> list[float]:
-        """Objective of the start, and after each step of the run that won; it rises where a split is tried in vain."""
-        return self.record.history
-
-    @property
-    def n_iter(self) -> int:
-        """Length of ``history``."""
-        return len(self.history)
-
-    @property
-    def converged(self) -> bool:
-        """Whether the stopping rule was met, not ``max_iter``."""
-        return self.record.converged
-
-    @property
-    def seconds(self) -> float:
-        """Of the fit; NaN in a result that was loaded."""
-        return self.record.seconds
-
-    def _arrays(self) -> list[Array]:
-        return [*super()._arrays(), *self.blocks]
 
     @property
     def coefficients(self) -> Coefficients:
@@ -237,72 +204,25 @@ class Factorization(Result):
             V = np.concatenate([V, own.offsets])
         return csr_array((values, columns, indptr), shape=(n, len(V))), V
 
-    def to(self, target: str) -> Factorization:
-        """The same factors as another kind of array ("numpy", "torch", "cupy") or on another device ("cpu", "cuda")."""
-        home, own = move(self.home, target), self._local
+    def _stored(self) -> dict[str, np.ndarray]:
+        return {**super()._stored(), "coefficients": np.concatenate([block.ravel() for block in self.blocks])}
 
-        def moved(part: Array) -> Array:
-            return home.back(place(part, home.device))
-
-        return Factorization(
-            moved(own.labels),
-            [moved(block) for block in own.blocks],
-            [moved(V) for V in own.bases],
-            None if own.offsets is None else moved(own.offsets),
-            home,
-            self.record,
-        )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save to a safetensors file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder is missing, read-only or full; a file that was there before is left as it was.
-        ValueError
-            When there are numbers that are not finite.
-        """
-        own = self.to("numpy")
-        arrays = {
-            **stack_bases(own.bases),
-            "coefficients": np.concatenate([block.ravel() for block in own.blocks]),
-            "labels": pack_labels(own.labels, len(own.bases)),
-        }
-        if own.offsets is not None:
-            arrays["offsets"] = own.offsets
-        save_arrays(path, "Factorization", arrays, {"ratio": self.ratio, **self.record.facts()})
+    def _facts(self) -> dict[str, Any]:
+        """Nothing of the record unless it is known."""
+        own = {name: getattr(self.record, name) for name in RECORDED}
+        known = np.isfinite([own["relative_error"], own["energy"], *own["history"]]).all()
+        return {"ratio": self.ratio, **(own if known else {})}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Factorization:
-        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
-
-        Parameters
-        ----------
-        path : path
-        verify : bool, default True
-            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
-
-        Raises
-        ------
-        OSError, ValueError
-            When there is no such file, or it is damaged or holds something else.
-        """
-        arrays, facts = load_arrays(path, "Factorization", verify)
-        with reading(path):
-            bases, dims, flat = split_bases(arrays), arrays["dims"].tolist(), arrays["coefficients"]
-            labels = unpack_labels(arrays["labels"], len(bases))
-            counts = np.bincount(labels, minlength=len(bases)).tolist()
-            size = sum(m * j for m, j in zip(counts, dims, strict=True))
-            if flat.shape != (size,) or flat.dtype.kind != "f":
-                raise ValueError(f"coefficients must be {size} numbers, got {flat.dtype} of shape {flat.shape}")
-            return cls(
-                labels,
-                split_coefficients(flat, counts, dims),
-                bases,
-                arrays.get("offsets"),
-                record=Record.from_facts(facts),
-            )
+    def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> Factorization:
+        dims, flat = arrays["dims"].tolist(), arrays["coefficients"]
+        counts = np.bincount(parts["labels"], minlength=len(dims)).tolist()
+        size = sum(m * j for m, j in zip(counts, dims, strict=True))
+        if flat.shape != (size,) or flat.dtype.kind != "f":
+            raise ValueError(f"coefficients must be {size} numbers, got {flat.dtype} of shape {flat.shape}")
+        known = set(RECORDED) <= facts.keys()
+        record = Record.from_facts({name: facts[name] for name in RECORDED}) if known else UNKNOWN
+        return cls(blocks=split_coefficients(flat, counts, dims), **parts, record=record)
 
     def __repr__(self) -> str:
         n, d = self.shape
@@ -394,7 +314,7 @@ def factorize(
 
 def _recorded(squares: Array, energy: float, unit: float, exponent: int) -> Record:
     """What is known of factors whose rows ``2^exponent X`` leave these weighted squares of X's energy."""
-    error = float(squares.sum(dtype=np.float64))
+    error = share(float(squares.sum(dtype=np.float64)), energy)
     with np.errstate(over="ignore"):
         own = float(np.ldexp(unit * energy, 2 * exponent))
-    return Record(error / energy if energy > 0 else (0.0 if error == 0 else float("inf")), own)
+    return Record(error * own, own, error)

@@ -22,6 +22,7 @@ from .breathing import ROUGH, breathe
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
+from .result import Record, share
 from .seeding import STARTS, given_labels
 from .subspaces import Subspaces
 
@@ -54,11 +55,12 @@ class Plan(NamedTuple):
 
 PLANS = (
     Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
-    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 45, 90),
-    Plan(128, ("k-means", "k-means++"), ("k-means++",), 26, 60),
+    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 44, 90),
+    Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
 )
 RACE_STEPS = 3
+POINTS = 2.5  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
 SEARCHES = ("auto", "breathing", "starts")
 
 Start = Callable[[Problem, np.random.Generator], Array]
@@ -253,18 +255,18 @@ def fit_subspaces(
         best, flats, labels, objective = fit_problem(
             problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
         )
-        return Subspaces(
-            [home.back(V) for V in flats.layout.split(flats.bases)],
-            None if flats.offsets is None else home.back(scaled(flats.offsets, exponent)),
-            home.back(labels),
+        record = Record(
             objective,
             total,
+            share(objective, total),
             list(best.history),
             best.converged,
             best.n_reseeded,
-            home,
             time.perf_counter() - begun,
         )
+        offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
+        bases = [home.back(V) for V in flats.layout.split(flats.bases)]
+        return Subspaces(bases, offsets, home.back(labels), home, record)
 
 
 def fit_problem(
@@ -320,7 +322,8 @@ def fit_problem(
         number = winner
         best = run(problem, best, max_iter, rough)
         if breathes and best.converged and not best.stopped:
-            breath, allowed = 1, plan.breaths + (effort - 1) * plan.whole
+            allowed = (plan.breaths + (effort - 1) * plan.whole) * (1 if any(problem.dims) else POINTS)
+            breath = 1
             try:
                 for found in breathe(problem, best, next(seeds), allowed, run):
                     best, breath = found, breath + 1

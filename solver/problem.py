@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ class Problem:
     def k(self) -> int:
         return len(self.dims)
 
-    @property
+    @cached_property
     def least(self) -> np.ndarray:
         """Rows that each flat passes through, whatever they are: j, or j + 1 if affine; (k,) int64."""
         return np.array(self.dims, np.int64) + self.affine

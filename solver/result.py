@@ -1,15 +1,58 @@
-"""What :class:`Subspaces` and :class:`Factorization` tell alike: their sizes, and how the fit went."""
+"""What :class:`Subspaces` and :class:`Factorization` have alike: sizes, the record of the fit, moves, files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from .arrays import AnyArray
+from .arrays import AnyArray, Home, import_array, move, place
 from .coefficients import count_parameters
+from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+
+R = TypeVar("R", bound="Result")
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a fit went, and how near its rows came; by default, that this is not known.
+
+    The results tell its attributes as their own.
+    """
+
+    objective: float = float("nan")
+    energy: float = float("nan")
+    relative_error: float = float("nan")
+    history: list[float] = field(default_factory=list)
+    converged: bool = False
+    n_reseeded: int = 0
+    seconds: float = float("nan")
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Record:
+        """What a file tells of a fit: its energy, and its objective or relative error, of which the other follows."""
+        told = facts["relative_error"] if "relative_error" in facts else facts["objective"]
+        energy, history = facts["energy"], facts["history"]
+        if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in [told, energy, *history]):
+            raise ValueError("errors, objective, energy and history must be finite numbers")
+        other = {"objective": told * energy} if "relative_error" in facts else {"relative_error": share(told, energy)}
+        record = cls(**facts, **other)
+        if not isinstance(record.converged, bool):
+            raise ValueError("converged must be true or false")
+        if not isinstance(record.n_reseeded, int):
+            raise ValueError("n_reseeded must be a whole number")
+        return record
+
+
+UNKNOWN = Record()
+
+
+def share(error: float, energy: float) -> float:
+    """``error / energy``; 0 when both are 0."""
+    return error / energy if energy > 0 else (0.0 if error == 0 else float("inf"))
 
 
 class Result:
@@ -18,6 +61,12 @@ class Result:
     bases: list[AnyArray]
     offsets: AnyArray | None
     labels: AnyArray
+    home: Home
+    record: Record
+
+    _KIND: ClassVar[str]  # in files
+    _ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "bases", "offsets")
+
     if TYPE_CHECKING:
 
         @property
@@ -46,40 +95,112 @@ class Result:
     @property
     def nbytes(self) -> int:
         """Bytes that the arrays take in memory."""
-        return sum(int(array.nbytes) for array in self._arrays())
+        return sum(int(array.nbytes) for name in self._ARRAYS for array in _each(getattr(self, name)))
 
-    def _arrays(self) -> list[AnyArray]:
-        return [self.labels, *self.bases, *([] if self.offsets is None else [self.offsets])]
+    @property
+    def objective(self) -> float:
+        """``sum_i w_i |x_i - its point|^2`` in float64, with the point of its flat that stands for each row fitted."""
+        return self.record.objective
 
+    @property
+    def energy(self) -> float:
+        """``sum_i w_i |x_i|^2`` of those rows, in float64."""
+        return self.record.energy
 
-@dataclass(frozen=True)
-class Record:
-    """How the fit of a factorization went, and how near its rows came; by default, that this is not known."""
+    @property
+    def relative_error(self) -> float:
+        """``objective / energy``; 0 when both are 0."""
+        return self.record.relative_error
 
-    relative_error: float = float("nan")
-    energy: float = float("nan")
-    history: list[float] = field(default_factory=list)
-    converged: bool = False
-    seconds: float = float("nan")
+    @property
+    def history(self) -> list[float]:
+        """Objective after each step of the run that won, in the precision of the computation.
 
-    def facts(self) -> dict[str, Any]:
-        """What is kept in a file: nothing of the time it took, nor of an error that is no number."""
-        known = np.isfinite([self.relative_error, self.energy, *self.history]).all()
-        return {name: value for name, value in asdict(self).items() if known and name != "seconds"}
+        It never rises, up to rounding (1e-6 of ``energy`` in float32), except where ``compress`` tries a split in vain.
+        A last refit and assignment in float64 follow it, so ``objective`` may be a little lower still.
+        """
+        return self.record.history
+
+    @property
+    def n_iter(self) -> int:
+        """Length of ``history``."""
+        return len(self.history)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met, not ``max_iter`` or a callback."""
+        return self.record.converged
+
+    @property
+    def n_reseeded(self) -> int:
+        """How many times a cluster with fewer rows than its flat passes through anyway was filled with others."""
+        return self.record.n_reseeded
+
+    @property
+    def seconds(self) -> float:
+        """Of the fit; NaN in a result that was loaded."""
+        return self.record.seconds
+
+    def to(self: R, target: str) -> R:
+        """The same as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""
+        home = move(self.home, target)
+
+        def moved(part: AnyArray) -> AnyArray:
+            if isinstance(part, list):
+                return [moved(array) for array in part]
+            return None if part is None else home.back(place(import_array(part, "array"), home.device))
+
+        return replace(self, home=home, **{name: moved(getattr(self, name)) for name in self._ARRAYS})  # type: ignore[type-var]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to a safetensors file, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            When the folder is missing, read-only or full; a file that was there before is left as it was.
+        ValueError
+            When there are numbers that are not finite.
+        """
+        save_arrays(path, self._KIND, self.to("numpy")._stored(), self._facts())
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Record:
-        """The inverse; nothing is known of files that were written before there were records."""
-        names = ("relative_error", "energy", "history", "converged")
-        if not set(names) <= facts.keys():
-            return cls()
-        check_facts([facts["relative_error"], facts["energy"]], facts["history"], facts["converged"])
-        return cls(**{name: facts[name] for name in names})
+    def load(cls: type[R], path: str | os.PathLike[str], *, verify: bool = True) -> R:
+        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool, default True
+            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
+
+        Raises
+        ------
+        OSError, ValueError
+            When there is no such file, or it is damaged or holds something else.
+        """
+        arrays, facts = load_arrays(path, cls._KIND, verify)
+        with reading(path):
+            bases = split_bases(arrays)
+            labels = unpack_labels(arrays["labels"], len(bases))
+            return cls._restored(arrays, facts, bases=bases, offsets=arrays.get("offsets"), labels=labels)
+
+    def _stored(self) -> dict[str, np.ndarray]:
+        """What is saved of a result in NumPy's arrays."""
+        arrays = {**stack_bases(self.bases), "labels": pack_labels(self.labels, self.k)}
+        return arrays if self.offsets is None else {**arrays, "offsets": self.offsets}
+
+    if TYPE_CHECKING:
+
+        def _facts(self) -> dict[str, Any]:
+            """What is saved of the record."""
+
+        @classmethod
+        def _restored(cls: type[R], arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> R:
+            """A result of its parts and of what a file holds beside them."""
 
 
-def check_facts(numbers: list[Any], history: Any, converged: Any) -> None:
-    """What a file tells of a fit is of the kind that a fit tells."""
-    if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in [*numbers, *history]):
-        raise ValueError("errors, objective, energy and history must be finite numbers")
-    if not isinstance(converged, bool):
-        raise ValueError("converged must be true or false")
+def _each(part: AnyArray) -> Iterator[AnyArray]:
+    """An array, or those of a list."""
+    if part is not None:
+        yield from part if isinstance(part, list) else [part]

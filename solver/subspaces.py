@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +22,6 @@ from .arrays import (
     enter,
     entered,
     import_array,
-    move,
     namespace,
     place,
     scaled,
@@ -33,8 +31,7 @@ from .checks import check_labels, check_matrix
 from .coefficients import split_coefficients
 from .deprecated import Counts
 from .factorization import Factorization, factorize
-from .result import Result, check_facts
-from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+from .result import UNKNOWN, Record, Result
 
 GATHERED = 8192  # rows at a time
 
@@ -53,45 +50,17 @@ class Subspaces(Result):
         mu_c if affine, else ``None``.
     labels : (n,) int32 array
         Nearest flat of each row; the lowest number on a tie.
-    objective : float
-        ``sum_i w_i |x_i - mu - V^T V (x_i - mu)|^2`` with the flat of each row's label, in float64.
-    energy : float
-        ``sum_i w_i |x_i|^2`` in float64.
-    history : list of float
-        Objective after each step of the start that won, in the precision of the computation; it never rises, up to
-        rounding of the distances: about 1e-6 of ``energy`` in float32. The last refit and assignment, in float64,
-        follow it, so ``objective`` may be a little lower still.
-    n_iter : int
-        Steps taken: the length of ``history``.
-    converged : bool
-        Whether the stopping rule was met, not ``max_iter``, a callback or an exhausted budget.
-    n_reseeded : int
-        How many times a cluster that had run empty (or had fewer rows than its flat could pass through anyway) was
-        filled with the rows of largest residual.
-    seconds : float
-        Of the fit; NaN in a result that was loaded.
+    record : Record
+        How the fit went; ``objective``, ``history`` and the other properties tell it.
     """
 
     bases: list[AnyArray]
     offsets: AnyArray | None
     labels: AnyArray
-    objective: float
-    energy: float
-    history: list[float]
-    converged: bool
-    n_reseeded: int
-    home: Home = field(default=NUMPY, compare=False)
-    seconds: float = float("nan")
+    home: Home = NUMPY
+    record: Record = UNKNOWN
 
-    @property
-    def n_iter(self) -> int:
-        """Steps of the alternation."""
-        return len(self.history)
-
-    @property
-    def relative_error(self) -> float:
-        """``objective / energy``; 0 when the energy is 0."""
-        return self.objective / self.energy if self.energy > 0 else 0.0
+    _KIND = "Subspaces"
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -230,65 +199,19 @@ class Subspaces(Result):
         with self._entered(X) as (array, home, exponent):
             rows, flats = scaled(array, -exponent), self._at(exponent)
             factors = factorize(rows, kernels.assign(rows, flats)[0], flats, home, exponent)
-        record = replace(factors.record, history=self.history, converged=self.converged, seconds=self.seconds)
+        own = factors.record
+        record = replace(self.record, objective=own.objective, energy=own.energy, relative_error=own.relative_error)
         return replace(factors, record=record)
 
-    def to(self, target: str) -> Subspaces:
-        """The same result as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""
-        home = move(self.home, target)
-
-        def moved(x: Any) -> Any:
-            return None if x is None else home.back(_as_is(x, home))
-
-        return replace(
-            self,
-            bases=[moved(V) for V in self.bases],
-            offsets=moved(self.offsets),
-            labels=moved(self.labels),
-            home=home,
-        )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save to a safetensors file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder is missing, read-only or full; a file that was there before is left as it was.
-        ValueError
-            When there are numbers that are not finite.
-        """
-        own = self.to("numpy")
-        arrays = {**stack_bases(own.bases), "labels": pack_labels(own.labels, self.k)}
-        if own.offsets is not None:
-            arrays["offsets"] = own.offsets
-        names = ("objective", "energy", "history", "converged", "n_reseeded")
-        save_arrays(path, "Subspaces", arrays, {name: getattr(self, name) for name in names})
+    def _facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("objective", "energy", "history", "converged", "n_reseeded")}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Subspaces:
-        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
-
-        Parameters
-        ----------
-        path : path
-        verify : bool, default True
-            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
-
-        Raises
-        ------
-        OSError, ValueError
-            When there is no such file, or it is damaged or holds something else.
-        """
-        arrays, facts = load_arrays(path, "Subspaces", verify)
-        with reading(path):
-            bases = split_bases(arrays)
-            if (most := max(map(len, bases))) > bases[0].shape[1]:
-                raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")
-            check_facts([facts["objective"], facts["energy"]], facts["history"], facts["converged"])
-            if not isinstance(facts["n_reseeded"], int):
-                raise ValueError("n_reseeded must be a whole number")
-            return cls(bases, arrays.get("offsets"), unpack_labels(arrays["labels"], len(bases)), **facts)
+    def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> Subspaces:
+        bases = parts["bases"]
+        if (most := max(map(len, bases))) > bases[0].shape[1]:
+            raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")
+        return cls(**parts, record=Record.from_facts(facts))
 
     def __repr__(self) -> str:
         dims = f"j={self.dims[0]}" if len(set(self.dims)) == 1 else f"j={min(self.dims)}..{max(self.dims)}"
@@ -299,8 +222,3 @@ class Subspaces(Result):
             f"Subspaces({self.k} {flats} of dimension {dims} in R^{self.d}, {self.labels.shape[0]} rows, "
             f"relative error {self.relative_error:.4g}, {state} after {steps})"
         )
-
-
-def _as_is(x: Any, home: Home) -> Array:
-    """x as a NumPy or CuPy array of its own dtype on the home's device."""
-    return place(import_array(x, "array"), home.device)

@@ -15,9 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from .text_tables import WORDS, has_words, read_csv, read_words
+
 __all__ = ["read_table"]
 
-_HOW = "give a .npy file, a .npz file as file.npz::name, or a safetensors file as model.safetensors::tensor_name"
+_HOW = (
+    "give a .npy file, a .npz file as file.npz::name, a safetensors file as model.safetensors::tensor_name, "
+    "a .csv file, or vectors of words as text, .txt or .vec"
+)
+_ENDINGS = {".npy", ".npz", ".safetensors", ".csv", *WORDS}
 _NUMPY_TYPES = {"F64", "F32", "F16", "BOOL", *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64))}
 
 
@@ -27,8 +33,9 @@ def read_table(spec: str) -> NDArray[Any]:
     Parameters
     ----------
     spec : str
-        ``x.npy``, ``x.npz::name`` or ``x.safetensors::tensor_name``. The name may be left out where the file holds
-        exactly one 2-D array. Nothing in the file is executed: pickled arrays are refused.
+        ``x.npy``, ``x.npz::name``, ``x.safetensors::tensor_name``, ``x.csv``, or vectors of words as text (``x.txt``,
+        ``x.vec``). The name may be left out where the file holds exactly one 2-D array. Nothing in the file is
+        executed: pickled arrays are refused.
 
     Returns
     -------
@@ -56,7 +63,22 @@ def read_table(spec: str) -> NDArray[Any]:
         return _read_npz(path, name)
     if path.suffix == ".safetensors":
         return _read_safetensors(path, name)
+    if path.suffix == ".csv" or has_words(path):
+        if name:
+            raise ValueError(f"{path} holds one table without a name: leave out '::{name}'")
+        return read_csv(path) if path.suffix == ".csv" else read_words(path)[1]
+    if path.suffix == ".kv":
+        raise ValueError(
+            f"{path} of gensim holds pickles, which can run code; "
+            "write it as text: vectors.save_word2vec_format('vectors.vec')"
+        )
     raise ValueError(f"cannot tell what kind of file {path} is by its ending: {_HOW}")
+
+
+def is_table(spec: str) -> bool:
+    """Whether it names a file of a table by its ending, there or not, and not a folder."""
+    path, _ = _split(spec)
+    return path.suffix in _ENDINGS and not path.is_dir()
 
 
 def _split(spec: str) -> tuple[Path, str]:
@@ -67,7 +89,7 @@ def _split(spec: str) -> tuple[Path, str]:
 
 
 def _tables_in(folder: Path) -> str:
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in {".npy", ".npz", ".safetensors"})
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in _ENDINGS)
     return f" (in this folder: {', '.join(found[:8])}{', ...' if len(found) > 8 else ''})" if found else ""
 
 

@@ -56,7 +56,8 @@ class Counts:
 
     def now(self) -> Counts:
         """A copy, and what the clock says."""
-        return Counts(*(part.copy() for part in self._all), self.seconds + time.thread_time())
+        parts = (part.copy() for part in self._all)
+        return Counts(*parts, self.seconds + time.thread_time(), set(self.variants))
 
     @property
     def _all(self) -> tuple[Counter[str], ...]:

@@ -14,21 +14,22 @@ from contract.problems import packed_rows
 from transfers import converted
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats
+from ksubspaces.kernels import Flats, cuda
 
 LOOKUP = importlib.import_module("ksubspaces.kernels.cuda.lookup")  # the module, whose function has the same name
 
-# (n, d, dims, dtype, affine): one row; ragged; complements and odd rows; many flats; float64; more than 128 columns
+# (n, d, dims, dtype, affine): ragged; complements and odd rows; many flats; float64; more than 128 columns; one row
 SHAPES = [
-    (1, 1, [1], np.float32, False),
     (300, 33, [2, 20, 33, 0], np.float32, True),
     (515, 101, [51, 8, 99], np.float32, False),
     (700, 64, [8] * 37, np.float32, False),
     (257, 7, [3, 7, 0], np.float64, True),
     (150, 130, [66, 5], np.float32, True),
+    (1, 1, [1], np.float32, False),
 ]
 DONE = "each operation ran on each shape"
-SECONDS = 60  # after which the program ends itself, wherever it is; a sanitizer took about 7 on an H100
+RAN = "ran "
+SECONDS = 120  # after which the program ends itself, wherever it is
 
 
 def run(xp):
@@ -94,11 +95,25 @@ def look_up(xp, rng, n, dims, labels, bases, offsets):
             kernels.lookup(xp.asarray(rng.integers(0, n, 200)), factors)
 
 
+def telling(name, operation, synchronize):
+    """The operation, which says when it has run, so that a sanitizer's reports are known to be of it."""
+
+    def run_and_tell(*args, **kwargs):
+        result = operation(*args, **kwargs)
+        synchronize()
+        sys.stdout.write(f"{RAN}{name}\n")
+        sys.stdout.flush()
+        return result
+
+    return run_and_tell
+
+
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     import cupy
 
     cupy.cuda.set_allocator(None)  # each array in memory of its own, so that reading past its end shows
+    for operation in cuda.__all__:
+        setattr(kernels, operation, telling(operation, getattr(kernels, operation), cupy.cuda.Device().synchronize))
     run(cupy)
-    cupy.cuda.Device().synchronize()
     sys.stdout.write(f"{DONE}\n")

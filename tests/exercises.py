@@ -17,19 +17,15 @@ from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
 from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power, screen
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
-PRECISIONS = {"fp32": np.float32, "fp16x3": np.float32, "float64": np.float64}
+DTYPES = (np.float32, np.float64)
 SMALL = loader.Limits(shared_memory=65536, multiprocessors=132)  # rows do not stay in shared memory
 RAGGED = [3, 0, 50, 9, 150, 1, 0, 41, 80, 2, 35, 0, 30, 83, 38, 0]
 
 
-def options(precision):
-    return {} if precision == "float64" else {"precision": precision}
-
-
-def check_assign(X, flats, precision="fp32", penalty=None, weights=None, tol=None):
+def check_assign(X, flats, penalty=None, weights=None, tol=None):
     """Compare labels, residuals and distances with the reference's."""
     tol = (tol or tolerance(X.dtype)) * (scale(X) + (penalty is not None))
-    labels, residuals = cuda_assign.assign(X, flats, penalty, weights, **options(precision))
+    labels, residuals = cuda_assign.assign(X, flats, penalty, weights)
     distances = reference.sqdistances(X, flats)
     cost = distances if weights is None else weights[:, None] * distances
     assert_labels(labels, cost if penalty is None else cost + penalty, tol)
@@ -37,23 +33,23 @@ def check_assign(X, flats, precision="fp32", penalty=None, weights=None, tol=Non
     assert np.all(residuals >= 0)
     chosen = distances[np.arange(len(X)), labels]
     np.testing.assert_allclose(residuals, chosen, rtol=0, atol=tol)
-    np.testing.assert_allclose(cuda_assign.sqdistances(X, flats, **options(precision)), distances, rtol=0, atol=tol)
+    np.testing.assert_allclose(cuda_assign.sqdistances(X, flats), distances, rtol=0, atol=tol)
 
 
 def exercise_assign():
     """Small problems that between them use every line of the kernels."""
-    for limits, precision in ((SMALL, "fp32"), (H100, "fp16x3"), (SMALL, "float64"), (H100, "fp32"), (SMALL, "fp16x3")):
+    for limits, dtype in ((SMALL, np.float32), (SMALL, np.float64), (H100, np.float32)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loader, "limits", lambda limits=limits: limits)
-            X, flats, rng = problem(150, 83, RAGGED, PRECISIONS[precision], True)
+            X, flats, rng = problem(150, 83, RAGGED, dtype, True)
             penalty, weights = rng.random(len(RAGGED)), rng.random(len(X))
-            check_assign(X, flats, precision, penalty, weights)
-            X, flats, rng = problem(140, 24, [5, 14, 11], PRECISIONS[precision], False)
-            check_assign(X, flats, precision)
+            check_assign(X, flats, penalty, weights)
+            X, flats, rng = problem(140, 24, [5, 14, 11], dtype, False)
+            check_assign(X, flats)
             (basis,) = random_bases(rng, 24, [5], X.dtype)
             on_flat = (100 * rng.normal(size=(50, len(basis))) @ basis).astype(X.dtype)
-            check_assign(on_flat, Flats.from_bases([basis]), precision)
-            labels, _ = cuda_assign.assign(on_flat, Flats.from_bases([basis] * 80), **options(precision))
+            check_assign(on_flat, Flats.from_bases([basis]))
+            labels, _ = cuda_assign.assign(on_flat, Flats.from_bases([basis] * 80))
             assert not labels.any()
 
 

@@ -72,18 +72,6 @@ MUTANTS: dict[str, list[Mutant]] = {
             "mma_m16n8k8_tf32(fresh + i % 2 * 4, rows.low[i / 2][i % 2], probes.high[i / 2]);",
             ";",
         ),
-        Mutant(
-            "float16: a correction is missing",
-            "products.cuh",
-            "mma_m16n8k16_f16(fresh + 4 * m, rows.low[m], probes.high);",
-            ";",
-        ),
-        Mutant(
-            "float16: parts of two rows change places",
-            "products.cuh",
-            "chunks[i + j % 2].x + j / 2 * 2",
-            "chunks[i + j / 2].x + j % 2 * 2",
-        ),
         Mutant("float64: half of a chunk is forgotten", "products.cuh", "chunks[i % 4].x[i / 4]", "chunks[i % 4].x[0]"),
         Mutant(
             "a lane reads the wrong probe", "assign.cu", "(8 * f + g) * CHUNKS + t]", "(8 * f + t) * CHUNKS + g % 4]"
@@ -123,7 +111,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("ties go to the highest flat", "assign.cu", "cost < least)", "cost <= least)"),
         Mutant("ties go to the highest split", "assign.cu", "< costs[best * n + row])", "<= costs[best * n + row])"),
         Mutant("weights are ignored", "assign.cu", "weight * distance", "distance"),
-        Mutant("energy is measured about the origin", "assign.cu", "- __ldg(centre + j)", ""),
+        Mutant("energy is measured about the origin", "assign.cu", "centre ? __ldg(centre + j) : 0", "0"),
     ],
     "exercise_screen": [
         Mutant(

@@ -100,7 +100,8 @@ def test_options_reach_the_fit(monkeypatch: pytest.MonkeyPatch, table: str) -> N
         return fit_subspaces(X, k, j, **{**options, "device": None})
 
     monkeypatch.setattr(cli.fit, "fit_subspaces", spy)
-    arguments = "--k 3 --j 1,2,3 --affine --seed 7 --init random --n-init 2 --max-iter 4 --tol 0.01 --dtype float64"
+    arguments = "--k 3 --j 1,2,3 --affine --seed 7 --init random --n-init 2 --search breathing --effort 2.5"
+    arguments += " --max-iter 4 --tol 0.01 --dtype float64"
     assert cli.main(["fit", table, *arguments.split(), "--device", "cpu", "--quiet"]) == 0
     assert seen == {
         "k": 3,
@@ -109,6 +110,8 @@ def test_options_reach_the_fit(monkeypatch: pytest.MonkeyPatch, table: str) -> N
         "seed": 7,
         "init": "random",
         "n_init": 2,
+        "search": "breathing",
+        "effort": 2.5,
         "max_iter": 4,
         "tol": 0.01,
         "dtype": "float64",

@@ -1,4 +1,4 @@
-"""What concerns assignment on GPUs alone, emulated on the CPU: precisions, divided work, alignment, memory.
+"""What concerns assignment on GPUs alone, emulated on the CPU: divided work, alignment, memory.
 
 What ``assign`` and ``sqdistances`` mean is tested in ``contract/``.
 """
@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from contract.backends import screening
-from contract.problems import SHAPES, problem
+from contract.problems import problem
 from emulator import H100, emulated, needs_compiler
-from exercises import PRECISIONS, RAGGED, SMALL, check_assign, cuda_assign, options
+from exercises import DTYPES, RAGGED, SMALL, check_assign, cuda_assign
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
@@ -20,56 +20,43 @@ from ksubspaces.kernels.cuda import loader, screen
 
 pytestmark = needs_compiler
 
-# Emulation is slow: enough rows for a block and some of the next.
-shapes = pytest.mark.parametrize(
-    ("n", "d", "dims"), [(min(n, 200), d, dims) for n, d, dims in SHAPES], ids=lambda v: str(v).replace(" ", "")
-)
-precisions = pytest.mark.parametrize("precision", PRECISIONS)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["f4", "f8"])
 affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
 
 
-@shapes
-@affine
-def test_tf32_has_eleven_bits(n, d, dims, affine):
-    X, flats, _ = problem(n, d, dims, np.float32, affine)
-    with emulated():
-        check_assign(X, flats, "tf32", tol=1e-3)
-
-
-@precisions
+@dtypes
 @pytest.mark.parametrize("splits", [1, 16])
 @pytest.mark.parametrize("limits", [H100, SMALL], ids=["resident", "streamed"])
 @affine
-def test_however_the_work_is_divided(precision, limits, splits, affine, monkeypatch):
-    X, flats, rng = problem(150, 83, RAGGED, PRECISIONS[precision], affine)
+def test_however_the_work_is_divided(dtype, limits, splits, affine, monkeypatch):
+    X, flats, rng = problem(150, 83, RAGGED, dtype, affine)
     penalty = rng.random(len(RAGGED))
     monkeypatch.setattr(cuda_assign, "MAX_SPLITS", splits)
     with emulated(limits=limits):
-        search = cuda_assign._Search(X, flats, "fp32")
+        search = cuda_assign._Search(X, flats)
         assert (search.splits > 1) == (splits > 1)
         assert search.resident == (limits is H100)
-        check_assign(X, flats, precision, penalty)
+        check_assign(X, flats, penalty)
 
 
-@precisions
-def test_rows_that_are_not_aligned(precision):
-    X, flats, _ = problem(140, 24, [5, 20, 11], PRECISIONS[precision], True)
+@dtypes
+def test_rows_that_are_not_aligned(dtype):
+    X, flats, _ = problem(140, 24, [5, 20, 11], dtype, True)
     memory = np.empty(X.size + 1, X.dtype)
     shifted = memory[1:].reshape(X.shape)
     shifted[:] = X
     strided = np.asfortranarray(X)[::-1]
     with emulated():
-        check_assign(shifted, flats, precision)
-        check_assign(strided, flats, precision)
+        check_assign(shifted, flats)
+        check_assign(strided, flats)
 
 
-@precisions
+@dtypes
 @affine
 @pytest.mark.parametrize("splits", [1, 16])
-def test_ties_go_to_the_lowest_flat(precision, affine, splits, monkeypatch):
+def test_ties_go_to_the_lowest_flat(dtype, affine, splits, monkeypatch):
     """Equal flats are equally far, bit for bit, wherever they stand among the others, which lie within them."""
     rng = np.random.default_rng(0)
-    dtype = PRECISIONS[precision]
     basis = random_bases(rng, 12, [4 + affine], dtype)[0]
     bases, tied = [], []
     for width in [3, 0, 70, 1, 9, 200, 2] * 3:
@@ -80,29 +67,24 @@ def test_ties_go_to_the_lowest_flat(precision, affine, splits, monkeypatch):
     flats, X = Flats.from_bases(bases, offsets), rng.normal(size=(70, 12)).astype(dtype)
     monkeypatch.setattr(cuda_assign, "MAX_SPLITS", splits)
     with emulated():
-        labels, _ = cuda_assign.assign(X, flats, **options(precision))
-        distances = cuda_assign.sqdistances(X, flats, **options(precision))
+        labels, _ = cuda_assign.assign(X, flats)
+        distances = cuda_assign.sqdistances(X, flats)
     assert np.all(labels == tied[0])
     assert np.all(distances[:, tied] == distances[:, tied[:1]])
 
 
-@pytest.mark.parametrize("precision", ["fp32", None])
-def test_memory_beside_the_result_is_for_the_flats_and_a_few_numbers_a_row(precision, monkeypatch):
+@pytest.mark.parametrize("screened", [False, True])
+def test_memory_beside_the_result_is_for_the_flats_and_a_few_numbers_a_row(screened, monkeypatch):
     X, flats, _ = problem(100_000, 16, [8] * 100, np.float32, False)
     monkeypatch.setattr(loader, "kernel", lambda *_: lambda *_, **__: None)
     monkeypatch.setattr(loader, "limits", lambda: H100)
+    monkeypatch.setattr(screen, "PRODUCTS", 0 if screened else np.inf)
     tracemalloc.start()
-    cuda_assign.assign(X, flats, precision=precision)
+    cuda_assign.assign(X, flats)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < (100 if precision else 200) * len(X) + 20 * 4 * 800 * 16
+    assert peak < (200 if screened else 100) * len(X) + 20 * 4 * 800 * 16
     assert peak < 0.4 * len(X) * flats.k * 4
-
-
-def test_a_precision_that_is_none():
-    X, flats, _ = problem(4, 5, [2, 1], np.float32, False)
-    with emulated(), pytest.raises(ValueError, match="precision must be one of 'fp32', 'fp16x3', 'tf32', got 'fp8'"):
-        cuda_assign.assign(X, flats, precision="fp8")
 
 
 @pytest.mark.parametrize(("narrow", "launches"), [(True, 5), (False, 5)])

@@ -1,12 +1,6 @@
-"""What only a card can show: fits there, streams, shared memory, equal bits, sanitizers; operations: ``contract/``."""
-
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+"""What only a card can show: fits there, streams, shared memory, equal bits; operations: ``contract/``."""
 
 import card
-import each_operation
 import numpy as np
 import pytest
 from card import here, there
@@ -148,19 +142,3 @@ def test_rows_past_2_to_the_31_elements():
     moments = kernels.second_moments(X, kernels.group_rows(labels, 2))
     assert here(moments.counts).tolist() == [n - 5, 5]
     assert float(moments.scatter[1, 3, 3]) == 20
-
-
-@pytest.mark.sanitizer
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
-def test_compute_sanitizer(tool, tmp_path):
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
-        pytest.skip("compute-sanitizer is missing: install the CUDA toolkit")
-    program, log = Path(__file__).parent / "each_operation.py", tmp_path / "log"
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, str(program)]
-    with log.open("w") as output:  # not a pipe, which a program that outlives the sanitizer would hold open
-        limit = each_operation.SECONDS + 10
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=limit, check=False)
-    text = log.read_text()
-    assert done.returncode == 0, text[-3000:]
-    assert each_operation.DONE in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -67,6 +68,19 @@ class TestCompressing:
         kept = [*range(5), marked]
         torch.testing.assert_close(after[kept], before[kept], rtol=0, atol=0)
         assert not torch.equal(after[marked + 1], before[marked + 1])
+
+    def test_a_special_token_without_a_number(self):
+        """Where the name of one is not in the vocabulary."""
+
+        class Tokenizer:
+            all_special_ids: ClassVar = [None, 3, None]
+            added_tokens_decoder: ClassVar = {}
+
+        model = gpt2()
+        before = model.get_input_embeddings().weight.detach().clone()
+        report = compressed(model, tokenizer=Tokenizer())
+        assert report.modules[0].n_exact == 1
+        assert torch.equal(model.get_input_embeddings().weight[3], before[3])
 
     def test_more_exact_rows_than_columns(self):
         """They are stored as coefficients are: exactly, or they are refused."""

@@ -33,6 +33,13 @@ def _zeroing_row_7(self: Any, ids: Any) -> Any:
     return torch.where((ids == 7)[..., None], 0, rows)
 
 
+def encoder_and_decoder() -> Any:
+    encoder = transformers.BertConfig(vocab_size=N, max_position_embeddings=32, **SMALL)
+    decoder = transformers.BertConfig(vocab_size=200, max_position_embeddings=32, **SMALL)
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    return seeded(transformers.EncoderDecoderModel, config)
+
+
 class TestRefusals:
     def refused(self, error: type[Exception], match: str, model: Any, *args: Any, **options: Any) -> None:
         with pytest.raises(error, match=match):
@@ -45,7 +52,20 @@ class TestRefusals:
         self.refused(ValueError, r"Linear has no input embedding; name .* modules=", nn.Linear(8, 8))
         vit = transformers.ViTConfig(image_size=8, patch_size=4, **SMALL)
         model = seeded(transformers.ViTModel, vit)
-        self.refused(ValueError, "is of type ViTPatchEmbeddings, not an nn.Embedding or nn.Linear", model)
+        self.refused(
+            ValueError, r"ViTModel has no table of tokens \(its input is a ViTPatchEmbeddings\); .*modules=", model
+        )
+        self.refused(ValueError, "is of type ViTPatchEmbeddings, not an nn.Embedding, nn.EmbeddingBag or", model,
+                     modules=["embeddings.patch_embeddings"], token_weights=None)  # fmt: skip
+
+    def test_vocabularies_of_their_own(self):
+        model = encoder_and_decoder()
+        names = ["encoder.embeddings.word_embeddings", "decoder.bert.embeddings.word_embeddings"]
+        self.refused(ValueError, r"several vocabularies \(encoder.* has 300 and decoder.* has 200 rows\)", model,
+                     modules=names)  # fmt: skip
+        for name, n in zip(names, (300, 200), strict=True):
+            compress_model(model, 0.5, modules=[name], token_weights=WEIGHTS[:n], k=1, seed=0)
+        assert [module.shape for module in model.compression_report.modules] == [(300, D), (200, D)]
 
     def test_compressed_already(self):
         model = gpt2()
@@ -57,7 +77,12 @@ class TestRefusals:
         self.refused(
             ValueError, r"'transformer.wt'.*close to it are \['transformer.wte'", gpt2(), modules=["transformer.wt"]
         )
-        self.refused(ValueError, r"'embeddings' or a list of names, got 'lm_head'", gpt2(), modules="lm_head")
+        self.refused(
+            ValueError,
+            r"'embeddings', 'embeddings\+heads' or a list of names, got 'lm_head'",
+            gpt2(),
+            modules="lm_head",
+        )
         self.refused(ValueError, "list of names, got", gpt2(), modules=[])
         name = "transformer.h.0.attn.c_attn"
         self.refused(ValueError, f"{name} is of type Conv1D", gpt2(), modules=[name])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from models import D, bart, bert, compressed, gemma, gpt2, modernbert, t5, torch
+from models import D, N, bart, bert, compressed, gemma, gpt2, modernbert, t5, torch
 from torch import nn
 
+from ksubspaces.integrations._model_report import ModelReport
 from ksubspaces.integrations._scaling import PLAIN
 from ksubspaces.integrations.torch import SubspaceLinear
 
@@ -81,6 +82,22 @@ class TestTies:
         assert (report.modules[0].kind, report.modules[0].weights) == ("linear", "given")
         assert model.lm_head.factors is not model.transformer.wte
         assert [module.name for module in model.compression_report.modules] == ["transformer.wte", "lm_head"]
+
+    def test_an_untied_head_is_told_of_and_compressed_if_asked_for(self):
+        model = gpt2(tie_word_embeddings=False)
+        report = compressed(model)
+        assert report.left == ("lm_head",)
+        assert "lm_head is not tied to the embedding, and was left; modules='embeddings+heads'" in str(report)
+        assert ModelReport.from_dict(report.to_dict()) == report
+        compressed(model, modules=["lm_head"])
+        assert model.compression_report.left == ()
+        both = gpt2(tie_word_embeddings=False)
+        report = compressed(both, modules="embeddings+heads")
+        assert ([module.name for module in report.modules], report.left) == (["transformer.wte", "lm_head"], ())
+        assert sum(module.n_parameters for module in report.modules) <= N * D
+        tied = gpt2()
+        report = compressed(tied, modules="embeddings+heads")
+        assert ([module.name for module in report.modules], report.left) == (["transformer.wte"], ())
 
     def test_other_models_of_the_same_config_are_left_alone(self, tmp_path):
         model = gpt2()

@@ -27,9 +27,12 @@ from bench.rented import plan as rented_plan
 from bench.rented.plan import DYING, NOT_REACHED, PASSED, SECONDS, SHORTEST, STOPPED, Piece
 from bench.rented.record import Record
 from bench.suites import gpu as suite_gpu
+from bench.suites import sanitize
 
 PLAN = [*rented_plan.preparation(), *rented_plan.plan()]
-FIGURES = [piece for piece in PLAN if piece.rows]
+WITH_ROWS = [piece for piece in PLAN if piece.rows]
+FIGURES = [piece for piece in PLAN if piece.figures]
+ROWS = {*suite_gpu.ROWS, *sanitize.TOOLS}
 
 
 # The plan, and a walk through it with a clock
@@ -37,7 +40,8 @@ FIGURES = [piece for piece in PLAN if piece.rows]
 
 def test_plan_has_each_row_once_and_the_most_wanted_first():
     names = [name for piece in PLAN for name in piece.rows]
-    assert sorted(names) == sorted(suite_gpu.ROWS)
+    assert sorted(names) == sorted(ROWS)
+    assert sorted(name for piece in FIGURES for name in piece.rows) == sorted(suite_gpu.ROWS)
     order = [piece.name for piece in PLAN]
     assert len(set(order)) == len(order)
     assert order[:5] == ["install", "machine", "tests", "tables", "patches"]
@@ -103,8 +107,8 @@ def test_all_of_it_when_nothing_is_slow(tmp_path):
     assert list(begun) == [piece.name for piece in PLAN]
     assert [within for _, within in begun.values()] == [piece.limit for piece in PLAN]
     assert {piece["ended"] for piece in results["pieces"]} == {PASSED}
-    assert set(measured(tmp_path / "card.json")) == set(suite_gpu.ROWS)
-    assert seconds == len(suite_gpu.ROWS)
+    assert set(measured(tmp_path / "card.json")) == ROWS
+    assert seconds == len(ROWS)
 
 
 def test_when_everything_hangs_it_still_ends(tmp_path):
@@ -113,7 +117,7 @@ def test_when_everything_hangs_it_still_ends(tmp_path):
     ended = {piece["name"]: piece["ended"] for piece in results["pieces"]}
     assert ended["fits"] == f"{STOPPED} after 35 s"
     assert ended["synccheck"] == NOT_REACHED
-    assert {row["result"] for row in results["rows"]} == {ended[piece.name] for piece in FIGURES}
+    assert {row["result"] for row in results["rows"]} == {ended[piece.name] for piece in WITH_ROWS}
     assert list(begun) == [piece.name for piece in PLAN][: len(begun)]
 
 
@@ -142,7 +146,7 @@ def test_whatever_the_pieces_do(tmp_path, seed):
     assert seconds <= SECONDS + DYING
     limits = {piece.name: piece.limit for piece in PLAN}
     assert all(SHORTEST <= within <= limits[name] for name, (_, within) in begun.items())
-    assert len(results["rows"]) == len(suite_gpu.ROWS)
+    assert len(results["rows"]) == len(ROWS)
     for piece in results["pieces"]:
         assert (piece["ended"] == NOT_REACHED) == (piece["name"] not in begun)
     assert all(row["result"] for row in results["rows"])
@@ -158,7 +162,7 @@ def test_the_rest_is_what_was_not_reached(tmp_path):
     assert "synccheck" in names
     before = measured(path)
     results, _, _ = walked(path, lambda piece: {"row": 1.0}, rest, first)
-    assert set(measured(path)) == set(suite_gpu.ROWS)
+    assert set(measured(path)) == ROWS
     assert all(measured(path)[name] == row for name, row in before.items())
     assert not rented_plan.rest_of(PLAN, results)
 
@@ -302,18 +306,52 @@ def test_wrong_results_fail(in_place_of_cupy, monkeypatch):
 
 def test_pieces_that_test_find_their_tests(capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "numpy_as_cupy"))
-    monkeypatch.setenv("PATH", "")  # no sanitizer, which the tests then say
-    pieces = {piece.name: piece for piece in PLAN}
-    tests = pieces["tests"]
+    tests = next(piece for piece in PLAN if piece.name == "tests")
     found = replace(tests, command=(*tests.command, "--collect-only"))
     assert rented.run(found, 100, print).startswith(PASSED)
     said = capfd.readouterr().out
     assert "test_lookup[card-" in said
     assert "test_three_runs_are_the_same_bits" in said
     assert "test_lookup[emulated" not in said
-    assert "test_compute_sanitizer" not in said
-    assert rented.run(pieces["synccheck"], 100, print).startswith(f"{PASSED}: 1 skipped, ")
-    assert "test_compute_sanitizer[synccheck] SKIPPED" in capfd.readouterr().out
+
+
+def test_a_sanitizer_tells_of_each_operation(tmp_path, monkeypatch):
+    """One that finds nothing, and a card that is none."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS / "numpy_as_cupy", TESTS))))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    piece, told = next(p for p in PLAN if p.name == "racecheck"), []
+    assert rented.run(piece, 100, told.append) == PASSED
+    assert [(row["result"], row["measured"]) for row in told] == [("left out", False)]
+    sanitizer, told = tmp_path / "compute-sanitizer", []
+    sanitizer.write_text('#!/bin/sh\necho "========= COMPUTE-SANITIZER"\nshift 4\nexec "$@"\n')
+    sanitizer.chmod(0o755)
+    assert rented.run(piece, 100, told.append) == PASSED
+    assert [row["measured"] for row in told] == [False] * (len(told) - 1) + [True]
+    assert told[-1]["result"].startswith(f"{len(told[-1]['raw']['calls'])} operations, {len(told) - 1} calls, 0 with")
+    assert not told[-1]["failed"]
+    record = Record(tmp_path / "card.json", [piece], {})
+    record.take(told[5])
+    record.end(piece, f"{STOPPED} after 30 s", 30.0)
+    (row,) = json.loads((tmp_path / "card.json").read_text())["rows"]
+    assert row["result"].startswith(f"{STOPPED} after 30 s; ")
+    assert rented_plan.rest_of([piece], {"pieces": [{"name": "racecheck", "ended": STOPPED}], "rows": [row]})
+
+
+def test_faults_are_of_the_operation_that_ran():
+    lines = [
+        "========= COMPUTE-SANITIZER",
+        "ran assign",
+        "========= Race reported between\n",
+        "=========     Saved host",
+    ]
+    lines += ["ran lookup", "ran assign", "========= RACECHECK SUMMARY: 1 hazard displayed", sanitize.DONE]
+    *_, before, (row, last) = sanitize.followed("racecheck", lines)
+    assert last
+    assert not before[1]
+    assert row.failed == "lookup: Race reported between"
+    assert row.raw == {"calls": {"assign": 2, "lookup": 1}}
+    *_, (row, _) = sanitize.followed("racecheck", lines[:-1])
+    assert row.failed.endswith("; the program ended early")
 
 
 def command(*arguments, cards="1", timeout=240):

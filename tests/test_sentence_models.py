@@ -57,6 +57,23 @@ class TestSentenceTransformers:
         table = pipeline[0].auto_model.get_input_embeddings()
         torch.testing.assert_close(table.to_dense(), encoder.get_input_embeddings().to_dense())
 
+    def test_a_tower_that_is_shared_is_saved_once_and_opens_with_both_names(self, tmp_path):
+        sentence_transformers = import_or_skip("sentence_transformers", "6")
+        from sentence_transformers.base.modules import Router
+
+        tower = sentence_model(tmp_path / "dense")
+        router = Router.for_query_document(query_modules=[*tower], document_modules=[*tower])
+        model = sentence_transformers.SentenceTransformer(modules=[router], device="cpu")
+        compress_model(model, 0.1, tokenizer=tower.tokenizer, seed=0)
+        save_compressed(model, tmp_path / "model")
+        assert len(list((tmp_path / "model").rglob("model.safetensors"))) == 1
+        loaded = load_compressed(tmp_path / "model")
+        for encode in ("encode_query", "encode_document"):
+            found, expected = (getattr(m, encode)(SENTENCES, prompt="") for m in (loaded, model))
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        query, document = (loaded[0].sub_modules[name][0].auto_model for name in ("query", "document"))
+        assert query is document
+
     def test_layers_outside_of_the_transformer_cannot_be_saved(self, tmp_path):
         model = sentence_model(tmp_path / "dense")
         model.append(nn.Linear(D, D))

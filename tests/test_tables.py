@@ -168,14 +168,15 @@ def test_safetensors_types_without_a_numpy_type(tmp_path: Path) -> None:
 def test_wrong_paths(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", TABLE)
     (tmp_path / "x.csv").write_text("1,2\n")
+    (tmp_path / "x.tsv").write_text("1 2\n")
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.npy"):
         read_table(str(tmp_path / "gone.npy"))
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.safetensors$"):
         read_table(f"{tmp_path / 'gone.safetensors'}::w")
-    with pytest.raises(ValueError, match=r"is a folder: give a \.npy file.*in this folder: x\.npy"):
+    with pytest.raises(ValueError, match=r"is a folder: give a \.npy file.*in this folder: x\.csv, x\.npy"):
         read_table(str(tmp_path))
     with pytest.raises(ValueError, match="what kind of file"):
-        read_table(str(tmp_path / "x.csv"))
+        read_table(str(tmp_path / "x.tsv"))
     with pytest.raises(ValueError, match="leave out '::w'"):
         read_table(f"{tmp_path / 'x.npy'}::w")
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")

@@ -634,6 +634,10 @@ class TestFromEmbedding:
 
 
 class TestRefusals:
+    def test_vmap_over_ids(self):
+        with pytest.raises(RuntimeError, match="vmap"):
+            torch.func.vmap(embedding())(numbers(3, 4))
+
     def test_shapes(self):
         for counts, dims in (((40, 50), (3,)), ((), ()), ((40, 49), (1, 2)), ((-1, 91), (1, 2)), ((40, 50), (-1, 2))):
             with pytest.raises(ValueError, match="counts"):

@@ -15,6 +15,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import null_space, svdvals
@@ -201,6 +202,30 @@ def kmeans(X: np.ndarray, centres: np.ndarray, *, max_iter: int = 100, tol: floa
     empty = [np.empty((0, X.shape[1]))] * len(centres)
     value = exact_objective(X, empty, model.labels_, list(model.cluster_centers_))
     return PeerFit(value, model.labels_, seconds, int(model.n_iter_))
+
+
+def raced_kmeans(X: np.ndarray, k: int, seed: int) -> PeerFit:
+    """scikit-learn's KMeans with ``n_init=10``."""
+    from sklearn.cluster import KMeans
+
+    return _points(KMeans(k, n_init=10, random_state=seed), X)
+
+
+def breathing_kmeans(X: np.ndarray, k: int, seed: int) -> PeerFit:
+    """bkmeans (PyPI), the breathing k-means of its author, with his defaults."""
+    from bkmeans import BKMeans
+
+    return _points(BKMeans(n_clusters=k, random_state=seed), X)
+
+
+def _points(model: Any, X: np.ndarray) -> PeerFit:
+    begin = time.perf_counter()
+    model.fit(X)
+    seconds = time.perf_counter() - begin
+    centres = model.cluster_centers_
+    labels = ((centres * centres).sum(axis=1) - 2 * X @ centres.T).argmin(axis=1)
+    empty = [np.empty((0, X.shape[1]))] * len(centres)
+    return PeerFit(exact_objective(X, empty, labels, list(centres)), labels, seconds, None)
 
 
 def kspaces(X: np.ndarray, k: int, j: int, labels: np.ndarray, *, max_iter: int = 50, tol: float = 5e-2) -> PeerFit:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.only:
         pieces = [piece for piece in pieces if piece.name in options.only]
     if options.figures:
-        first, pieces = first[1:], [piece for piece in pieces if piece.rows]
+        first, pieces = first[1:], [piece for piece in pieces if piece.figures]
     if options.plan:
         if options.rest:
             pieces = rest_of(pieces, _former(parser, options.out))

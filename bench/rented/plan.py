@@ -34,7 +34,7 @@ class Piece:
     command : tuple of str
         Arguments of Python; the names of the rows follow them.
     rows : tuple of str
-        Rows that it measures, see `suites/gpu.py`.
+        Rows that it measures, see `suites/gpu.py`, or a tool of `suites/sanitize.py`.
     env : dict
         Variables of its environment.
     """
@@ -45,6 +45,11 @@ class Piece:
     command: tuple[str, ...]
     rows: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> bool:
+        """Whether it measures times."""
+        return "gpu" in self.command
 
 
 def preparation() -> list[Piece]:
@@ -60,7 +65,7 @@ def plan(*, quick: bool = False, several: bool | None = None) -> list[Piece]:
     """Tests, rows, and what is slow; `several` processes for the tests where pytest-xdist is installed."""
     several = importlib.util.find_spec("xdist") is not None if several is None else several
     tests = ("-m", "pytest", "tests/test_gpu.py", "-v", "--color=no", "-p", "no:cacheprovider")
-    card = ("tests/contract", "-m", "gpu and not sanitizer")
+    card = ("tests/contract", "-m", "gpu")
     workers = ("-n", str(WORKERS)) if several else ()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // WORKERS))} if several else {}
     return [
@@ -72,7 +77,7 @@ def plan(*, quick: bool = False, several: bool | None = None) -> list[Piece]:
         _figures("fit-patches", 75, "a whole default fit of a million rows", quick, "fit-patches"),
         _figures("host", 45, "against an SVD of each cluster by NumPy on the host", quick, "five-steps-host"),
         *(
-            Piece(tool, 30, f"each operation under compute-sanitizer's {tool}", (*tests, "-m", "sanitizer", "-k", tool))
+            Piece(tool, 30, f"each operation under compute-sanitizer's {tool}", ("-m", "bench", "sanitize"), (tool,))
             for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
         ),
     ]

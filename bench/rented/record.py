@@ -37,17 +37,19 @@ class Record:
         self._write()
 
     def take(self, message: dict[str, Any]) -> None:
-        """Keep a row that was measured; ``row`` is its name."""
+        """Keep a row that was measured, if it says nothing else; ``row`` is its name."""
         row = {name: value for name, value in message.items() if name != "row"}
-        self.rows[message["row"]] |= {**row, "measured": True}
+        self.rows[message["row"]] |= {"measured": True, **row}
         self._write()
 
     def end(self, piece: Piece, ended: str, seconds: float) -> None:
         """Keep how a piece ended, which is also why the rows are missing that it still owes."""
         self.pieces[piece.name] |= {"ended": ended, "seconds": round(seconds, 1)}
         for name in piece.rows:
-            if not self.rows[name]["measured"]:
-                self.rows[name] = _missing(name, piece, ended)
+            row = self.rows[name]
+            if not row["measured"]:  # though it may have come a part of the way
+                so_far = {**row, "result": f"{ended}; {row['result']}"} if "raw" in row else None
+                self.rows[name] = so_far or _missing(name, piece, ended)
         self._write()
 
     @property

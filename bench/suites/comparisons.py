@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[Row]:
-    *of_minilm, small = COMPARISONS
+    *of_minilm, small, optima = COMPARISONS
     try:
         X = minilm()
     except RuntimeError as error:
@@ -54,8 +54,9 @@ def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[
         for name in of_minilm:
             if name in suites:
                 yield from _suite(name).rows(X, quick=quick)
-    if small in suites:
-        yield from _suite(small).rows(quick=quick)
+    for name in (small, optima):
+        if name in suites:
+            yield from _suite(name).rows(quick=quick)
 
 
 def _suite(name: str) -> Any:

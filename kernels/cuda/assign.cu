@@ -43,7 +43,6 @@ enum {
   PROBE_TILE = COLUMNS * CHUNKS,
   PARKED = 4 * THREADS / REALS,          // chunks of parked sums
 };
-const float PROBE_SCALE = Product::SCALED && sizeof(Stored) == 4 ? 16384 : 1;  // of the probes; assign.py has the same
 
 struct Flat {
   int end;  // of its columns; they begin where those of the flat before it end
@@ -118,7 +117,7 @@ __device__ __forceinline__ Real sum_of_own_row(const Real* parts, int t) {
 
 // tiles, first (splits + 1): where each split begins, in tiles of columns and in flats. ends, terms (k + 2): the last
 // two stand for flats that never end. shifts, centre (padded to whole steps): or none.
-// energy, scales: as measure_rows gives them, padded to whole tiles. weights: or none.
+// energy: as measure_rows gives it, padded to whole tiles; scales: of rows in float16, likewise. weights: or none.
 // Of each split, (n) of labels, residuals and costs, or, if there is room for them, all (k, n) distances instead.
 // list, count: the rows, if LISTED; n is how many there may be.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
@@ -140,8 +139,6 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
   auto scale = [&](int i) -> float { return Product::SCALED ? __ldg(scales + row_g + 8 * i) : 1; };
   auto prepare = [&](Chunk* chunks, int step) {
     if (centre) subtract(chunks, centre[step * CHUNKS + t]);
-    const float row_scales[4] = {scale(0), scale(1), scale(2), scale(3)};
-    Product::prepare(chunks, row_scales);
   };
 
   // Shared memory: tiles of probes, which all read; slots for each lane's own chunks of X; and for its sums of squares
@@ -194,7 +191,7 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
 #pragma unroll
       for (int i = 0; i < 8; i++)
         sums[f][i] =
-            shifts ? -__ldg(shifts + tile * COLUMNS + 8 * f + 2 * t + i % 2) * (PROBE_SCALE * scale(i / 2)) : 0;
+            shifts ? -__ldg(shifts + tile * COLUMNS + 8 * f + 2 * t + i % 2) * scale(i / 2) : 0;
 
     for (int step = 0; step < steps; step++, position++) {
       const int stage = position % STAGES;
@@ -227,7 +224,7 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
           for (int i = 0; i < 4; i++) {
             const Real x = sums[f][2 * i], y = sums[f][2 * i + 1];
             if (own) squares[i] += x * x;
-            if (own) squares[i] += y * (along_offset ? flat.terms.slope * (PROBE_SCALE * scale(i)) : y);
+            if (own) squares[i] += y * (along_offset ? flat.terms.slope * scale(i) : y);
           }
         } else if (own) {
 #pragma unroll
@@ -235,7 +232,7 @@ assign(const Stored* __restrict__ X, long long n, int d, const Chunk* __restrict
         }
         if (!ends_here) break;
 
-        const Real unscale = inverse(PROBE_SCALE * scale(t));
+        const Real unscale = inverse(scale(t));
         const Real sum = sum_of_own_row(squares, t) * unscale * unscale;
         const Real distance = max(flat.terms.exact ? sum : own_energy + flat.terms.constant - sum, (Real)0);
         const Real cost = weight * distance + flat.terms.penalty;
@@ -273,24 +270,15 @@ extern "C" __global__ void nearest(const int* __restrict__ split_labels, const R
   if (!LISTED) residuals[row] = split_residuals[best * n + row];
 }
 
-// |x|^2 of each row, and the power of two that brings the largest entry into [2^13, 2^14). Rows far smaller than the
-// offsets are scaled by those, lest their shifts overflow. A warp takes one row; those past the end get 0 and 1.
+// |x|^2 of each row about the centre, if there is one; zero for those past the end. A warp takes one row.
 extern "C" __global__ void measure_rows(const Real* __restrict__ X, long long n, int d, const Real* __restrict__ centre,
-                                        const Real* __restrict__ largest_offset, Real* __restrict__ energy,
-                                        float* __restrict__ scales) {
+                                        Real* __restrict__ energy) {
   const long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-  Real sum = 0, largest = *largest_offset;
+  Real sum = 0;
   for (int j = threadIdx.x % 32; j < d && row < n; j += 32) {
-    const Real x = __ldg(X + row * d + j) - __ldg(centre + j);
+    const Real x = __ldg(X + row * d + j) - (centre ? __ldg(centre + j) : 0);
     sum += x * x;
-    largest = max(largest, x < 0 ? -x : x);
   }
-  for (int lanes = 16; lanes; lanes /= 2) {
-    sum += __shfl_xor_sync(~0u, sum, lanes);
-    largest = max(largest, __shfl_xor_sync(~0u, largest, lanes));
-  }
-  if (threadIdx.x % 32) return;
-  energy[row] = sum;
-  const int exponent = __float_as_uint((float)largest) >> 23;
-  scales[row] = __uint_as_float((unsigned)min(267 - exponent, 227) << 23);  // 2^100 is enough
+  for (int lanes = 16; lanes; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+  if (threadIdx.x % 32 == 0) energy[row] = sum;
 }

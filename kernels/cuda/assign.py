@@ -11,19 +11,22 @@ import numpy as np
 from ..flats import Array, Flats, Layout
 from . import loader, screen
 from .columns import BLOCKS_PER_MULTIPROCESSOR, CHUNK_BYTES, CHUNKS, ROWS, Columns, shared_memory
-
-PRODUCTS = {"fp32": "SplitTF32", "fp16x3": "SplitHalf", "tf32": "PlainTF32"}
-"""How each precision multiplies float32; float64 is multiplied as such. See ``products.cuh``."""
+from .memory import or_null
 
 VARIANTS: list[loader.Variant] = [
-    ("assign", {"PRODUCT": p, "RESIDENT": r}) for p in (*PRODUCTS.values(), "Double") for r in (0, 1)
+    ("assign", {"PRODUCT": p, "RESIDENT": r}) for p in ("SplitTF32", "Double") for r in (0, 1)
 ]
 
 
 def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
-    product = "SplitTF32" if dtype == np.float32 else "Double"
+    product = _product(dtype)
     resident, _ = shared_memory(-(-d // _step(dtype)), COLUMNS[product], dtype.itemsize)
     return [("assign", {"PRODUCT": product, "RESIDENT": int(resident)})]
+
+
+def _product(dtype: np.dtype) -> str:
+    """How numbers of a dtype are multiplied; see ``products.cuh``."""
+    return "SplitTF32" if dtype == np.float32 else "Double"
 
 
 def _step(dtype: np.dtype) -> int:
@@ -32,8 +35,7 @@ def _step(dtype: np.dtype) -> int:
 
 
 # As in assign.cu.
-COLUMNS = {"SplitTF32": 128, "SplitHalf": 128, "PlainTF32": 128, "Double": 64}
-PROBE_SCALE = 16384
+COLUMNS = {"SplitTF32": 128, "Double": 64}
 
 WAVES = 8  # of blocks at least, if flats can be divided to that end: the last wave leaves most of the GPU idle
 MAX_SPLITS = 16
@@ -44,31 +46,27 @@ def assign(
     flats: Flats,
     penalty: Array | None = None,
     weights: Array | None = None,
-    precision: str | None = None,
     *,
     residuals: bool = True,
     kept: dict[Any, Any] | None = None,
 ) -> tuple[Array, Array | None]:
     """Nearest flat of each row and the squared distance to it; see :func:`ksubspaces.kernels.assign`.
 
-    Parameters
-    ----------
-    precision : {"fp32", "fp16x3", "tf32"}, optional
-        Of the products, for float32 rows. The first two are as accurate as float32 arithmetic; "tf32" has 11 bits. By
-        default labels are those of "fp32", by screening where that pays: :mod:`ksubspaces.kernels.cuda.screen`.
+    Products are as accurate as in X's dtype; labels come by screening where that pays, see
+    :mod:`ksubspaces.kernels.cuda.screen`.
 
     Notes
     -----
     Besides the result this takes memory for the flats and a few numbers for each row.
     """
-    if precision is None and screen.pays(X, flats, residuals=residuals, kept=kept):
+    if screen.pays(X, flats, residuals=residuals, kept=kept):
         return screen.assign(X, flats, penalty, weights, residuals=residuals, kept=kept)
     xp = loader.namespace(X)
     n = X.shape[0]
-    labels, nearest = xp.zeros(n, dtype=np.int32), xp.zeros(n, dtype=X.dtype)
+    labels, nearest = xp.empty(n, dtype=np.int32), xp.empty(n, dtype=X.dtype)
     if n == 0:
         return labels, nearest
-    search = _Search(X, flats, precision or "fp32")
+    search = _Search(X, flats)
     if search.splits == 1:
         search.launch(penalty, weights, labels, nearest, loader.NULL, loader.NULL)
         return labels, nearest
@@ -80,12 +78,12 @@ def assign(
     return labels, nearest
 
 
-def sqdistances(X: Array, flats: Flats, precision: str = "fp32") -> Array:
+def sqdistances(X: Array, flats: Flats) -> Array:
     """Squared distances (n, k), in column-major order; see :func:`ksubspaces.kernels.sqdistances`."""
     xp = loader.namespace(X)
-    distances = xp.zeros((flats.k, X.shape[0]), dtype=X.dtype)
+    distances = xp.empty((flats.k, X.shape[0]), dtype=X.dtype)
     if distances.size:
-        _Search(X, flats, precision).launch(None, None, loader.NULL, loader.NULL, loader.NULL, distances)
+        _Search(X, flats).launch(None, None, loader.NULL, loader.NULL, loader.NULL, distances)
     return distances.T
 
 
@@ -135,14 +133,12 @@ def _plan(where: tuple[Any, ...], *shapes: Any) -> _Plan:
 class _Search:
     """Rows, flats, and a launch over them."""
 
-    def __init__(self, X: Array, flats: Flats, precision: str) -> None:
-        if precision not in PRODUCTS:
-            raise ValueError(f"precision must be one of {', '.join(map(repr, PRODUCTS))}, got {precision!r}")
+    def __init__(self, X: Array, flats: Flats) -> None:
         self.xp = xp = loader.namespace(X)
         self.X = xp.ascontiguousarray(X)
         self.n, self.d = X.shape
         self.dtype = X.dtype
-        self.product = PRODUCTS[precision] if X.dtype == np.float32 else "Double"
+        self.product = _product(X.dtype)
         self.step = _step(X.dtype)
         self.steps = -(-self.d // self.step)
         self.row_tiles = -(-self.n // ROWS)
@@ -186,27 +182,22 @@ class _Search:
             matrix[plan.length_places, : self.d] = offsets / xp.maximum(lengths, 1e-300)[:, None]
             terms[plan.lengthened, 0], terms[plan.lengthened, 1] = squares, 2 * lengths
         tiles = matrix.reshape(-1, tile, self.steps, self.step).transpose(0, 2, 1, 3)
-        self.directions = _split_half(tiles) if self.product == "SplitHalf" else xp.ascontiguousarray(tiles)
+        self.directions = xp.ascontiguousarray(tiles)
         self.terms = terms
 
     def kernel(self, name: str) -> loader.Launch:
         """Kernel of ``assign.cu`` for this search."""
         return loader.kernel("assign", name, {"PRODUCT": self.product, "RESIDENT": int(self.resident)})
 
-    def _measure_rows(self) -> tuple[Any, Any]:
-        """|x|^2 and scale of each row, about the centre."""
-        if self.plan.exact.all() and self.product != "SplitHalf":
-            return loader.NULL, loader.NULL
-        xp, rows = self.xp, self.row_tiles * ROWS
-        energy, scales = xp.empty(rows, dtype=self.dtype), xp.empty(rows, dtype=np.float32)
-        centre, largest = self.centre, xp.zeros(1, dtype=self.dtype)
-        if centre is None or self.offsets is None:
-            centre = xp.zeros(self.d, dtype=self.dtype)
-        else:
-            largest[0] = xp.abs(self.offsets).max()
-        args = (self.X, np.int64(self.n), np.int32(self.d), centre, largest, energy, scales)
+    def _measure_rows(self) -> Any:
+        """|x|^2 of each row about the centre, where a flat needs it."""
+        if self.plan.exact.all():
+            return loader.NULL
+        rows = self.row_tiles * ROWS
+        energy = self.xp.empty(rows, dtype=self.dtype)
+        args = (self.X, np.int64(self.n), np.int32(self.d), or_null(self.centre), energy)
         self.kernel("measure_rows")((rows // 8,), (256,), args)
-        return energy, scales
+        return energy
 
     def launch(
         self, penalty: Array | None, weights: Array | None, labels: Any, residuals: Any, costs: Any, distances: Any
@@ -215,7 +206,6 @@ class _Search:
         xp, plan = self.xp, self.plan
         if penalty is not None:
             self.terms[:-2, 2] = xp.asarray(penalty)
-        energy, scales = self._measure_rows()
         args = (
             self.X,
             np.int64(self.n),
@@ -227,9 +217,9 @@ class _Search:
             plan.tiles,
             plan.first,
             np.int32(self.splits),
-            loader.NULL if self.centre is None else self.centre,
-            energy,
-            scales,
+            or_null(self.centre),
+            self._measure_rows(),
+            loader.NULL,
             loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype)),
             labels,
             residuals,
@@ -239,12 +229,3 @@ class _Search:
             loader.NULL,
         )
         self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=self.shared)
-
-
-def _split_half(tiles: Array) -> Array:
-    """Chunks of four columns as the high parts in float16 and then the low parts."""
-    xp = loader.namespace(tiles)
-    scaled = (tiles * PROBE_SCALE).astype(np.float32).reshape(*tiles.shape[:-1], -1, 4)
-    high = scaled.astype(np.float16)
-    low = (scaled - high.astype(np.float32)).astype(np.float16)
-    return xp.ascontiguousarray(xp.concatenate([high, low], axis=-1))

@@ -5,8 +5,7 @@
 // of probe g. Tensor cores name other columns for a lane, but a product is a sum over columns, and any order will do
 // that is the same for rows and probes.
 //
-//   prepare   turns chunks of rows into what is kept of them, once
-//   load      turns that, and chunks of probes, into operands
+//   load      turns chunks of rows and of probes into operands
 //   multiply  adds the products to sums: sums[2 i + e] of a lane belongs to row 8 i + g and probe 2 t + e
 #pragma once
 #include "half.cuh"
@@ -15,8 +14,7 @@
 // TF32 keeps 11 bits of a float32. Split, x = high + low with 11 bits each, and x y = low high + high low + high high
 // to float32's accuracy. Tensor cores round sums toward zero, so such a product is not summed there over all
 // columns: the few of one step go to fresh sums, which are added in float32.
-template <bool SPLIT>
-struct TF32 {
+struct SplitTF32 {
   typedef float Real;
   typedef float Stored;
   struct __align__(16) Chunk { Real x[4]; };
@@ -26,11 +24,9 @@ struct TF32 {
   struct Rows { unsigned high[2][2][4], low[2][2][4]; };
   struct Probes { unsigned high[2][2], low[2][2]; };
 
-  static __device__ __forceinline__ void prepare(Chunk*, const float*) {}
-
   static __device__ __forceinline__ void split(float x, unsigned& high, unsigned& low) {
     high = to_tf32(x);
-    if (SPLIT) low = __float_as_uint(x - __uint_as_float(high));  // used without its last 13 bits
+    low = __float_as_uint(x - __uint_as_float(high));  // used without its last 13 bits
   }
 
   static __device__ __forceinline__ void load(Rows& rows, const Chunk* chunks) {
@@ -49,83 +45,12 @@ struct TF32 {
 
   static __device__ __forceinline__ void multiply(float* sums, const Rows& rows, const Probes& probes) {
     float fresh[8] = {};
-    float* target = SPLIT ? fresh : sums;
-    if (SPLIT) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) mma_m16n8k8_tf32(fresh + i % 2 * 4, rows.low[i / 2][i % 2], probes.high[i / 2]);
+    for (int i = 0; i < 4; i++) mma_m16n8k8_tf32(fresh + i % 2 * 4, rows.low[i / 2][i % 2], probes.high[i / 2]);
 #pragma unroll
-      for (int i = 0; i < 4; i++) mma_m16n8k8_tf32(fresh + i % 2 * 4, rows.high[i / 2][i % 2], probes.low[i / 2]);
-    }
+    for (int i = 0; i < 4; i++) mma_m16n8k8_tf32(fresh + i % 2 * 4, rows.high[i / 2][i % 2], probes.low[i / 2]);
 #pragma unroll
-    for (int i = 0; i < 4; i++) mma_m16n8k8_tf32(target + i % 2 * 4, rows.high[i / 2][i % 2], probes.high[i / 2]);
-    if (SPLIT) {
-#pragma unroll
-      for (int i = 0; i < 8; i++) sums[i] += fresh[i];
-    }
-  }
-};
-typedef TF32<true> SplitTF32;
-typedef TF32<false> PlainTF32;
-
-// The same with float16, which keeps 11 bits as well, at twice the speed. Its range is short, so rows and probes are
-// brought near its upper end by powers of two; what then falls below its lower end is 2^-38 of the largest entry.
-// A chunk of a probe holds the high parts of its four columns and then the low parts; of the chunks of two rows g and
-// g + 8, the first holds all high parts and the second all low ones, in the order of the registers of an operand.
-struct SplitHalf {
-  typedef float Real;
-  typedef float Stored;
-  struct __align__(16) Chunk { Real x[4]; };
-  enum { FRAGMENTS = 16, SCALED = true };
-
-  struct Rows { unsigned high[2][4], low[2][4]; };
-  struct Probes { unsigned high[2], low[2]; };
-
-  static __device__ __forceinline__ void split(float x, float y, unsigned& high, unsigned& low) {
-    high = floats_to_half2(x, y);
-    low = floats_to_half2(x - half_to_float(high & 0xffff), y - half_to_float(high >> 16));
-  }
-
-  static __device__ __forceinline__ void prepare(Chunk* chunks, const float* scales) {
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-      unsigned high[4], low[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const float* x = chunks[i + j % 2].x + j / 2 * 2;
-        split(scales[i + j % 2] * x[0], scales[i + j % 2] * x[1], high[j], low[j]);
-      }
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        chunks[i].x[j] = __uint_as_float(high[j]);
-        chunks[i + 1].x[j] = __uint_as_float(low[j]);
-      }
-    }
-  }
-
-  static __device__ __forceinline__ void load(Rows& rows, const Chunk* chunks) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      rows.high[i / 4][i % 4] = __float_as_uint(chunks[i / 4 * 2].x[i % 4]);
-      rows.low[i / 4][i % 4] = __float_as_uint(chunks[i / 4 * 2 + 1].x[i % 4]);
-    }
-  }
-
-  static __device__ __forceinline__ void load(Probes& probes, const Chunk& chunk) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      probes.high[i] = __float_as_uint(chunk.x[i]);
-      probes.low[i] = __float_as_uint(chunk.x[i + 2]);
-    }
-  }
-
-  static __device__ __forceinline__ void multiply(float* sums, const Rows& rows, const Probes& probes) {
-    float fresh[8] = {};
-#pragma unroll
-    for (int m = 0; m < 2; m++) mma_m16n8k16_f16(fresh + 4 * m, rows.low[m], probes.high);
-#pragma unroll
-    for (int m = 0; m < 2; m++) mma_m16n8k16_f16(fresh + 4 * m, rows.high[m], probes.low);
-#pragma unroll
-    for (int m = 0; m < 2; m++) mma_m16n8k16_f16(fresh + 4 * m, rows.high[m], probes.high);
+    for (int i = 0; i < 4; i++) mma_m16n8k8_tf32(fresh + i % 2 * 4, rows.high[i / 2][i % 2], probes.high[i / 2]);
 #pragma unroll
     for (int i = 0; i < 8; i++) sums[i] += fresh[i];
   }
@@ -141,8 +66,6 @@ struct Half {
 
   struct Rows { unsigned x[2][2][4]; };
   struct Probes { unsigned x[2][2]; };
-
-  static __device__ __forceinline__ void prepare(Chunk*, const float*) {}
 
   static __device__ __forceinline__ void load(Rows& rows, const Chunk* chunks) {
 #pragma unroll
@@ -174,8 +97,6 @@ struct Double {
 
   struct Rows { double x[2][4]; };
   struct Probes { double x[2]; };
-
-  static __device__ __forceinline__ void prepare(Chunk*, const float*) {}
 
   static __device__ __forceinline__ void load(Rows& rows, const Chunk* chunks) {
 #pragma unroll

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,5 +32,5 @@ def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
             args += [xp.ascontiguousarray(array), np.int32(array.size), np.int32(KINDS.index(array.dtype))]
     loader.kernel("status", "join")((-(-joined.size // 256),), (256,), (*args, joined))
     told = joined if isinstance(joined, np.ndarray) else joined.get()
-    parts = np.split(told, np.cumsum(sizes)[:-1])
-    return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+    ends = itertools.accumulate(sizes)
+    return [told[end - array.size : end].reshape(array.shape) for array, end in zip(arrays, ends, strict=True)]

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ksubspaces.kernels.loops import price_bits
-
 SCALE_BITS, LAYOUT_BITS = 8, 4  # of a coefficient's scale, and of the note how many bits it has
 HALVINGS = 26
 
@@ -57,6 +55,8 @@ def price(energies: Sequence[Energies], theta: float, errors: np.ndarray) -> lis
 
 
 def _price_one(own: Energies, theta: float, errors: np.ndarray) -> Layout:
+    from ksubspaces.kernels.loops import price_bits  # Numba is not for whoever only reads
+
     layout = Layout(np.zeros(own.energy.shape, np.int64), np.zeros(own.energy.shape[1], np.int64))
     fixed = LAYOUT_BITS * (int((own.rows > 0).sum()) + (own.entries > 0))
     price_bits(own.energy, own.rows, own.entries, theta, errors, fixed, SCALE_BITS, layout.bits, layout.basis_bits)

@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays import AnyArray, entered, scaled, to_numpy
 from ..checks import Seed, check_matrix, check_weights, flag, generators, whole
 from ..progress import Bar, shown
-from ..result import Record
+from ..result import Record, share
 from .quantized import QuantizedFactorization
 from .search import WIDTH, Target, TooFew, search
 
@@ -69,8 +69,8 @@ def quantize(
     facts = {**stored.facts, "dtype": array.dtype.name, "exponent": exponent}
     with np.errstate(over="ignore"):
         own_energy = energy * unit if relative else float(np.ldexp(energy * unit, 2 * exponent))
-    record = Record(error / energy if energy > 0 else (0.0 if error == 0 else float("inf")), own_energy)
-    record = replace(record, converged=True, seconds=time.perf_counter() - begun)
+    lost = share(error, energy)
+    record = Record(lost * own_energy, own_energy, lost, converged=True, seconds=time.perf_counter() - begun)
     return QuantizedFactorization(replace(stored, facts=facts), winner, home, record)
 
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.stats import norm
-
-from ksubspaces.kernels.cpu_trellis import search
 
 MOST = 8  # bits of a number
 TRELLIS_BITS = 4  # with more, what a trellis gains is not worth its states
@@ -52,6 +49,8 @@ def code(width: int = 0) -> Code:
 
 def lloyd_max(b: int) -> tuple[np.ndarray, float]:
     """The 2^b best levels of a Gaussian number, and their mean squared error (Lloyd, 1957; Max, 1960)."""
+    from scipy.stats import norm
+
     ends = norm.ppf(np.linspace(0, 1, 2**b + 1))
     for _ in range(2000):
         shares, heights = np.diff(norm.cdf(ends)), norm.pdf(ends)
@@ -65,6 +64,10 @@ def lloyd_max(b: int) -> tuple[np.ndarray, float]:
 
 def _trellis(b: int, width: int) -> tuple[np.ndarray, float]:
     """Levels of a trellis for Gaussian numbers, trained on some, and their mean squared error on others."""
+    from scipy.stats import norm
+
+    from ksubspaces.kernels.cpu_trellis import search
+
     rng, states = np.random.default_rng(b), 1 << width
     windows = np.arange(states)
     # The 2^b successors of a state differ in their highest bits: these spread, the others shift them a little.

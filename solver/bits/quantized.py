@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -16,7 +16,7 @@ from ..arrays import NUMPY, AnyArray, Home, computing, entered, move, namespace,
 from ..arrays import energy as total_energy
 from ..checks import check_matrix, check_weights
 from ..factorization import row_numbers
-from ..result import Record
+from ..result import UNKNOWN, Record, share
 from ..storage import from_bytes, load_arrays, reading, save_arrays, to_bytes
 from .stored import Stored
 
@@ -49,8 +49,8 @@ class QuantizedFactorization:
 
     stored: Stored
     winner: str
-    home: Home = field(default=NUMPY, compare=False)
-    record: Record = field(default=Record(), compare=False)
+    home: Home = NUMPY
+    record: Record = UNKNOWN
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -123,7 +123,7 @@ class QuantizedFactorization:
     @property
     def objective(self) -> float:
         """``sum_i w_i |x_i - row i decoded|^2`` of those rows, in float64."""
-        return self.record.relative_error * self.record.energy
+        return self.record.objective
 
     @property
     def seconds(self) -> float:
@@ -206,7 +206,7 @@ class QuantizedFactorization:
                 squares = xp.einsum("ij,ij->i", difference, difference)
                 error += float((squares if weights is None else weights[rows] * squares).sum())
             energy = total_energy(scaled(array, -exponent), weights)
-            return error / energy if energy > 0 else (0.0 if error == 0 else float("inf"))
+            return share(error, energy)
 
     def stitch(self) -> NoReturn:
         """Refused: coefficients of packed bits are no two factors of numbers.
@@ -225,7 +225,9 @@ class QuantizedFactorization:
         return replace(self, home=move(self.home, target))
 
     def _facts(self) -> dict[str, Any]:
-        return {**self.stored.facts, "winner": self.winner, **self.record.facts()}
+        lost = {"relative_error": self.relative_error, "energy": self.energy}
+        known = np.isfinite(list(lost.values())).all()
+        return {**self.stored.facts, "winner": self.winner, **(lost if known else {})}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to a safetensors file, whole or not at all.
@@ -259,7 +261,9 @@ class QuantizedFactorization:
     @classmethod
     def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> QuantizedFactorization:
         own = {name: facts[name] for name in ("n", "d", "dtype", "exponent", "scale_unit", "gain_unit")}
-        result = cls(Stored(arrays, own), str(facts["winner"]), record=Record.from_facts(facts))
+        lost: dict[str, Any] = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
+        record = Record.from_facts({**lost, "history": [], "converged": True}) if lost else UNKNOWN
+        result = cls(Stored(arrays, own), str(facts["winner"]), record=record)
         _ = result._unpacked, result.dtype  # which finds parts that do not fit together
         return result
 

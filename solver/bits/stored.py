@@ -17,7 +17,7 @@ from .allocation import Layout
 from .levels import MOST
 from .transforms import CODED, PLAIN, make_basis
 
-SCALE_STEPS, GAIN_STEPS = 8, 16  # of a factor of two
+SCALE_STEPS, GAIN_STEPS = 8, 8  # of a factor of two: a byte spans 31 of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,14 +238,16 @@ def split_nibbles(codes: np.ndarray, m: int) -> np.ndarray:
 
 
 def encode_powers(numbers: np.ndarray, steps: int, zero: bool = False) -> tuple[np.ndarray, int]:
-    """Positive numbers as codes of a byte, in ``steps`` of a factor of two, and the unit; with ``zero`` 0 is 0."""
+    """Positive numbers as codes of a byte, in ``steps`` of a factor of two, and the unit.
+
+    What is too small for them is the smallest, or with ``zero`` 0.
+    """
     positive = numbers[numbers > 0]
     top = int(np.ceil(np.log2(positive.max(initial=0) or 1)))
     unit = top - (255 // steps)
     with np.errstate(divide="ignore"):
         codes = np.round((np.log2(numbers) - unit) * steps)
-    codes = np.clip(codes, 1 if zero else 0, 255)
-    return np.where((numbers > 0) | (not zero), codes, 0).astype(np.uint8), unit
+    return np.clip(codes, 0, 255).astype(np.uint8), unit
 
 
 def decode_powers(codes: np.ndarray, unit: int, steps: int, zero: bool = False) -> np.ndarray:

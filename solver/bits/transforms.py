@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import scipy.fft
 
 from ksubspaces import kernels
 
@@ -67,8 +66,9 @@ Size = Callable[[Sequence[np.ndarray], Sequence[int], Sequence[Layout]], float]
 
 def tiers_of(weights: np.ndarray, A: np.ndarray) -> np.ndarray:
     """Tiers of a factor of two from the largest weight down; the last but one has all that are lighter."""
-    with np.errstate(divide="ignore"):
-        tiers = np.clip(np.floor(np.log2(weights.max() / weights)), 0, TIERS - 2).astype(np.int32)
+    largest = weights.max()
+    shares = np.where(weights > 0, weights, np.ldexp(largest, -TIERS)) / (largest or 1)
+    tiers = np.minimum(np.floor(-np.log2(np.where(shares > 0, shares, 1))), TIERS - 2).astype(np.int32)
     tiers[~A.any(axis=1)] = TIERS - 1
     return tiers
 
@@ -96,6 +96,8 @@ def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, errors: np.nd
 
 def rotation(d: int) -> np.ndarray:
     """An orthonormal matrix (d, d) that mixes all columns: cosines with random signs, the same for every d."""
+    import scipy.fft
+
     signs = np.random.default_rng(d).integers(0, 2, d) * 2 - 1
     return (scipy.fft.dct(np.eye(d), axis=0, norm="ortho") * signs).astype(np.float32)
 

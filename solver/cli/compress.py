@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..curve import CompressionCurve, compression_curve
 from ..folders import folders_around
 from ..page import write_page
+from ..tables import is_table
 from ..tokens import token_weights
 from .common import add_options, add_out_options, check_out, check_parent, open_console, several, status
+from .compress_table import compress_table
 from .texts import open_texts
 
 if TYPE_CHECKING:
@@ -35,7 +37,11 @@ def add(commands: Any) -> None:
     )
     parser = commands.add_parser("compress", help="make a model folder smaller", description=about)
     parser.add_argument(
-        "model", metavar="MODEL_DIR", type=Path, help="a folder of transformers or sentence-transformers"
+        "model",
+        metavar="MODEL_DIR",
+        type=Path,
+        help="a folder of transformers or sentence-transformers; or a table: x.npy, x.npz::name, "
+        "model.safetensors::tensor_name, x.csv, or vectors of words as text, x.txt or x.vec",
     )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--ratio", type=float, help="share of the table's parameters to save, as 0.4")
@@ -64,6 +70,9 @@ def add(commands: Any) -> None:
 
 def compress(options: argparse.Namespace) -> None:
     """Compress, show, save."""
+    if is_table(str(options.model)):
+        compress_table(options)
+        return
     from ..integrations import transformers as models  # first: it tells what to install
     from ..integrations._saved import MODEL
 

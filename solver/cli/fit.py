@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..factorization import Factorization
 from ..figures import plot
-from ..fit import fit_subspaces
+from ..fit import SEARCHES, fit_subspaces
 from ..folders import Holding
 from ..report import FitReport, dimension_sweep, make_report, svd_curve
 from ..storage import write_whole
@@ -49,6 +49,8 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--init", default="k-means++", help=f"{', '.join(_INITS)}, or a saved subspaces.safetensors (%(default)s)"
     )
     parser.add_argument("--n-init", type=_n_init, default="auto", help="number of starts, or auto (%(default)s)")
+    parser.add_argument("--search", choices=SEARCHES, default="auto", help="for better optima (%(default)s)")
+    parser.add_argument("--effort", type=float, default=1, help="for how much longer to search (%(default)s)")
     parser.add_argument("--max-iter", type=int, default=100, help="most steps of a descent (%(default)s)")
     parser.add_argument("--tol", type=float, default=1e-4, help="stop below this relative decrease (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="compute in this type (default: the table's)")
@@ -78,6 +80,8 @@ def run(
         affine=options.affine,
         init=init,
         n_init=options.n_init,
+        search=options.search,
+        effort=options.effort,
         max_iter=options.max_iter,
         tol=options.tol,
         dtype=options.dtype,
@@ -117,7 +121,8 @@ def _save(
 ) -> list[str]:
     factorization.save(out / FACTORS)
     model.save(out / SUBSPACES)
-    given = gather_options(options, "affine", "init", "n_init", "max_iter", "tol", "dtype", "seed", "device")
+    names = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "dtype", "seed", "device")
+    given = gather_options(options, *names)
     facts = {"table": name, "version": __version__, "options": given, **asdict(report)}
     write_whole(out / REPORT, (json.dumps(facts, indent=2) + "\n").encode())
     return [FACTORS, SUBSPACES, REPORT]

@@ -100,6 +100,8 @@ class SubspaceEmbedding(Factors):
     True
     """
 
+    _dense: Any = nn.Embedding
+
     def __init__(
         self,
         num_embeddings: int,
@@ -137,6 +139,7 @@ class SubspaceEmbedding(Factors):
         n_fixed: int = 0,
         dtype: torch.dtype | None = None,
         device: Any = None,
+        **more: Any,
     ) -> Self:
         """An embedding with a copy of given factors.
 
@@ -150,6 +153,8 @@ class SubspaceEmbedding(Factors):
             Of bases and output; that of the factorization by default.
         device : optional
             That of the factorization by default.
+        **more
+            Of a class derived from this.
 
         Raises
         ------
@@ -157,13 +162,13 @@ class SubspaceEmbedding(Factors):
             When it is given something else.
         """
         shapes, options = read_shapes(factorization, dtype, device)
-        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling, "n_fixed": n_fixed}
+        options |= {"padding_idx": padding_idx, "storage": storage, "scaling": scaling, "n_fixed": n_fixed, **more}
         return cls(*shapes, **options).fill(factorization)
 
     @classmethod
     def from_embedding(
         cls,
-        embedding: nn.Embedding,
+        embedding: Any,
         ratio: float | None = None,
         *,
         n_parameters: int | None = None,
@@ -218,8 +223,8 @@ class SubspaceEmbedding(Factors):
         >>> layer.n_parameters <= 0.3 * 400 * 16
         True
         """
-        if not isinstance(embedding, nn.Embedding):
-            raise TypeError(f"embedding must be an nn.Embedding, got {type(embedding).__name__}")
+        if not isinstance(embedding, cls._dense):
+            raise TypeError(f"embedding must be an nn.{cls._dense.__name__}, got {type(embedding).__name__}")
         for name, reason in UNSUPPORTED.items():
             if getattr(embedding, name):
                 raise ValueError(f"embeddings with {name} cannot be factored: {reason}; set it to None or False first")
@@ -237,6 +242,8 @@ class SubspaceEmbedding(Factors):
         if padding_idx is not None and (in_bits or table[padding_idx].any()):
             options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
         if in_bits:
+            if cls._dense is not nn.Embedding:
+                raise ValueError("a bag has no form in packed bits; give ratio, keep or n_parameters")
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
             options |= {"bits": bits, "nbytes": nbytes}
             found: Any = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
@@ -258,10 +265,16 @@ class SubspaceEmbedding(Factors):
             n_fixed=0 if padding_idx is None else 1,
             dtype=table.dtype,
             device=table.device,
+            **cls._options_of(embedding),
         )
         if not embedding.weight.requires_grad:
             layer.requires_grad_(False)
         return layer.train(embedding.training)
+
+    @staticmethod
+    def _options_of(embedding: Any) -> dict[str, Any]:
+        """What more an embedding of this kind is made with."""
+        return {}
 
     @property
     def weight(self) -> Tensor:
@@ -277,15 +290,25 @@ class SubspaceEmbedding(Factors):
         TypeError
             When ids are not integers.
         """
+        self._check_ids(ids)
+        table = self.table()
+        padding_idx = -1 if self.padding_idx is None else self.padding_idx
+        if not self._is_static(ids):
+            return self.scaling(decode(ids, table, padding_idx))
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return self.scaling(lookup(ids, *table, padding_idx))
+        return self.scaling(decode_static(ids, table))
+
+    @staticmethod
+    def _check_ids(ids: Tensor) -> None:
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
-        table = self.table()
-        if torch.compiler.is_exporting() or torch.jit.is_tracing() or ids.is_meta:
-            return self.scaling(decode_static(ids, table))
-        padding_idx = -1 if self.padding_idx is None else self.padding_idx
-        rows = lookup(ids, *table, padding_idx) if torch.compiler.is_compiling() else decode(ids, table, padding_idx)
-        return self.scaling(rows)
+
+    @staticmethod
+    def _is_static(ids: Tensor) -> bool:
+        """Whether shapes may not depend on the ids: compiled, traced, exported, or on the meta device."""
+        return torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(ids, "is_meta", False)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

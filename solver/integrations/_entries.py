@@ -14,10 +14,10 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from ._embedding import SubspaceEmbedding
+from ._bag import SubspaceEmbeddingBag
 from ._factors import Factors
 from ._linear import SubspaceLinear
-from ._modules import factored_layers
+from ._modules import KINDS, LAYERS, factored_layers
 from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import PLAIN
 
@@ -32,6 +32,8 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
         entry: dict[str, Any] = {"shape": list(factors.shape)}
         if not isinstance(layer, SubspaceLinear):
             entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
+            if isinstance(layer, SubspaceEmbeddingBag):
+                entry |= {"kind": "bag", "mode": layer.mode, "include_last_offset": layer.include_last_offset}
             if layer.scaling != PLAIN:
                 entry["scaling"] = list(layer.scaling)
         else:
@@ -84,10 +86,11 @@ def empty(entry: Mapping[str, Any]) -> nn.Module:
     if "packed_bytes" in entry:
         return _empty_packed(entry)
     clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
-    if entry["kind"] == "embedding":
-        options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling", "n_fixed") if name in entry}
+    if entry["kind"] in ("embedding", "bag"):
+        names = ("padding_idx", "scaling", "n_fixed", "mode", "include_last_offset")
+        options: dict[str, Any] = {name: entry[name] for name in names if name in entry}
         n, d = entry["shape"]
-        return SubspaceEmbedding(n, d, **clusters, **options)
+        return LAYERS[entry["kind"]][1](n, d, **clusters, **options)
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
 
 
@@ -129,7 +132,7 @@ def of_class(
     def place(name: str, entry: Mapping[str, Any]) -> str | None:
         found = next((candidate for candidate in names(name) if candidate in holders), None)
         holder = holders.get(found or "")
-        if found is None or not isinstance(holder, (nn.Linear, nn.Embedding)):
+        if found is None or not isinstance(holder, KINDS):
             return None
         shape, compressed = tuple(holder.weight.shape), _features(entry)[::-1]
         if shape != compressed:

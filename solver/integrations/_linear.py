@@ -166,6 +166,7 @@ class SubspaceLinear(nn.Module):
         storage: str | None = None,
         k: Any = "auto",
         seed: int | None = None,
+        metric: Any = None,
         **options: Any,
     ) -> Self:
         """Compress the weight of a linear layer, which is left as it is; the bias is kept.
@@ -186,6 +187,9 @@ class SubspaceLinear(nn.Module):
             See the class.
         k, seed, **options
             As in ``ksubspaces.compress``.
+        metric : (in, in) array, or (out, out) by columns, optional
+            Which directions of what is clustered matter more, as in ``ksubspaces.metric.compress_in_metric``. By rows,
+            the second moment of the layer's inputs makes the error that of its outputs.
 
         Raises
         ------
@@ -207,26 +211,23 @@ class SubspaceLinear(nn.Module):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
         _check_by(by)
         from ..budget import compress
+        from ..metric import compress_in_metric
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T
         bias = None if linear.bias is None else linear.bias.detach()
         if bits is not None or nbytes is not None:
-            refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
+            refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage, metric=metric)
             options |= {"bits": bits, "nbytes": nbytes}
             found: Any = compress(table, k=k, sample_weight=sample_weight, seed=seed, **options)
             factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(found)
             return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
-        factorization = compress(
-            table,
-            ratio,
-            n_parameters=n_parameters,
-            k=k,
-            sample_weight=sample_weight,
-            seed=seed,
-            **options,
-        )
+        options |= {"n_parameters": n_parameters, "k": k, "sample_weight": sample_weight, "seed": seed}
+        if metric is None:
+            factorization = compress(table, ratio, **options)
+        else:
+            factorization = compress_in_metric(table.float(), metric, ratio, **options)
         layer = cls.from_factorization(
             factorization, bias=bias, by=by, storage=storage, dtype=weight.dtype, device=weight.device
         )

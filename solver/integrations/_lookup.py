@@ -102,10 +102,15 @@ def decode(ids: Tensor, table: Table, padding_idx: int = -1) -> Tensor:
         When a number is not in [0, n).
     """
     with in_own_dtype(ids.device):
-        request = _prepare_request(ids, table, padding_idx)
-        rows = torch.cat([table.rows(c, positions) for c, positions in enumerate(request.positions)])
-        padding = None if request.padding < 0 else request.padding
-        return F.embedding(request.inverse, rows, padding).view(*ids.shape, rows.shape[1])
+        rows, inverse, padding = decode_distinct(ids, table, padding_idx)
+        return F.embedding(inverse, rows, padding).view(*ids.shape, rows.shape[1])
+
+
+def decode_distinct(ids: Tensor, table: Table, padding_idx: int = -1) -> tuple[Tensor, Tensor, int | None]:
+    """The distinct rows asked for, which of them each id means (flat), and which is the padding row, if any is."""
+    request = _prepare_request(ids, table, padding_idx)
+    rows = torch.cat([table.rows(c, positions) for c, positions in enumerate(request.positions)])
+    return rows, request.inverse, None if request.padding < 0 else request.padding
 
 
 def decode_static(ids: Tensor, table: Table) -> Tensor:

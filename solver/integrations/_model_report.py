@@ -46,7 +46,7 @@ class ModuleReport:
     ----------
     name : str
         Of the module within the model.
-    kind : {"embedding", "linear"}
+    kind : {"embedding", "bag", "linear"}
     tied : tuple of str
         Other modules that hold the same table.
     shape : (n, d)
@@ -119,6 +119,8 @@ class ModelReport:
     seconds : float
     options : dict
         What was asked for.
+    left : tuple of str
+        Heads that are not tied to what was compressed, and were left as they are.
     """
 
     model: str
@@ -129,6 +131,7 @@ class ModelReport:
     nbytes: int
     seconds: float
     options: Mapping[str, Any]
+    left: tuple[str, ...] = ()
 
     def after(self, earlier: ModelReport | None) -> ModelReport:
         """This together with what was compressed earlier in the same model."""
@@ -140,6 +143,7 @@ class ModelReport:
             n_parameters_before=earlier.n_parameters_before,
             nbytes_before=earlier.nbytes_before,
             seconds=earlier.seconds + self.seconds,
+            left=tuple(name for name in earlier.left if all(name != module.name for module in self.modules)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,7 +165,9 @@ class ModelReport:
             for name in ("most_lost", "most_distorted"):
                 given[name] = tuple(RowLoss(**row) for row in entry[name])
             modules.append(ModuleReport(**given))
-        return cls(**{f.name: facts[f.name] for f in fields(cls)} | {"modules": tuple(modules)})
+        left = tuple(facts.get("left", ()))  # of which earlier versions knew nothing
+        given = {f.name: facts[f.name] for f in fields(cls) if f.name != "left"}
+        return cls(**given | {"modules": tuple(modules), "left": left})
 
     def __str__(self) -> str:
         lines = [
@@ -181,6 +187,10 @@ class ModelReport:
                 )
             else:
                 lines.append(f"    weights: {m.weights}")
+        for name in self.left:
+            lines.append(
+                f"  {name} is not tied to the embedding, and was left; modules='embeddings+heads' compresses both"
+            )
         return "\n".join(lines)
 
 

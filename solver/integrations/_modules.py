@@ -10,13 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._bag import SubspaceEmbeddingBag
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors
 from ._linear import SubspaceLinear
 from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import scaling_of
 
-KINDS: tuple[Any, ...] = (nn.Embedding, nn.Linear)
+LAYERS: Mapping[str, tuple[Any, Any]] = {
+    "embedding": (nn.Embedding, SubspaceEmbedding),
+    "bag": (nn.EmbeddingBag, SubspaceEmbeddingBag),
+    "linear": (nn.Linear, SubspaceLinear),
+}
+"""Each kind of layer, dense and factored."""
+KINDS = tuple(dense for dense, _ in LAYERS.values())
+TABLES = (nn.Embedding, nn.EmbeddingBag, SubspaceEmbedding, PackedEmbedding)
 Layer = SubspaceEmbedding | PackedEmbedding | SubspaceLinear
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -43,8 +51,8 @@ class SharedTable:
 
     @property
     def kind(self) -> str:
-        """ "embedding" or "linear"."""
-        return "embedding" if isinstance(self.module, nn.Embedding) else "linear"
+        """ "embedding", "bag" or "linear"."""
+        return next(name for name, (kind, _) in LAYERS.items() if isinstance(self.module, kind))
 
     @property
     def tied(self) -> tuple[str, ...]:
@@ -59,7 +67,7 @@ class SharedTable:
         return {name: by_module[id(module)] for name, module in self.holders.items()}
 
     def _replacement(self, module: Any, layer: Layer) -> nn.Module:
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             return layer
         head = layer if module is self.module else tied_linear(layer)
         assert isinstance(head, SubspaceLinear)
@@ -78,7 +86,9 @@ def tied_linear(layer: nn.Module) -> SubspaceLinear:
 def check_model(model: Any) -> None:
     """Refuse what is no module, or wraps one."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        static = type(model).__name__ == "StaticModel"  # of model2vec, which is arrays of NumPy
+        remedy = "; open it as SentenceTransformer(modules=[StaticEmbedding.from_model2vec(PATH)])" if static else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}{remedy}")
     if isinstance(model, WRAPPERS):
         raise ValueError(f"model is wrapped in {type(model).__name__}; compress model.module, then wrap it again")
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
@@ -114,7 +124,10 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
                 raise ValueError(f"{name} shares its weight with {other}.{entry}, which cannot be tied to factors")
             _check_module(other, modules[other])
             group[other] = modules[other]
-        embeddings = {key: module for key, module in group.items() if isinstance(module, nn.Embedding)}
+        bags = [key for key, module in group.items() if isinstance(module, nn.EmbeddingBag)]
+        if bags and len({id(module) for module in group.values()}) > 1:
+            raise ValueError(f"{bags[0]} shares its weight with others ({', '.join(group)}); leave it out of modules")
+        embeddings = {key: module for key, module in group.items() if not isinstance(module, nn.Linear)}
         if len({module.padding_idx for module in embeddings.values()}) > 1:
             raise ValueError(f"{', '.join(embeddings)} share a weight but not the padding_idx; make it the same")
         scalings = {key: scaling_of(module) for key, module in embeddings.items()}  # reads the table: once a holder
@@ -132,7 +145,8 @@ def _check_module(name: str, module: nn.Module) -> None:
         raise ValueError(f"{name} is already compressed: {module!r}; load the original model to compress it anew")
     if not isinstance(module, KINDS):
         raise ValueError(
-            f"{name} is of type {type(module).__name__}, not an nn.Embedding or nn.Linear; leave it out of modules"
+            f"{name} is of type {type(module).__name__}, not an nn.Embedding, nn.EmbeddingBag or nn.Linear; "
+            "leave it out of modules"
         )
     if "weight" not in module._parameters:
         raise ValueError(f"{name} computes its weight (a parametrization?); remove that first")

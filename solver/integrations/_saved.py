@@ -21,7 +21,7 @@ from ._manifest import MANIFEST, read_manifest
 from ._methods import take_over
 from ._model_report import ModelReport
 from ._modules import check_model, factored_layers
-from ._saving import class_of, completing, is_pipeline, save_transformer
+from ._saving import class_of, completing, is_pipeline, open_pipeline, save_transformer
 
 MODEL = Holding("a compressed model", lambda folder: (folder / MANIFEST).is_file())
 VARIANT = "ksubspaces"  # of the names of weights in folders of the first two versions
@@ -80,7 +80,9 @@ def save_compressed(
     if not layers:
         raise ValueError("model has no factored layers; compress it first, or use its own save_pretrained")
     inner = outer_models(model)
-    if outside := [name for name in layers if not any(name.startswith(f"{part}.") or not part for part in inner)]:
+    savers = [*inner.values(), *(part for part in model.modules() if hasattr(part, "saves_factors"))]
+    saved = {id(module) for saver in savers for module in saver.modules()}  # by whatever names
+    if outside := [name for name, layer in layers.items() if id(layer) not in saved]:
         raise ValueError(
             f"{outside[0]} is outside of the transformers model and cannot be saved; leave it out of modules"
         )
@@ -171,7 +173,8 @@ def load_compressed(
     try:
         if is_pipeline(kind):
             own |= options.pop("model_kwargs", None) or {}
-            model = kind(str(folder), device="cpu", local_files_only=True, model_kwargs=own, **options)
+            options = {"device": "cpu", "local_files_only": True, "model_kwargs": own, **options}
+            model = open_pipeline(kind, str(folder), **options)
             take_over(model)
         else:
             model, info = kind.from_pretrained(

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from .._version import __version__
 from ..storage import write_whole
+from ._bag import SubspaceEmbeddingBag
 from ._card import write_card
 from ._entries import describe_layers
 from ._manifest import MANIFEST, write_manifest
@@ -80,6 +81,28 @@ def is_pipeline(kind: type) -> bool:
     """Whether its models are of sentence-transformers: sequences of modules that save themselves."""
     libraries = (base.__module__.partition(".")[0] for base in kind.__mro__)
     return issubclass(kind, nn.Sequential) and "sentence_transformers" in libraries
+
+
+def take_static(model: nn.Module) -> None:
+    """Make the static embeddings of a pipeline, with tables that are factored, ones that save themselves."""
+    if not is_pipeline(type(model)):
+        return
+    for module in model.modules():
+        if isinstance(getattr(module, "embedding", None), SubspaceEmbeddingBag):
+            from .sentence_transformers import StaticEmbedding, SubspaceStaticEmbedding
+
+            if type(module) is StaticEmbedding:
+                module.__class__ = SubspaceStaticEmbedding
+
+
+def open_pipeline(kind: Any, folder: str, **options: Any) -> Any:
+    """A pipeline with our modules, too, and with no more trust than those need: none in the files of the folder."""
+    from .sentence_transformers import SubspaceStaticEmbedding as Static
+
+    load = getattr(kind, "_load_with_module_classes", None)
+    if load is None:  # before sentence-transformers 6, which imports modules by their names
+        return kind(folder, **options)
+    return load(folder, {f"{Static.__module__}.{Static.__name__}": Static}, **options)
 
 
 def library_of(kind: type) -> str:

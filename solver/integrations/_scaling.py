@@ -34,7 +34,7 @@ class Scaling(NamedTuple):
 PLAIN = Scaling()
 
 
-def scaling_of(embedding: nn.Embedding) -> Scaling | None:
+def scaling_of(embedding: nn.Module) -> Scaling | None:
     """What an embedding multiplies its rows by; None if it does anything else with them.
 
     Of classes with a forward of their own this is told by their ``embed_scale``, as transformers calls it, and then
@@ -42,7 +42,7 @@ def scaling_of(embedding: nn.Embedding) -> Scaling | None:
     """
     if "forward" in vars(embedding):
         return None
-    if type(embedding).forward is nn.Embedding.forward:
+    if type(embedding).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward):
         return PLAIN
     given: Any = getattr(embedding, "embed_scale", None)
     # Where it is a buffer it has been cast with the model; the number that it was made from is beside it.
@@ -55,7 +55,7 @@ def scaling_of(embedding: nn.Embedding) -> Scaling | None:
 
 
 @torch.no_grad()
-def _describes(scaling: Scaling, embedding: nn.Embedding) -> bool:
+def _describes(scaling: Scaling, embedding: Any) -> bool:
     """Whether what comes out is the rows multiplied by just that, bit for bit."""
     weight = embedding.weight
     for ids in torch.arange(len(weight), device=weight.device).split(max(1, _BLOCK // max(1, weight.shape[1]))):

@@ -102,7 +102,8 @@ def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
 
 def _special(tokenizer: Any) -> list[int]:
     if hasattr(tokenizer, "all_special_ids"):  # which has those with a name: others are marked in the vocabulary
-        return [*tokenizer.all_special_ids, *_find_marked(getattr(tokenizer, "added_tokens_decoder", {}))]
+        named = [token for token in tokenizer.all_special_ids if token is not None]  # a name that is no token
+        return [*named, *_find_marked(getattr(tokenizer, "added_tokens_decoder", {}))]
     if hasattr(tokenizer, "get_added_tokens_decoder"):  # of the package tokenizers
         return _find_marked(tokenizer.get_added_tokens_decoder())
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Layers of factored tables for Torch: an embedding and a linear layer with k small factors in place of one matrix.
+"""Layers of factored tables for Torch: an embedding, a bag and a linear layer with k factors in place of one matrix.
 
 They are those of MESSI (Maalouf et al., Deep Learning Meets Projective Clustering, ICLR 2021, section 2), and need
 Torch 2.7 or later.
@@ -9,8 +9,9 @@ try:
 except ImportError:
     raise ImportError('ksubspaces.integrations.torch needs Torch: pip install "ksubspaces[torch]"') from None
 
+from ._bag import SubspaceEmbeddingBag
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._packed import PackedEmbedding
 
-__all__ = ["PackedEmbedding", "SubspaceEmbedding", "SubspaceLinear"]
+__all__ = ["PackedEmbedding", "SubspaceEmbedding", "SubspaceEmbeddingBag", "SubspaceLinear"]

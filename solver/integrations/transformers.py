@@ -27,7 +27,7 @@ is slower than the layer itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 try:
@@ -48,20 +48,29 @@ if int(transformers.__version__.partition(".")[0]) < 5:
 
 from torch import nn
 
-from ._embedding import SubspaceEmbedding
+from ._activations import activation_metric
 from ._linear import SubspaceLinear
 from ._loading import attach
 from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
-from ._modules import Layer, SharedTable, check_model, factored_layers, put, shared_tables, size
+from ._modules import LAYERS, TABLES, Layer, SharedTable, check_model, factored_layers, put, shared_tables, size
 from ._packed import PackedFactors
 from ._saved import load_compressed, outer_models, save_compressed
-from ._saving import is_pipeline
+from ._saving import is_pipeline, take_static
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
 
-__all__ = ["ModelReport", "ModuleReport", "RowLoss", "compress_model", "load_compressed", "save_compressed"]
+__all__ = [
+    "ModelReport",
+    "ModuleReport",
+    "RowLoss",
+    "activation_metric",
+    "compress_model",
+    "load_compressed",
+    "save_compressed",
+]
 
-EMBEDDINGS = "embeddings"
+EMBEDDINGS, WITH_HEADS = "embeddings", "embeddings+heads"
+_CHOICES = f"{EMBEDDINGS!r}, {WITH_HEADS!r} or a list of names"
 
 
 def compress_model(
@@ -77,6 +86,7 @@ def compress_model(
     modules: str | Iterable[str] = EMBEDDINGS,
     exact_rows: Any = SPECIAL,
     storage: str | None = None,
+    metric: Mapping[str, Any] | None = None,
     k: int | str = "auto",
     seed: Any = None,
     progress: bool = False,
@@ -84,7 +94,8 @@ def compress_model(
 ) -> ModelReport:
     """Compress the tables of a model, in place.
 
-    The input embedding becomes a :class:`SubspaceEmbedding`. Whatever is tied to it, as the output projection of a
+    The input embedding becomes a :class:`SubspaceEmbedding` (in the static models of sentence-transformers, where the
+    table is the model, a :class:`SubspaceEmbeddingBag`). Whatever is tied to it, as the output projection of a
     language model often is, stays tied: it becomes a :class:`SubspaceLinear` with the very same factors and its own
     bias. dtype, device, training mode and what is trained stay as they were. If anything fails, nothing is replaced.
     The vocabulary may change (``resize_token_embeddings``) before or after: rows that are new then are added exactly.
@@ -111,13 +122,17 @@ def compress_model(
         Of the model; one of sentence-transformers has its own.
     token_weights : (n,) array, optional
         Weight of each token. Rows beyond the tokenizer's vocabulary, with which tables are padded, may be left out.
-    modules : "embeddings" or iterable of str
-        Names of modules, each an ``nn.Embedding`` or ``nn.Linear``, to compress in place of the input embedding.
+    modules : "embeddings", "embeddings+heads" or iterable of str
+        Names of modules, each an ``nn.Embedding``, ``nn.EmbeddingBag`` or ``nn.Linear``, to compress in place of the
+        input embedding. A head that is not tied to it is a table of its own: it is left, and the report tells so, but
+        with "embeddings+heads".
     exact_rows : "special", None, array of ints, or mask
         Tokens to keep just as they are, at the expense of the others: by default the special tokens of the tokenizer,
         if there is one. More than d of them take a storage that holds the model's dtype.
     storage : {"float32", "float16", "bfloat16", "int8"}, optional
         Of the coefficients; by default the model's dtype.
+    metric : dict of str to (in, in) array, optional
+        For linear layers by name, which directions of their inputs matter more: see :func:`activation_metric`.
     k, seed, progress, **options
         As in :func:`ksubspaces.compress`.
 
@@ -154,12 +169,19 @@ def compress_model(
     check_model(model)
     _check_unquantised(model)
     inputs, outputs = _token_modules(model)
-    tables = shared_tables(model, _names(modules, inputs, model))
+    tables = shared_tables(model, _names(modules, inputs, outputs, model))
     for name, given, instead in (("n_parameters", n_parameters, "ratio or keep"), ("nbytes", nbytes, "bits")):
         if given is not None and len(tables) > 1:
             names = ", ".join(table.name for table in tables)
             raise ValueError(f"{name} is for one table, but there are {len(tables)}: {names}; give {instead}")
+    metric = {} if metric is None else metric
+    linear = [table.name for table in tables if table.kind == "linear"]
+    if other := [name for name in metric if name not in linear]:
+        raise ValueError(f"metric names {other[0]!r}, which is not among the linear layers to compress: {linear}")
+    left = {name for name in outputs if isinstance(model.get_submodule(name), nn.Linear)}
+    left = left.difference(*(table.holders for table in tables)) if modules == EMBEDDINGS else set()
     of_tokens = [table for table in tables if table.holders.keys() & {*inputs, *outputs}]
+    _check_one_vocabulary(model, of_tokens)
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
     rows = token_rows([len(table.module.weight) for table in of_tokens], token_weights, texts, tokenizer, exact_rows)
@@ -171,10 +193,12 @@ def compress_model(
     reports = []
     for table in tables:
         own = rows.first(len(table.module.weight)) if table in of_tokens else ALIKE
-        layer, report = _compress_table(table, ratio, own, {"progress": progress, **asked})
+        more = {} if table.name not in metric else {"metric": metric[table.name]}
+        layer, report = _compress_table(table, ratio, own, {"progress": progress, **asked, **more})
         layers.update(table.replacements(layer))
         reports.append(report)
     put(model, layers)
+    take_static(model)
     for part in outer_models(model).values():
         if factored_layers(part):
             attach(part)
@@ -189,6 +213,7 @@ def compress_model(
         nbytes_before=before[1],
         nbytes=after[1],
         seconds=time.perf_counter() - begun,
+        left=tuple(sorted(left)),
         options={name: _plain(value) for name, value in {"ratio": ratio, **asked}.items() if value is not None},
     )
     earlier: Any = getattr(model, "compression_report", None)
@@ -212,10 +237,9 @@ def _compress_table(
     layer: Layer
     try:
         baseline = Baseline(values, weights)
-        if table.kind == "embedding":
-            layer = SubspaceEmbedding.from_embedding(
-                module, ratio, token_weights=weights, exact_rows=rows.exact, **options
-            )
+        if table.kind != "linear":
+            kind = LAYERS[table.kind][1]
+            layer = kind.from_embedding(module, ratio, token_weights=weights, exact_rows=rows.exact, **options)
         else:
             layer = SubspaceLinear.from_linear(module, ratio, sample_weight=weights, exact_rows=rows.exact, **options)
     except (ValueError, TypeError) as error:
@@ -249,6 +273,17 @@ def _check_unquantised(model: nn.Module) -> None:
             raise ValueError(f"{name or 'model'} is quantised ({method}); compress it before that")
 
 
+def _check_one_vocabulary(model: nn.Module, tables: Sequence[SharedTable]) -> None:
+    """An encoder and a decoder may have vocabularies of their own, and weights are for one."""
+    sizes = {table.name: len(table.module.weight) for table in tables}
+    if len({*sizes.values()}) > 1 and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        told = " and ".join(f"{name} has {n}" for name, n in sizes.items())
+        raise ValueError(
+            f"these are tables of several vocabularies ({told} rows); compress one at a time, modules=[name], "
+            "each with the tokenizer, texts or token_weights of its own"
+        )
+
+
 def _token_modules(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the input and of the output embeddings that the model's parts name."""
     parts: dict[str, Any] = dict(outer_models(model)) or {"": model}
@@ -262,23 +297,32 @@ def _token_modules(model: nn.Module) -> tuple[list[str], list[str]]:
                 continue
             named += [name for name, other in model.named_modules() if other is module]
         found.append(named)
+    if is_pipeline(type(model)):
+        found[0] += [name for name, module in model.named_modules() if isinstance(module, nn.EmbeddingBag)]
     return found[0], found[1]
 
 
-def _names(modules: str | Iterable[str], inputs: list[str], model: nn.Module) -> list[str]:
+def _names(modules: str | Iterable[str], inputs: list[str], outputs: list[str], model: nn.Module) -> list[str]:
     """Names of the modules that are to be compressed."""
     if isinstance(modules, str):
-        if modules != EMBEDDINGS:
-            raise ValueError(f"modules must be 'embeddings' or a list of names, got {modules!r}; perhaps [{modules!r}]")
-        if len(inputs) != 1:
+        if modules not in (EMBEDDINGS, WITH_HEADS):
+            raise ValueError(f"modules must be {_CHOICES}, got {modules!r}; perhaps [{modules!r}]")
+        holders = dict(model.named_modules(remove_duplicate=False))
+        if inputs and not any(isinstance(holders[name], TABLES) for name in inputs):
+            kind = type(holders[inputs[0]]).__name__
+            raise ValueError(
+                f"{type(model).__name__} has no table of tokens (its input is a {kind}); "
+                f"name what is to be compressed, for instance modules={_examples(model)}"
+            )
+        if len({id(holders[name]) for name in inputs}) != 1:
             what = f"has {len(inputs)} input embeddings ({', '.join(inputs)})" if inputs else "has no input embedding"
             raise ValueError(
                 f"{type(model).__name__} {what}; name what is to be compressed, for instance modules={_examples(model)}"
             )
-        return inputs
+        return [*inputs, *outputs] if modules == WITH_HEADS else inputs
     names = list(modules)
     if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"modules must be 'embeddings' or a list of names, got {modules!r}")
+        raise ValueError(f"modules must be {_CHOICES}, got {modules!r}")
     return names
 
 

@@ -23,7 +23,6 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Streamed, cpu, cpu_grouped, cuda, lapack, reference
 
 IRREGULAR = {"changed_rows", "largest", "lower_distances", "sample_rows"}
-DISTANCES = {"assign", "sqdistances"}
 ALL = frozenset(cuda.__all__)
 CHANGED = {
     "lower_distances": "trials",
@@ -97,16 +96,13 @@ class InBlocks(Backend):
 class Emulated(Backend):
     """CUDA C++ on the CPU, in each order in which warps and copies may get on: the results have to be the same bits."""
 
-    options: dict[str, Any] = field(default_factory=dict)
-
     def run(self, operation: str, arguments: dict[str, Any]) -> Any:
         found = []
         for mode in MODES:
             # What groups keep is of one order.
             given = copy.deepcopy(arguments) if operation in CHANGED else converted(arguments, lambda part: part)
-            options = {} if operation not in DISTANCES else self.options
             with emulated(mode):
-                result = getattr(cuda, operation)(**given, **options)
+                result = getattr(cuda, operation)(**given)
             found.append((result, given))
         for mode, other in zip(MODES, found, strict=True):
             assert_same_bits(other, found[0], f"{operation} in the order {mode!r}")
@@ -186,17 +182,12 @@ BACKENDS = [
     Reference("reference"),
     Backend("cpu, products", within=functools.partial(cpu_by, "products")),
     Backend("cpu, loops", within=functools.partial(cpu_by, "loops")),
-    InBlocks("streamed", {*DISTANCES, "coefficients", "residuals", "second_moments", "update_moments"}, many=False),
-    Emulated("emulated", ALL - IRREGULAR, functools.partial(decoding, True), [needs_compiler], limits=SLOW, many=False),
-    Emulated(
-        "emulated, fp16x3",
-        DISTANCES,
-        marks=[needs_compiler],
-        dtypes=[np.float32],
-        limits=SLOW,
+    InBlocks(
+        "streamed",
+        {"assign", "sqdistances", "coefficients", "residuals", "second_moments", "update_moments"},
         many=False,
-        options={"precision": "fp16x3"},
     ),
+    Emulated("emulated", ALL - IRREGULAR, functools.partial(decoding, True), [needs_compiler], limits=SLOW, many=False),
     Emulated(
         "emulated, screened",
         {"assign"},
