@@ -1,5 +1,7 @@
 """The peers of the front in bytes: they take the bytes that they say, and decode to what their encoders meant."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ def test_integers_take_their_bits_and_a_scale_for_each_group(problem, group):
         code = quantisers.integers(A, bits, group)
         assert code.nbytes == A.size * bits // 8 + 2 * N * -(-D // group)
         errors.append(error(A, code))
-    assert all(more > 2 * less for more, less in zip(errors, errors[1:], strict=False))
+    assert all(more > 2 * less for more, less in pairwise(errors))
     assert errors[0] < 0.13  # Gaussian: 0.1188 with the best step for all
 
 

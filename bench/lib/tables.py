@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -50,23 +50,28 @@ class Table:
     queries: np.ndarray
     fidelity: Callable[[np.ndarray], Fidelity]
 
+    @cached_property
+    def neighbours(self) -> np.ndarray:
+        """The nearest rows of the queries in the table itself."""
+        return neighbours(self.A, self.queries)
+
     def measure(self, decoded: np.ndarray) -> Measured:
         """All measures of a decoded table."""
         kept = self.fidelity(decoded)
         errors = np.square(decoded - self.A).sum(axis=1, dtype=np.float64)
         energies = np.square(self.A).sum(axis=1, dtype=np.float64)
         weighted = float(self.weights @ errors / (self.weights @ energies))
-        recall = shared_neighbours(self.A, decoded, self.queries)
+        recall = shared_neighbours(self.neighbours, neighbours(decoded, self.queries))
         return Measured(kept.cosine, kept.spearman, recall, weighted, float(errors.sum() / energies.sum()))
 
 
-def shared_neighbours(A: np.ndarray, B: np.ndarray, queries: np.ndarray) -> float:
-    """Share of the ten rows nearest by cosine to each of the queries that A and B have in common."""
-    first, second = (_neighbours(X, queries) for X in (A, B))
+def shared_neighbours(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of each row's numbers that two arrays (queries, 10) have in common."""
     return float(np.mean([len(np.intersect1d(a, b)) / NEIGHBOURS for a, b in zip(first, second, strict=True)]))
 
 
-def _neighbours(X: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def neighbours(X: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The ten rows nearest by cosine to each of these rows, itself left out, in no order."""
     rows = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     similarities = rows[queries] @ rows.T
     similarities[np.arange(len(queries)), queries] = -np.inf
