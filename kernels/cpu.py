@@ -1,14 +1,15 @@
 """The operations on the CPU: BLAS and LAPACK for the products, Numba for what is between them.
 
-Work goes in blocks of rows, so that extra memory is bounded whatever n and k. BLAS uses the threads that its
-owner allows; nothing here sets a thread count. Block sizes depend on shapes alone, so equal input gives equal bits.
+Work goes in blocks of rows, side by side, so that extra memory is bounded whatever n and k. Block sizes depend on
+shapes alone, so equal input gives equal bits, on however many threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from threading import get_ident
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from .flats import Flats, Layout
 from .lapack import batched_svd as batched_svd
 from .lapack import top_eigenspaces as top_eigenspaces
 from .moments import measure_objective as measure_objective
+from .products import ROWS, multiply, side_by_side
 
 PRODUCTS = 1 << 18  # projections of one block of rows stay in cache ...
 ASSIGN_ROWS = (256, 4096)  # ... the block being of this many rows at least and at most ...
@@ -49,11 +51,12 @@ def assign(
         w = np.ones(n, dtype=X.dtype) if weights is None else np.array(weights, dtype=X.dtype)
         loops.nearest_directly(*_plain(X, flats), penalties, w, labels, nearest)
         return labels, nearest
-    for rows, groups in _projections(X, flats):
+
+    def work(rows: slice, parts: Iterator[Part]) -> None:
         m = rows.stop - rows.start
         cost = np.full(m, np.inf, dtype=X.dtype)
         w = np.ones(m, dtype=X.dtype) if weights is None else np.ascontiguousarray(weights[rows], dtype=X.dtype)
-        for clusters, projected, group, energy in groups:
+        for clusters, projected, group, energy in parts:
             loops.nearest(
                 projected,
                 group.starts,
@@ -67,6 +70,8 @@ def assign(
                 labels[rows],
                 nearest[rows],
             )
+
+    _project(X, flats, work)
     return labels, nearest
 
 
@@ -76,11 +81,14 @@ def sqdistances(X: np.ndarray, flats: Flats) -> np.ndarray:
         loops.distances_directly(*_plain(X, flats), distances)
         return distances
     distances = np.empty((flats.k, len(X)), dtype=X.dtype)
-    for rows, groups in _projections(X, flats):
-        for clusters, projected, group, energy in groups:
+
+    def work(rows: slice, parts: Iterator[Part]) -> None:
+        for clusters, projected, group, energy in parts:
             out = np.empty((clusters.stop - clusters.start, rows.stop - rows.start), dtype=X.dtype)
             loops.distances(projected, group.starts, group.shifts, group.exact, energy, out)
             distances[clusters, rows] = out
+
+    _project(X, flats, work)
     return distances.T
 
 
@@ -161,30 +169,37 @@ class _Directions:
         return cross
 
 
-def _projections(
-    X: np.ndarray, flats: Flats
-) -> Iterator[tuple[slice, Iterator[tuple[slice, np.ndarray, _Directions, Any]]]]:
-    """Blocks of rows, and for each the products with the directions of one group of flats after another."""
+Part: TypeAlias = "tuple[slice, np.ndarray, _Directions, np.ndarray]"
+"""Some of the flats, products of their directions with rows, the directions, and squared norms of the rows."""
+
+
+def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]], None]) -> None:
+    """Do work for blocks of rows, each with its products with the directions of one group of flats after another."""
     dtype = X.dtype
     centre = None if flats.centre is None else flats.centre.astype(dtype)
     shapes = _groups(flats.layout, flats.complements is not None, ASSIGN_DIRECTIONS)
     groups = [(group.clusters, _Directions(flats, group, centre, dtype)) for group in shapes]
     widest = max(len(group.matrix) for _, group in groups)
-    size = int(np.clip(PRODUCTS // max(widest, flats.k), *ASSIGN_ROWS))
-    buffer = np.empty((widest, size), dtype=dtype)
+    size = int(np.clip(PRODUCTS // max(widest, flats.k), *ASSIGN_ROWS)) // ROWS * ROWS
 
-    def products(A: np.ndarray) -> Iterator[tuple[slice, np.ndarray, _Directions, Any]]:
+    buffers: dict[int, np.ndarray] = {}  # of each thread: fresh memory costs as much as the products
+
+    def parts(A: np.ndarray) -> Iterator[Part]:
+        buffer = buffers.get(get_ident())
+        if buffer is None:
+            buffer = buffers[get_ident()] = np.empty(widest * size, dtype)
         for clusters, group in groups:
-            out = buffer[: len(group.matrix)] if len(A) == size else np.empty((len(group.matrix), len(A)), dtype)
             # Products stand (direction, row): summing squares down a column is one SIMD loop, however small j.
-            yield clusters, np.matmul(group.matrix, A.T, out=out), group, group.energy(A)
+            out = buffer[: len(group.matrix) * len(A)].reshape(-1, len(A))
+            yield clusters, multiply(group.matrix, A, out), group, group.energy(A)
 
-    for start in range(0, len(X), size):
+    def block(start: int) -> None:
         rows = slice(start, min(start + size, len(X)))
         A = np.ascontiguousarray(X[rows])
-        if centre is not None:
-            A = A - centre
-        yield rows, products(A)
+        work(rows, parts(A if centre is None else A - centre))
+
+    for _ in side_by_side(block, range(0, len(X), size), X.size * flats.direction_layout.total):
+        pass
 
 
 def sample_rows(weights: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:

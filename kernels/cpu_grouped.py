@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from . import loops
 from .flats import Flats
 from .groups import Groups
 from .moments import Moments
+from .products import gram, multiply, side_by_side
 
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
 LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
@@ -25,32 +27,53 @@ def group_rows(labels: np.ndarray, k: int, before: np.ndarray | None = None) -> 
 
 def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
     result = np.zeros(len(X))
-    for c, rows in groups.blocks(_block_rows(X.shape[1] * 8)):
+
+    def work(block: tuple[int, np.ndarray]) -> None:
+        c, rows = block
         V = np.asarray(flats.basis(c), dtype=np.float64)
         A = X[rows].astype(np.float64)
         if flats.offsets is not None:
             A -= flats.offsets[c]
-        A -= (A @ V.T) @ V
-        result[rows] = np.einsum("ij,ij->i", A, A)
+        result[rows] = _leave(A, V, np.empty((len(rows), len(V))))
+
+    blocks = groups.blocks(_block_rows(X.shape[1] * 8))
+    for _ in side_by_side(work, blocks, X.size * flats.layout.width):
+        pass
     return result
 
 
 def coefficients(
     X: np.ndarray, groups: Groups, flats: Flats, residuals: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    packed, end = np.empty(int(groups.counts @ np.array(flats.layout.dims)), X.dtype), 0
-    left = np.zeros(len(X)) if residuals else None
-    for c, rows in groups.blocks(_block_rows(X.shape[1] * X.itemsize)):
+    sizes = np.array(flats.layout.dims, np.int64)
+    ends = np.cumsum(groups.counts * sizes)
+    packed, left = np.empty(int(ends[-1]), X.dtype), np.zeros(len(X)) if residuals else None
+
+    def work(block: tuple[int, int, np.ndarray]) -> None:
+        c, start, rows = block
         A, V = X[rows], flats.basis(c).astype(X.dtype, copy=False)
         if flats.offsets is not None:
             A -= flats.offsets[c]
-        start, end = end, end + len(rows) * len(V)
-        part = packed[start:end].reshape(len(rows), len(V))
-        np.matmul(A, V.T, out=part)
+        part = packed[start : start + len(rows) * len(V)].reshape(len(rows), len(V))
+        found = _leave(A, V, part)
         if left is not None:
-            A -= part @ V
-            left[rows] = np.einsum("ij,ij->i", A, A, dtype=np.float64)
+            left[rows] = found
+
+    def blocks() -> Iterator[tuple[int, int, np.ndarray]]:
+        start = 0
+        for c, rows in groups.blocks(_block_rows(X.shape[1] * X.itemsize)):
+            yield c, start, rows
+            start += len(rows) * flats.layout.dims[c]
+
+    for _ in side_by_side(work, blocks(), X.size * flats.layout.width):
+        pass
     return packed, left
+
+
+def _leave(A: np.ndarray, V: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Coefficients of rows A (m, d) in V (j, d), into an array; squared norms of what they leave. A is lost."""
+    A -= multiply(multiply(A, V, coefficients), V.T, np.empty_like(A))
+    return np.einsum("ij,ij->i", A, A, dtype=np.float64)
 
 
 def second_moments(
@@ -100,20 +123,27 @@ def _accumulate(
         _accumulate_directly(moments, X, groups, weights, sign)
         return
     moments.counts += sign * groups.counts
-    product = np.empty((d, d), dtype)
-    for c, rows in groups.blocks(_block_rows(d * dtype.itemsize)):
-        A = X[rows].astype(dtype, copy=False)
-        if moments.center:
-            A -= moments.known_sums[2][c].astype(dtype)
+    origins = moments.known_sums[2] if moments.center else None
+
+    def work(block: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, float, np.ndarray | None]:
+        c, rows = block
+        A, mass, first = X[rows].astype(dtype, copy=False), float(len(rows)), None
+        if origins is not None:
+            A -= origins[c].astype(dtype)
         root = np.ones(len(rows), dtype)
         if weights is not None:
             root = np.sqrt(weights[rows]).astype(dtype)
             A *= root[:, None]
-        if moments.first is not None and moments.mass is not None:
-            mass = len(rows) if weights is None else weights[rows].sum(dtype=np.float64)
+            mass = weights[rows].sum(dtype=np.float64)
+        if moments.first is not None:
+            first = root @ A
+        return c, gram(A), mass, first
+
+    blocks = groups.blocks(_block_rows(d * dtype.itemsize))
+    for c, product, mass, first in side_by_side(work, blocks, len(groups.order) * d * d):
+        if first is not None and moments.first is not None and moments.mass is not None:
             moments.mass[c] += sign * mass
-            moments.first[c] += sign * (root @ A)
-        np.matmul(A.T, A, out=product)  # NumPy calls the symmetric product: half the work
+            moments.first[c] += sign * first
         if sign > 0:
             moments.raw[c] += product
         else:

@@ -20,8 +20,12 @@ FAR = 1e30  # cost of a state that no path has reached
 ROWS = 256  # that a thread takes at a time
 
 
-def search(Z: np.ndarray, bits: np.ndarray, levels: Sequence[np.ndarray]) -> np.ndarray:
+def search(
+    Z: np.ndarray, bits: np.ndarray, levels: Sequence[np.ndarray], weights: np.ndarray | None = None
+) -> np.ndarray:
     """Windows (n, terms), uint16, of rows Z (n, terms) float32.
+
+    ``weights`` (terms,) multiply the squared errors of each term, default all 1: numbers of unit spread have a scale.
 
     ``bits`` (terms,) are those of each term, not ascending; ``levels[b]`` are the levels of b bits: 2^b ascending ones
     where a window is a term's own bits, else 2^width, as many for all such b, which are the smallest in use.
@@ -40,10 +44,13 @@ def search(Z: np.ndarray, bits: np.ndarray, levels: Sequence[np.ndarray]) -> np.
     for b in np.unique(bits[n_own:]):
         tables[b] = levels[b]
     rest, found = np.ascontiguousarray(Z[:, n_own:], np.float32), np.empty((len(Z), len(bits) - n_own), np.uint16)
+    costs = np.ones(len(bits) - n_own, np.float32)
+    if weights is not None:
+        costs[:] = weights[n_own:] / max(float(weights[n_own:].max()), np.finfo(np.float32).tiny)
     parts = [(start, min(start + ROWS, len(Z))) for start in range(0, len(Z), ROWS)]
 
     def work(part: tuple[int, int]) -> None:
-        _search(rest, bits[n_own:], tables, first, *part, found)
+        _search(rest, bits[n_own:], costs, tables, first, *part, found)
 
     with ThreadPoolExecutor(_cores()) as pool:
         list(pool.map(work, parts))
@@ -60,7 +67,7 @@ def _states_after(windows: np.ndarray, bits: np.ndarray, states: int) -> np.ndar
 
 
 @_jit
-def _search(Z, bits, tables, first, start, stop, out):  # type: ignore[no-untyped-def]
+def _search(Z, bits, weights, tables, first, start, stop, out):  # type: ignore[no-untyped-def]
     terms, states = bits.size, tables.shape[1]
     cost, new = np.empty(states, np.float32), np.empty(states, np.float32)
     won = np.empty((terms, states), np.uint8)
@@ -79,11 +86,11 @@ def _search(Z, bits, tables, first, start, stop, out):  # type: ignore[no-untype
                     new[q] = min(low, high)
                 meet += size
                 cost, new = new, cost
-            z = Z[i, t]
+            z, w = Z[i, t], weights[t]
             for j in range(0, states, size):
                 for q in range(size):
                     error = z - table[j + q]
-                    new[j + q] = cost[q] + error * error
+                    new[j + q] = cost[q] + w * error * error
             cost, new = new, cost
         state = np.argmin(cost)
         for t in range(terms - 1, -1, -1):

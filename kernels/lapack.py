@@ -28,6 +28,10 @@ def top_eigenspaces(
     layout, size = layout_of(d, tuple(dims)), max(1, BLOCK_BYTES // (d * d * 8))
     if not exact and start is not None and dtype == np.float32 and k >= MANY and layout.width <= NARROW * d:
         return _power_steps(S, layout, dtype, start)
+    if layout.total == 0:
+        scales = _scales(S)
+        values = np.linalg.eigvalsh((S / scales).astype(dtype, copy=False))[:, ::-1] * scales[:, 0]
+        return Eigenspaces(layout, np.empty((0, d), dtype), np.maximum(values, 0), None)
     if k <= size:
         values, vectors = _eigh(S, dtype)
         bases, complements = layout.leading(vectors)

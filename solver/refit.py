@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
-from ksubspaces.kernels.moments import traces
+from ksubspaces.kernels.moments import measure_captured, traces
 
 from .arrays import Array, namespace
 from .problem import Problem
@@ -19,7 +20,17 @@ RESIDENT_SHARE = 0.5  # ... or than this share of X
 UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewer than this share of the rows moved
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
 UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
+KEPT_SHARE = 0.005  # of a cluster's rows that may come and go before its eigenvectors are computed anew
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
+
+
+class _Solved(NamedTuple):
+    """Eigenvectors (k, d, d) of clusters, the labels they were last asked for, and how many rows of each cluster have
+    come or gone since its own were computed, (k,)."""
+
+    labels: Array
+    vectors: Array
+    drift: np.ndarray
 
 
 class RunningMoments:
@@ -31,6 +42,7 @@ class RunningMoments:
         self.labels: Array | None = None
         self.updates = 0
         self.peak: Array | None = None
+        self.solved: _Solved | None = None
 
     @property
     def resident(self) -> bool:
@@ -94,8 +106,30 @@ class RunningMoments:
         moments = self(labels) if dtype is None else self._afresh(labels, dtype)[0]
         if not self.products:
             return self._trivial(), p.offsets(moments)
+        if dims is None and dtype is None and not p.on_card:
+            return self._refreshed(labels, moments.scatter), p.offsets(moments)
         dims = [self.d] * self.k if dims is None else dims
         return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
+
+    def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
+        """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed."""
+        k, d, dtype = self.k, self.d, self.problem.X.dtype
+        anew: np.ndarray = np.arange(k)
+        drift: np.ndarray = np.zeros(k)
+        vectors, values = np.empty((k, d, d), dtype), np.empty((k, d))
+        if self.solved is not None:
+            then = self.solved.labels
+            moved = kernels.changed_rows(then, labels)
+            drift = self.solved.drift + sum(kernels.label_counts(own[moved], k) for own in (then, labels))
+            stale = drift > KEPT_SHARE * kernels.label_counts(labels, k)
+            anew, kept = np.flatnonzero(stale), np.flatnonzero(~stale)
+            vectors[kept] = self.solved.vectors[kept]
+            values[kept] = measure_captured(S[kept], vectors[kept])
+        if len(anew):
+            spaces = kernels.top_eigenspaces(S[anew], [d] * len(anew), dtype)
+            vectors[anew], values[anew], drift[anew] = spaces.bases.reshape(-1, d, d), spaces.eigenvalues, 0
+        self.solved = _Solved(labels, vectors, drift)
+        return Eigenspaces(kernels.layout_of(d, (d,) * k), vectors.reshape(-1, d), values, vectors[:0, 0])
 
     def _afresh(
         self, labels: Array, dtype: DTypeLike | None = None, before: Array | None = None

@@ -24,11 +24,12 @@ MOST_CLUSTERS = 64
 SEEDED = (2, 4, 8, 16)  # clusters to seed where one cannot be split in two
 SAMPLE = 1 << 15  # rows of a cluster that a split is tried on
 FEWEST = 4  # rows that are worth splitting
-TRIAL_STEPS = 2  # for each way to begin a split ...
-SPLIT_STEPS = 6  # ... and for the best of them
-SETTLE_STEPS = 8  # of all clusters after each split
+TRIAL_STEPS = 4  # of the best way to begin a split
+TRIAL_TOL = 2e-4
+SETTLE_STEPS = 5  # of all clusters after each split
 SETTLE_TOL = 1e-3
-PAYS = 1e-3  # share of the objective that a split must gain
+ALIKE = 0.4  # share of the best split's gain that splits in the same round have
+PAYS = 3e-4  # share of the objective that a split must gain
 STALE = 0.1  # a split is tried anew when its cluster's size or dimension changed by this share
 
 
@@ -88,19 +89,32 @@ def grow(
         sizes = enumerate(zip(solution.counts, solution.dims, strict=True))
         stale = [c for c, own in sizes if c not in splits or splits[c].is_stale(*own)]
         splits |= split_all(budget, solution, stale, rng)
-        chosen, least = max(splits, key=lambda c: splits[c].gain), PAYS * solution.objective if most is None else 0
-        split = splits.pop(chosen)
-        if split.flats is None or split.gain <= least:
+        chosen = best_splits(splits, PAYS * solution.objective if most is None else 0, (most or MOST_CLUSTERS) - k)
+        if not chosen:
             break
-        both = solution.flats(split.flats.bases.dtype).followed_by(split.flats)
-        flats = both.take([*range(chosen), k, *range(chosen + 1, k), k + 1])
-        larger = settle(budget, budget.solve(budget.assign(flats, solution)[0], k + 1), on_step)
+        flats = solution.flats(budget.problem.X.dtype)
+        order = list(range(k))
+        for c in chosen:
+            split = splits.pop(c)
+            assert split.flats is not None
+            order[c] = flats.k
+            order.append(flats.k + 1)
+            flats = flats.followed_by(split.flats)
+        labels, _ = budget.assign(flats.take(order), solution)
+        larger = settle(budget, budget.solve(labels, len(order)), on_step)
         if larger.objective >= solution.objective:
             break
         solution = compact(larger)
-        if solution.k <= k:
+        if solution.k < len(order):
             splits.clear()  # numbers have changed
     return solution
+
+
+def best_splits(splits: dict[int, Split], least: float, most: int) -> list[int]:
+    """The clusters whose splits gain more than the least, and not much less than the best of them."""
+    ranked = sorted((c for c in splits if splits[c].flats is not None), key=lambda c: -splits[c].gain)
+    least = max(least, ALIKE * splits[ranked[0]].gain) if ranked else least
+    return [c for c in ranked if splits[c].gain > least][:most]
 
 
 def settle(budget: Budget, solution: Solution, on_step: Callable[[Solution], None] | None) -> Solution:
@@ -132,13 +146,12 @@ def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.r
     rule, first = FixedPrice(part, starts, solution.price, counts / sizes), 2 * np.repeat(np.arange(len(chosen)), sizes)
     first = xp.asarray(first, np.int32)
 
-    def tried(labels: Array, steps: int) -> Solution:
-        return alternate(rule.solve(labels, 2 * len(chosen)), rule, max_iter=steps, tol=0)
-
-    ways = [tried(first + sides, TRIAL_STEPS) for sides in _sides(part, starts, solution, chosen, rng)]
-    best = np.argmin([way.costs.reshape(-1, 2).sum(axis=1) for way in ways], axis=0)
-    labels = xp.stack([way.labels for way in ways])[xp.asarray(np.repeat(best, sizes)), xp.arange(len(first))]
-    trial, kept = tried(labels, SPLIT_STEPS), np.array(solution.dims)[chosen]
+    k = 2 * len(chosen)
+    ways = [first + sides for sides in _sides(part, starts, solution, chosen, rng)]
+    best = np.argmin([rule.appraise(labels, k).reshape(-1, 2).sum(axis=1) for labels in ways], axis=0)
+    labels = xp.stack(ways)[xp.asarray(np.repeat(best, sizes)), xp.arange(len(first))]
+    trial = alternate(rule.solve(labels, k), rule, max_iter=TRIAL_STEPS, tol=TRIAL_TOL)
+    kept = np.array(solution.dims)[chosen]
     more = budget.overhead(solution.k + 1) - budget.overhead(solution.k) - (counts + budget.d) * kept
     gains = solution.costs[chosen] - solution.price * more - trial.costs.reshape(-1, 2).sum(axis=1)
     flats = trial.flats(p.X.dtype)

@@ -36,7 +36,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
     parts, n = _clusters(rows, found, code), len(rows.A)
     for turn in range(passes):
         last = turn + 1 == passes
-        coded, scales = [], [_scales(rows.A, cluster, g) for cluster in parts for g in range(len(cluster.rows))]
+        coded, scales = [], [_scales(rows, cluster, g) for cluster in parts for g in range(len(cluster.rows))]
         scale_codes, unit = encode_powers(np.concatenate(scales), SCALE_STEPS)
         sizes = np.cumsum([len(own) for own in scales])
         own_scales = iter(np.split(decode_powers(scale_codes, unit, SCALE_STEPS), sizes[:-1]))
@@ -50,7 +50,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                     part = slice(start, start + BLOCK)
                     X = rows.A[own[part]]
                     Z = _coefficients(X, cluster.V[terms]) / scale
-                    windows[part] = search(Z, bits[terms], code.levels)
+                    windows[part] = search(Z, bits[terms], code.levels, scale**2)
                     if not last:
                         levels = tally.add(Z, windows[part], bits[terms])
                         if kind == CODED:
@@ -99,7 +99,7 @@ def _clusters(rows: Rows, found: Plan, code: Code) -> list[_Cluster]:
     groups, parts = kernels.group_rows(found.labels, len(found.bases)), []
     for c, (layout, kind) in enumerate(zip(found.layouts, found.kinds, strict=True)):
         own = groups.rows(c)
-        tiers = rows.tiers[own]
+        tiers = found.tiers[own]
         kept = layout.kept if kind == CODED else np.arange(layout.bits.shape[1])
         present = [r for r in range(TIERS) if (tiers == r).any()]
         bits = [layout.bits[r, kept] for r in present]
@@ -137,15 +137,17 @@ def _coefficients(X: np.ndarray, V: np.ndarray) -> np.ndarray:
     return (X @ scipy.linalg.solve(gram, V, assume_a="pos").T.astype(np.float32)).astype(np.float32)
 
 
-def _scales(A: np.ndarray, cluster: _Cluster, g: int) -> np.ndarray:
-    """Root mean square of each term's coefficients."""
+def _scales(rows: Rows, cluster: _Cluster, g: int) -> np.ndarray:
+    """Root of the weighted mean square of each term's coefficients."""
     own, terms = cluster.rows[g], cluster.terms[g]
+    weights = rows.weights[own]
+    if not weights.any():
+        weights = np.ones(len(own))
     squares = np.zeros(len(terms))
     for start in range(0, len(own), BLOCK):
-        squares += np.square(_coefficients(A[own[start : start + BLOCK]], cluster.V[terms]), dtype=np.float64).sum(
-            axis=0
-        )
-    return np.sqrt(squares / len(own))
+        part = slice(start, start + BLOCK)
+        squares += weights[part] @ np.square(_coefficients(rows.A[own[part]], cluster.V[terms]), dtype=np.float64)
+    return np.sqrt(squares / weights.sum())
 
 
 class _Tally:

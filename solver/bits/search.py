@@ -14,7 +14,7 @@ from ..problem import Problem
 from ..progress import Bar
 from ..seeding import kmeans
 from .coding import encode
-from .levels import Code, code
+from .levels import WIDTHS, Code, code
 from .stored import GAIN_STEPS, Stored, decode_powers, encode_powers, label_bits, pack_numbers, size_of
 from .transforms import CODED, PLAIN, ROTATED, Layout, Plan, Rows, plan, tiers_of
 
@@ -28,9 +28,10 @@ WAYS = (
 """What competes: a name, the kind of bases, and how many clusters it begins with. Those that are not worth their bases
 fall empty."""
 TURNS = 4
-WIDTH = 8  # bits of the window of a trellis
-FINALISTS = 2  # of the plans for a large matrix are encoded
-SMALL = 1 << 20  # numbers in a matrix of which all are
+WIDTH = max(WIDTHS)  # bits of the window of a trellis
+FINALISTS, FEWER = 6, 2  # plans that are coded at most, of a small and of a large matrix ...
+CLOSE = 1.25  # ... of those that are expected to leave at most this many times as much as the best
+SMALL = 1 << 20  # numbers in a matrix for which levels count
 
 
 class TooFew(ValueError):
@@ -84,8 +85,12 @@ def search(target: Target, rng: np.random.Generator, bar: Bar | None) -> tuple[S
     if not contests:
         raise TooFew("labels, levels and scales alone take more")
     contests.sort(key=lambda contest: contest[:2])
+    close = [contest for contest in contests if contest[0] <= CLOSE * contests[0][0]]
+    # What is expected of rows of very different lengths errs most, so the best with gains and without are both coded.
+    firsts = [next((c for c in contests if (c[5] is None) == plain), contests[0]) for plain in (True, False)]
+    contests = [*firsts, *(c for c in close if not any(c is first for first in firsts))]
     best = None
-    for _, _, name, own, rows, gains, found in contests[: None if target.A.size <= SMALL else FINALISTS]:
+    for _, _, name, own, rows, gains, found in contests[: FINALISTS if target.A.size <= SMALL else FEWER]:
         stored = _store(target, rows, gains, found, own)
         error = measure(target, stored)
         if bar is not None:
@@ -125,7 +130,7 @@ def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
 
 def _codes(target: Target) -> list[Code]:
     """Trellises, and for few numbers levels for each by itself, which take less room."""
-    widths = [target.width, 0] if target.width and target.A.size <= SMALL else [target.width]
+    widths = [min(WIDTHS), 0] if target.width and target.A.size <= SMALL else [target.width]
     return [code(width) for width in widths]
 
 
@@ -147,7 +152,7 @@ def _plan(
     labels = np.zeros(len(rows.A), np.int32)
     if k > 1:
         labels = kmeans(Problem(rows.A, None, (1,) * k, False), rng)
-    found = plan(rows, labels, kind, target.budget, own.errors, size, TURNS)
+    found = plan(rows, labels, kind, target.budget, own, size, TURNS)
     return found if found.nbytes <= target.budget else None
 
 

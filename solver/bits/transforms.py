@@ -1,9 +1,11 @@
 """Which rows share a transform, and which transform: the alternation under the price of a bit.
 
-Rows of one cluster share an orthonormal basis, in which they are coded; rows of one tier of weight (a factor of two)
-share a layout of bits. At the price theta of a bit a row goes where it costs least::
+Rows of one cluster share an orthonormal basis, in which they are coded; rows of one tier of it share a layout of bits.
+Tiers begin as those of weight, a factor of two each. At the price theta of a bit a row goes where it costs least::
 
-    argmin_c  w_i sum_t z_it^2 min(1, g(b_crt) + g(b'_ct)) + theta sum_t b_crt       z = V_c x_i, r its tier
+    argmin_cr  w_i sum_t (z_it^2 (h(b_crt) + g(b'_ct)) + s_crt^2 (g(b_crt) - h(b_crt))) + theta sum_t b_crt
+
+with z = V_c x_i, where s_crt is the scale of a term, and b bits leave ``g - h + h u^2`` of a number u of unit spread.
 
 With one cluster that is transform coding (Karhunen-Loeve), with bits from {0, 32} K-subspaces within a budget.
 """
@@ -19,6 +21,7 @@ import numpy as np
 from ksubspaces import kernels
 
 from .allocation import Energies, Layout, allocate
+from .levels import Code
 
 TIERS = 10  # the last of them for rows of zeros, which take no bits and stay zero
 BLOCK = 1 << 14  # rows multiplied at a time
@@ -41,7 +44,7 @@ class Plan:
 
     Attributes
     ----------
-    labels : (n,) int32 array
+    labels, tiers : (n,) int32 arrays
     bases : list of (d, d) float32 arrays
         Orthonormal, the directions of most energy first where they are coded.
     kinds : list of int
@@ -53,6 +56,7 @@ class Plan:
     """
 
     labels: np.ndarray
+    tiers: np.ndarray
     bases: list[np.ndarray]
     kinds: list[int]
     layouts: list[Layout]
@@ -73,12 +77,13 @@ def tiers_of(weights: np.ndarray, A: np.ndarray) -> np.ndarray:
     return tiers
 
 
-def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, errors: np.ndarray, size: Size, turns: int) -> Plan:
+def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, code: Code, size: Size, turns: int) -> Plan:
     """Alternate from these labels: bases and layouts for the rows, rows to where they cost least."""
     best: Plan | None = None
+    tiers, errors = rows.tiers, code.errors
     for turn in range(turns + 1):
         labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-        bases, energies = _transforms(rows, labels, kind)
+        bases, energies, squares = _transforms(rows, labels, tiers, kind)
         kinds = [kind] * len(bases)
         fits = partial(size, [own.rows for own in energies], kinds)
         layouts, theta = allocate(energies, budget, errors, fits)
@@ -86,10 +91,13 @@ def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, errors: np.nd
             float((own.energy * layout.left(errors)).sum()) for own, layout in zip(energies, layouts, strict=True)
         )
         if best is None or left < best.left:
-            best = Plan(labels, bases, kinds, layouts, left, fits(layouts))
-        if turn == turns or len(bases) == 1:
+            best = Plan(labels, tiers, bases, kinds, layouts, left, fits(layouts))
+        if turn == turns:
             break
-        labels = _assign(rows, bases, layouts, theta, errors)
+        before = labels, tiers
+        labels, tiers = _assign(rows, bases, energies, squares, layouts, theta, code)
+        if (labels == before[0]).all() and (tiers == before[1]).all():
+            break
     assert best is not None
     return best
 
@@ -107,7 +115,10 @@ def make_basis(kind: int, d: int) -> np.ndarray:
     return rotation(d) if kind == ROTATED else np.eye(d, dtype=np.float32)
 
 
-def _transforms(rows: Rows, labels: np.ndarray, kind: int) -> tuple[list[np.ndarray], list[Energies]]:
+def _transforms(
+    rows: Rows, labels: np.ndarray, tiers: np.ndarray, kind: int
+) -> tuple[list[np.ndarray], list[Energies], list[np.ndarray]]:
+    """Bases of the clusters, the energies of their tiers, and the squares of their scales."""
     d, k = rows.A.shape[1], int(labels.max()) + 1
     groups = kernels.group_rows(labels, k)
     if kind == CODED:
@@ -116,34 +127,53 @@ def _transforms(rows: Rows, labels: np.ndarray, kind: int) -> tuple[list[np.ndar
         bases = list(np.asarray(spaces.bases).reshape(k, d, d))
     else:
         bases = [make_basis(kind, d)] * k
-    energies = []
+    energies, means = [], []
     for c, V in enumerate(bases):
         own, energy = groups.rows(c), np.zeros((TIERS, d))
+        counts = np.bincount(tiers[own], minlength=TIERS)
         for start in range(0, len(own), BLOCK):
             part = own[start : start + BLOCK]
-            squares = np.square(rows.A[part] @ V.T)
-            for r in np.unique(rows.tiers[part]):
-                at = rows.tiers[part] == r
-                energy[r] += rows.weights[part][at] @ squares[at]
-        counts = np.bincount(rows.tiers[own], minlength=TIERS)
+            squares, inside = np.square(rows.A[part] @ V.T), tiers[part] == np.arange(TIERS)[:, None]
+            energy += (inside * rows.weights[part]).astype(np.float32) @ squares
         energies.append(Energies(counts, energy, d if kind == CODED else 0))
-    return bases, energies
+        mass = np.bincount(tiers[own], rows.weights[own], minlength=TIERS)
+        means.append(energy / np.where(mass > 0, mass, 1)[:, None])
+    return bases, energies, means
 
 
 def _assign(
-    rows: Rows, bases: Sequence[np.ndarray], layouts: Sequence[Layout], theta: float, errors: np.ndarray
-) -> np.ndarray:
-    """Labels of least cost; what directions without bits leave is the rest of the row's energy."""
-    labels = np.empty(len(rows.A), np.int32)
-    kept = [(V, 1 - layout.left(errors), layout.bits.sum(axis=1)) for V, layout in zip(bases, layouts, strict=True)]
-    for r in range(TIERS):
-        own = np.flatnonzero(rows.tiers == r)
-        for start in range(0, len(own), BLOCK):
-            part = own[start : start + BLOCK]
-            X, costs = rows.A[part], np.empty((len(part), len(kept)))
-            for c, (V, saved, bits) in enumerate(kept):
-                on = np.flatnonzero(saved[r])
-                Z = X @ (V[on] * np.sqrt(saved[r, on])[:, None].astype(np.float32)).T
-                costs[:, c] = theta * bits[r] - rows.weights[part] * np.einsum("ij,ij->i", Z, Z)
-            labels[part] = costs.argmin(axis=1)
-    return labels
+    rows: Rows,
+    bases: Sequence[np.ndarray],
+    energies: Sequence[Energies],
+    squares: Sequence[np.ndarray],
+    layouts: Sequence[Layout],
+    theta: float,
+    code: Code,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and tiers of least cost; rows of zeros stay in their tier."""
+    labels, tiers = np.zeros(len(rows.A), np.int32), np.full(len(rows.A), TIERS - 1, np.int32)
+    ways = [
+        (c, V, np.flatnonzero(own.rows[:-1]), *_shares(layout, scales, code), layout.bits.sum(axis=1))
+        for c, (V, own, scales, layout) in enumerate(zip(bases, energies, squares, layouts, strict=True))
+        if own.rows[:-1].any()
+    ]
+    others = np.flatnonzero(rows.tiers < TIERS - 1)
+    for start in range(0, len(others), BLOCK):
+        part = others[start : start + BLOCK]
+        X, w, least = rows.A[part], rows.weights[part], np.full(len(part), np.inf)
+        for c, V, present, shares, constant, bits in ways:
+            costs = np.square(X @ V.T) @ shares[present].T.astype(np.float32)
+            costs = w[:, None] * (costs + constant[present]) + theta * bits[present]
+            tier = costs.argmin(axis=1)
+            cost = costs[np.arange(len(part)), tier]
+            better = cost < least
+            least[better], labels[part[better]], tiers[part[better]] = cost[better], c, present[tier[better]]
+    return labels, tiers
+
+
+def _shares(layout: Layout, squares: np.ndarray, code: Code) -> tuple[np.ndarray, np.ndarray]:
+    """Of each tier: what is left of a row's squares (tiers, d), and what it adds whatever they are (tiers,)."""
+    on, both = layout.bits > 0, code.errors[layout.basis_bits]
+    shares = np.where(on, np.minimum(1, code.slopes[layout.bits] + both), 1)
+    fixed = code.errors[layout.bits] - code.slopes[layout.bits]
+    return shares, (np.where(on, fixed, 0) * squares).sum(axis=1)
