@@ -80,11 +80,11 @@ def test_rotated_rows_stay_within_their_budget(problem, bits):
 def test_rotated_rows_lose_what_the_levels_lose():
     A = np.random.default_rng().normal(size=(2000, 64)).astype(np.float32)
     even = quantisers.rotated(A, 2 + 20 / 64, np.ones(2000), 1)
-    assert error(A, even) == pytest.approx(quantisers.gaussian_error(2), rel=0.05)
+    levels = quantisers.gaussian_error(2)
+    assert 0.9 * levels < error(A, even) < levels  # a scale fitted to each row brings some percent of 64 numbers
 
 
-@pytest.mark.parametrize("columns", [2, 5])  # the last does not divide 48
-@pytest.mark.parametrize("optimised", [False, True])
+@pytest.mark.parametrize(("columns", "optimised"), [(2, False), (5, False), (20, True)])  # the last two: padded
 def test_product_codes_take_a_byte_for_each_part(problem, columns, optimised):
     pytest.importorskip("faiss")
     A, w = problem
@@ -92,7 +92,7 @@ def test_product_codes_take_a_byte_for_each_part(problem, columns, optimised):
     parts = -(-D // columns)
     padded = parts * columns
     assert code.nbytes == N * parts + 2 * 256 * padded + 2 * padded**2 * optimised
-    assert error(A, code) < (0.02 if columns == 2 else 0.3)
+    assert error(A, code) < {2: 0.02, 5: 0.3, 20: 0.7}[columns]
 
 
 def test_one_subspace_in_eight_bits(problem):

@@ -14,6 +14,7 @@ from functools import cache
 import numba
 import numpy as np
 from scipy.stats import norm
+from threadpoolctl import threadpool_limits
 
 from ksubspaces import Factorization, QuantizedFactorization
 
@@ -86,12 +87,12 @@ def saved(factors: QuantizedFactorization) -> Code:
     content = np.frombuffer(factors.to_bytes(), np.uint8)
 
     def decode(arrays: Arrays) -> np.ndarray:
-        return np.asarray(QuantizedFactorization.from_bytes(arrays["file"].tobytes()).reconstruct())
+        return np.asarray(QuantizedFactorization.from_bytes(arrays["content"].tobytes()).reconstruct())
 
     rows = np.random.default_rng(0).permutation(len(factors))
     encoded = np.empty(factors.shape, np.float32)
     encoded[rows] = factors[rows]
-    return Code({"file": content}, decode, encoded)
+    return Code({"content": content}, decode, encoded)
 
 
 # --- integers with a scale for each group ---
@@ -246,6 +247,7 @@ def _shared_out(energies: np.ndarray, budget: float, d: int) -> np.ndarray:
 # --- product quantisation ---
 
 
+@threadpool_limits.wrap(limits=1)  # its many small products gain nothing by threads, and lose much on a busy machine
 def product(A: np.ndarray, columns: int, weights: np.ndarray, seed: int, *, optimised: bool = False) -> Code:
     """faiss' (optimised) product quantisation: a byte for each `columns` columns, which need not divide d.
 
