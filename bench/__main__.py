@@ -17,6 +17,7 @@ COMMANDS = {
     "host": ("suites.host", "the host's share of a step on a card; takes no card"),
     "downstream": ("downstream.command", "MiniLM fine-tuned for sentiment, its table compressed in eight ways"),
     "token-weights": ("suites.token_weights", "which token weights keep an encoder's sentence vectors best"),
+    "bytes": ("suites.bytes", "bytes against what a table is used for: three tables, every peer"),
     "show": ("lib.show", "the table of a results file"),
     "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),
     "memory": ("lib.memory", "peak memory of one fit"),
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> int:
         return 0
     if "--gpu" in arguments:
         arguments = ["rented", "--figures", *(argument for argument in arguments if argument != "--gpu")]
+    if arguments[:1] == ["--only"]:
+        arguments = arguments[1:]
     name = next(iter(arguments), "")
     if name in COMMANDS:
         module, arguments = COMMANDS[name][0], arguments[1:]

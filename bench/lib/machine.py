@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 from .results import ROOT
 
-PACKAGES = ("ksubspaces", "numpy", "scipy", "numba", "scikit-learn", "kspaces")
+PACKAGES = ("ksubspaces", "numpy", "scipy", "numba", "scikit-learn", "kspaces", "faiss-cpu")
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "torch")
 SHORT_SECONDS = 0.1
 """The kernel counts in hundredths of a second, so a share over less than this says nothing."""
