@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..bits.quantized import QuantizedFactorization
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
-from ._packed import PackedEmbedding, PackedFactors, Quantized, refuse_beside_bits
+from ._packed import PackedEmbedding, PackedFactors, refuse_beside_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -290,7 +291,7 @@ class SubspaceLinear(nn.Module):
         """W (out, in) decoded, differentiable in the factors."""
         return self.weight
 
-    def to_factorization(self) -> Factorization | Quantized:
+    def to_factorization(self) -> Factorization | QuantizedFactorization:
         """A copy of the factors of W, or of W.T by columns."""
         return self.factors.to_factorization()
 

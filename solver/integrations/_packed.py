@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ksubspaces.kernels.packed import PackedRows
 
+from ..bits.quantized import QuantizedFactorization
 from ._lookup import in_own_dtype
 from ._packed_lookup import FLOATS, INTEGERS, PackedTensors, decode, decode_rows, decode_static
 from ._scaling import PLAIN, Scaling
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 
 ROWS = 4096  # of a table decoded at once
 ALWAYS_WIDE = ("scales", "levels", "gains")  # few numbers of many magnitudes, which halves would round or lose
-
-
-class Quantized(Protocol):
-    """What of a ``QuantizedFactorization`` a layer needs."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def packed(self) -> PackedRows: ...
-    def to_bytes(self) -> bytes: ...
 
 
 class PackedFactors(nn.Module):
@@ -149,7 +140,7 @@ class PackedFactors(nn.Module):
         """What decodes rows, as tensors where the module lives."""
         return PackedTensors(*(getattr(self, name) for name in PackedTensors._fields))
 
-    def to_factorization(self) -> Quantized:
+    def to_factorization(self) -> QuantizedFactorization:
         """What is stored, without what was trained since.
 
         Raises
@@ -157,11 +148,9 @@ class PackedFactors(nn.Module):
         ValueError
             When the bytes are not those of a file.
         """
-        from ksubspaces import QuantizedFactorization  # type: ignore[attr-defined]
-
         return QuantizedFactorization.from_bytes(self.stored.cpu().numpy().tobytes())
 
-    def fill(self, factorization: Quantized) -> Self:
+    def fill(self, factorization: QuantizedFactorization) -> Self:
         """Take a copy of what a factorization of this shape stores."""
         stored = torch.frombuffer(bytearray(factorization.to_bytes()), dtype=torch.uint8)
         self.stored = stored.to(self.stored.device)
@@ -317,7 +306,7 @@ class PackedEmbedding(PackedFactors):
     @classmethod
     def from_factorization(
         cls,
-        factorization: Quantized,
+        factorization: QuantizedFactorization,
         *,
         padding_idx: int | None = None,
         scaling: tuple[float, bool] = PLAIN,
