@@ -93,8 +93,8 @@ def compress(  # type: ignore[misc]
         With bits, every row's error relative to its length counts alike, which keeps neighbours and cosines; a row of
         zeros has none.
     coder : {"trellis", "scalar"}, default "trellis"
-        With bits, how coefficients are coded: along a trellis of 256 states, or each by itself, which codes some times
-        faster, is decoded as fast, and loses up to a fifth more.
+        With bits, how coefficients are coded: along a trellis of 1,024 states (256 for small matrices), or each by
+        itself, which codes some times faster, is decoded as fast, and loses up to a fifth more.
     k : "auto" or int, default "auto"
         Number of clusters. "auto" splits for as long as a split pays for its bases; an int splits up to that many, or
         fewer where more would only cost. k=1 is the truncated SVD.
