@@ -64,3 +64,4 @@ def _solve(cupy: Any, n: int, d: int, k: int, j: int, dtype: str, affine: bool) 
     fit_subspaces(X[:2], 2, 2, affine=affine, init="random", max_iter=2, seed=0)  # which has clusters to fill
     if k < 8:
         compress(X, 0.5, sample_weight=weights, affine=affine, max_iter=2, seed=0).reconstruct()
+        compress(X[:64], bits=8.0, coder="scalar", seed=0).reconstruct()
