@@ -6,14 +6,12 @@ of its terms, by the same instructions whatever the rows beside it, which no pro
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numba import njit
 
 from .cpu_grouped import group_rows
 from .packed import PackedRows
+from .products import count_threads, side_by_side
 
 ROWS = 32  # of a block, in twos
 COLUMNS = 128  # of a strip
@@ -31,21 +29,14 @@ def decode(rows: np.ndarray, packed: PackedRows) -> np.ndarray:
     places = packed.codes, packed.starts, packed.bounds, packed.clusters
     arguments = *places, *terms, packed.levels, packed.bases, gains, offsets, exact, *has, out
     longest = int(np.diff(packed.bounds).max(initial=0))
-    threads = 1 if len(rows) * d * longest <= FEW else _cores()
+    threads = 1 if len(rows) * d * longest <= FEW else count_threads()
 
     def work(thread: int) -> None:
         _decode_blocks(thread, threads, rows, groups.order, groups.starts, longest, *arguments)
 
-    if threads == 1:
-        work(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
+    for _ in side_by_side(work, range(threads)):
+        pass
     return out
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

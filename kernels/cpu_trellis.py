@@ -9,12 +9,11 @@ for its level (Marcellin and Fischer, 1990; bit-shift trellises: Tseng et al., "
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .cpu_packed import _cores
 from .loops import _jit
+from .products import side_by_side
 
 FAR = 1e30  # cost of a state that no path has reached
 ROWS = 256  # that a thread takes at a time
@@ -52,8 +51,8 @@ def search(
     def work(part: tuple[int, int]) -> None:
         _search(rest, bits[n_own:], costs, tables, first, *part, found)
 
-    with ThreadPoolExecutor(_cores()) as pool:
-        list(pool.map(work, parts))
+    for _ in side_by_side(work, parts):
+        pass
     windows[:, n_own:] = found
     return windows
 
