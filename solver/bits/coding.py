@@ -16,6 +16,7 @@ from .transforms import CODED, TIERS, Plan, Rows
 
 RIDGE = 1e-6  # of least squares, as a share of the diagonal
 BLOCK = 1 << 14  # rows at a time
+FEWEST = 16  # numbers that fell to a level, up to which it stays
 
 
 @dataclass(eq=False)
@@ -33,7 +34,7 @@ class _Cluster:
 def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[str, np.ndarray], int, np.ndarray]:
     """Arrays of :class:`.stored.Stored` by name but labels, gains and exact rows; ``scale_unit``; each row's group."""
     code = replace(code, levels=tuple(_rounded(table) for table in code.levels))
-    parts, n = _clusters(rows, found, code), len(rows.A)
+    parts, (n, d) = _clusters(rows, found, code), rows.A.shape
     for turn in range(passes):
         last = turn + 1 == passes
         coded, scales = [], [_scales(rows, cluster, g) for cluster in parts for g in range(len(cluster.rows))]
@@ -42,7 +43,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
         own_scales = iter(np.split(decode_powers(scale_codes, unit, SCALE_STEPS), sizes[:-1]))
         tally = _Tally(code)
         for cluster, kind in zip(parts, found.kinds, strict=True):
-            m, d = cluster.V.shape
+            m = len(cluster.V)
             gram, cross = np.zeros((m, m)), np.zeros((m, d))
             for own, terms, bits in zip(cluster.rows, cluster.terms, cluster.bits, strict=True):
                 scale, windows = next(own_scales), np.empty((len(own), len(terms)), np.uint16)
@@ -72,16 +73,16 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
             groups[own] = len(clusters)
             clusters.append(c)
     bases = [c for c, kind in zip(parts, found.kinds, strict=True) if kind == CODED]
-    used = np.unique(np.concatenate([np.zeros(1, np.int64), *(b for c in parts for b in c.bits),
-                                     *(c.basis_bits for c in bases)]))  # fmt: skip
+    basis_bits = np.concatenate([np.zeros(0, np.int64), *(c.basis_bits for c in bases)])
+    basis_windows = np.concatenate([np.zeros((0, d), np.uint16), *(c.basis_windows for c in bases)])
+    used = {0, *basis_bits.tolist(), *(b for c in parts for bits in c.bits for b in bits.tolist())}
     code = replace(code, levels=tuple(t if b in used else t[:1] for b, t in enumerate(code.levels)))
-    streams = [(c.basis_windows, c.basis_bits) for c in bases]
     arrays: dict[str, np.ndarray] = {
         "clusters": np.array(clusters, np.uint16),
         "dims": np.array([len(c.V) for c in parts], np.uint16),
         "kinds": np.array(found.kinds, np.uint8),
-        "basis_bits": join_nibbles(np.concatenate([np.zeros(0, np.int64), *(bits for _, bits in streams)])),
-        "basis_codes": _pack_bases(streams, code),
+        "basis_bits": join_nibbles(basis_bits),
+        "basis_codes": _pack(basis_windows.reshape(1, -1), np.repeat(basis_bits, d), code),
         "bits": join_nibbles(np.concatenate([b for c in parts for b in c.bits])),
         "scales": scale_codes,
         "codes": np.concatenate(coded),
@@ -180,21 +181,7 @@ class _Tally:
         return tuple(found)
 
 
-FEWEST = 16
-
-
 def _pack(windows: np.ndarray, bits: np.ndarray, code: Code) -> np.ndarray:
     """The newest bits of each window, as bytes."""
     widths = code.widths[bits].astype(np.int64)
     return pack_numbers(windows >> (widths - bits).astype(np.uint16), bits)
-
-
-def _pack_bases(streams: list[tuple[np.ndarray, np.ndarray]], code: Code) -> np.ndarray:
-    if not streams:
-        return np.zeros(0, np.uint8)
-    each = []
-    for windows, bits in streams:
-        for row, b in zip(windows, bits.tolist(), strict=True):
-            new = row >> np.uint16(int(code.widths[b]) - b)
-            each.append(((new[:, None] >> np.arange(b, dtype=np.uint16)) & 1).astype(np.uint8).ravel())
-    return np.packbits(np.concatenate([np.zeros(0, np.uint8), *each]), bitorder="little")
