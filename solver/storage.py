@@ -123,7 +123,7 @@ def load_arrays(
 
 
 def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The inverse of :func:`to_bytes`, as read-only arrays.
+    """The inverse of :func:`to_bytes`.
 
     Raises
     ------
@@ -132,13 +132,12 @@ def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[s
     """
     name = f"what should be a {kind}"
     try:
-        load(content)  # refuses parts that overlap, leave gaps or have no room
+        arrays = load(content)  # which refuses parts that overlap, leave gaps or have no room
     except SafetensorError as error:
         raise ValueError(f"{name} is not whole: {error}") from None
-    size = int.from_bytes(content[:8], "little")
-    return _checked(
-        name, kind, True, *_views(name, content[8 : 8 + size], np.frombuffer(content, np.uint8)[8 + size :])
-    )
+    with reading(name):
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    return _checked(name, kind, True, metadata, arrays)
 
 
 def _checked(
@@ -172,14 +171,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
         size = int.from_bytes(file.read(8), "little")
-        header = file.read(size)
-        return _views(path, header, np.fromfile(file, dtype=np.uint8))
-
-
-def _views(path: str | Path, content: bytes, block: np.ndarray) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and arrays that a header tells of."""
+        with reading(path):
+            header = json.loads(file.read(size))
+        block = np.fromfile(file, dtype=np.uint8)
     with reading(path):
-        header = json.loads(content)
         metadata = header.pop("__metadata__", {})
         return metadata, {
             name: block[slice(*entry["data_offsets"])].view(_dtype(entry["dtype"])).reshape(entry["shape"])
