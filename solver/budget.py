@@ -23,7 +23,8 @@ from .alternation import alternate
 from .arrays import AnyArray, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
 from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
-from .factorization import Factorization, factorize, row_numbers
+from .decoded import row_numbers
+from .factorization import Factorization, factorize
 from .fit import fit_problem
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem

@@ -12,22 +12,10 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .arrays import (
-    NUMPY,
-    AnyArray,
-    Array,
-    Home,
-    computing,
-    entered,
-    import_array,
-    namespace,
-    row_blocks,
-    scaled,
-    to_numpy,
-)
+from .arrays import NUMPY, AnyArray, Array, Home, import_array, namespace, scaled
 from .arrays import energy as total_energy
-from .checks import check_matrix, check_weights
 from .coefficients import split_coefficients
+from .decoded import DecodedRows, row_numbers
 from .deprecated import Error
 from .result import UNKNOWN, Record, Result, share
 
@@ -38,7 +26,7 @@ RECORDED = ("relative_error", "energy", "history", "converged")  # in a file
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Factorization(Result):
+class Factorization(DecodedRows, Result):
     """Rows in factored form: row i is ``coefficients[i] @ bases[labels[i]]``, plus ``offsets[labels[i]]`` if affine.
 
     Attributes
@@ -115,60 +103,8 @@ class Factorization(Result):
         offsets = None if self.offsets is None else import_array(self.offsets, "offsets")
         return _Local(labels, positions, own(self.blocks), own(self.bases), offsets)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> AnyArray:
-        """Decoded rows: (d,) for one number, (b, d) for numbers (b,), a slice or a mask (n,).
-
-        Raises
-        ------
-        IndexError
-            When a number is out of range, as for any array.
-        """
-        chosen = row_numbers(rows, len(self))
-        with computing(self.home, self.home.device):
-            decoded = kernels.lookup(namespace(self._local.labels).asarray(chosen.ravel()), self._local)
-            return self.home.back(decoded.reshape(*chosen.shape, self.shape[1]))
-
-    def reconstruct(self) -> AnyArray:
-        """The whole matrix (n, d), decoded."""
-        return self[:]
-
-    def measure_error(self, X: AnyArray, sample_weight: AnyArray | None = None) -> float:
-        """Relative error for a matrix, ``sum_i w_i |x_i - row i decoded|^2 / sum_i w_i |x_i|^2``, in float64.
-
-        Parameters
-        ----------
-        X : (n, d) array
-            The matrix that was factored, or another of its shape.
-        sample_weight : (n,) array, optional
-            w_i, nonnegative; default all 1.
-
-        Raises
-        ------
-        ValueError, TypeError
-            When X is not a finite matrix of this shape, or the weights do not fit it.
-
-        Returns
-        -------
-        float
-            0 when both sums are 0.
-        """
-        with entered(X, "X", self.home.device) as (array, _):
-            exponent = check_matrix(array, "X", columns=self.d, min_rows=0, dtype=np.float64)
-            if len(array) != len(self):
-                raise ValueError(f"X has {len(array)} rows, but the factorization has {len(self)}")
-            xp, weights = namespace(array), None
-            if sample_weight is not None:
-                weights, _ = check_weights(sample_weight, len(self), self.home.device)
-            squares = xp.empty(len(array))
-            for start, block in row_blocks(array):
-                rows = xp.arange(start, start + len(block))
-                difference = scaled(block.astype(np.float64) - kernels.lookup(rows, self._local), -exponent)
-                squares[rows] = xp.einsum("ij,ij->i", difference, difference)
-            energy = total_energy(scaled(array, -exponent), weights)
-            return _recorded(squares if weights is None else weights * squares, energy, 1, 0).relative_error
+    def _decode(self, rows: np.ndarray) -> Array:
+        return kernels.lookup(namespace(self._local.labels).asarray(rows), self._local)
 
     def stitch(self) -> tuple[csr_array, np.ndarray]:
         """The paper's two factors: U (n, sum j_c) sparse and V (sum j_c, d), with ``U @ V`` the decoded matrix.
@@ -230,29 +166,6 @@ class Factorization(Result):
             f"Factorization({n} x {d} in {len(self.bases)} clusters, {self.n_parameters:,} parameters, "
             f"{100 * self.ratio:.1f}% fewer)"
         )
-
-
-def row_numbers(rows: Any, n: int) -> np.ndarray:
-    """Numbers from 0 to n - 1 of the rows that an index means, in the shape of the index, as an array would take it."""
-    if isinstance(rows, slice):
-        return np.arange(*rows.indices(n))
-    if isinstance(rows, (bool, np.bool_, tuple, str)) or rows is None:
-        raise IndexError(
-            f"rows must be a number, numbers, a slice or a mask, got {rows!r}; for rows 1 and 2 say [[1, 2]]"
-        )
-    numbers = to_numpy(import_array(rows, "rows"))
-    if numbers.size == 0 and numbers.dtype.kind == "f":  # an empty list
-        numbers = numbers.astype(np.int64)
-    if numbers.dtype.kind == "b":
-        if numbers.shape != (n,):
-            raise IndexError(f"a mask must have one entry for each of the {n} rows, got shape {numbers.shape}")
-        return np.flatnonzero(numbers)
-    if numbers.dtype.kind not in "iu":
-        raise IndexError(f"rows must be whole numbers or a mask, got {numbers.dtype}")
-    numbers = numbers.astype(np.int64)
-    if numbers.size and not -n <= numbers.min() <= numbers.max() < n:
-        raise IndexError(f"row {numbers[(numbers < -n) | (numbers >= n)][0]} is out of range for {n} rows")
-    return np.where(numbers < 0, numbers + n, numbers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from .arrays import AnyArray, import_array, to_numpy
 from .budget import compress
-from .factorization import Factorization, row_numbers
+from .decoded import row_numbers
+from .factorization import Factorization
 
 __all__ = ["compress_in_metric", "metric_roots"]
 

@@ -55,47 +55,10 @@ def share(error: float, energy: float) -> float:
     return error / energy if energy > 0 else (0.0 if error == 0 else float("inf"))
 
 
-class Result:
-    """Rows in k clusters, each with a flat."""
+class Recorded:
+    """What came of a fit."""
 
-    bases: list[AnyArray]
-    offsets: AnyArray | None
-    labels: AnyArray
-    home: Home
     record: Record
-
-    _KIND: ClassVar[str]  # in files
-    _ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "bases", "offsets")
-
-    if TYPE_CHECKING:
-
-        @property
-        def counts(self) -> tuple[int, ...]: ...
-
-    @property
-    def k(self) -> int:
-        """Number of clusters."""
-        return len(self.bases)
-
-    @property
-    def d(self) -> int:
-        """Dimension of the space."""
-        return int(self.bases[0].shape[1])
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Dimension j_c of each flat."""
-        return tuple(int(V.shape[0]) for V in self.bases)
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
-        return count_parameters(self.counts, self.dims, self.d, self.offsets is not None)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the arrays take in memory."""
-        return sum(int(array.nbytes) for name in self._ARRAYS for array in _each(getattr(self, name)))
 
     @property
     def objective(self) -> float:
@@ -140,6 +103,48 @@ class Result:
     def seconds(self) -> float:
         """Of the fit; NaN in a result that was loaded."""
         return self.record.seconds
+
+
+class Result(Recorded):
+    """Rows in k clusters, each with a flat."""
+
+    bases: list[AnyArray]
+    offsets: AnyArray | None
+    labels: AnyArray
+    home: Home
+
+    _KIND: ClassVar[str]  # in files
+    _ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "bases", "offsets")
+
+    if TYPE_CHECKING:
+
+        @property
+        def counts(self) -> tuple[int, ...]: ...
+
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return len(self.bases)
+
+    @property
+    def d(self) -> int:
+        """Dimension of the space."""
+        return int(self.bases[0].shape[1])
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimension j_c of each flat."""
+        return tuple(int(V.shape[0]) for V in self.bases)
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
+        return count_parameters(self.counts, self.dims, self.d, self.offsets is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take in memory."""
+        return sum(int(array.nbytes) for name in self._ARRAYS for array in _each(getattr(self, name)))
 
     def to(self: R, target: str) -> R:
         """The same as "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda", "cuda:1")."""

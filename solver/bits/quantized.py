@@ -12,11 +12,9 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels.packed import PackedRows
 
-from ..arrays import NUMPY, AnyArray, Home, computing, entered, move, namespace, place, row_blocks, scaled
-from ..arrays import energy as total_energy
-from ..checks import check_matrix, check_weights
-from ..factorization import row_numbers
-from ..result import UNKNOWN, Record, share
+from ..arrays import NUMPY, Array, Home, move, namespace, place, scaled
+from ..decoded import DecodedRows
+from ..result import UNKNOWN, Record
 from ..storage import from_bytes, load_arrays, reading, save_arrays, to_bytes
 from .stored import Stored
 
@@ -24,7 +22,7 @@ KIND = "QuantizedFactorization"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class QuantizedFactorization:
+class QuantizedFactorization(DecodedRows):
     """Rows as packed bits of their coefficients in the basis of their cluster, whose entries are packed bits as well.
 
     Attributes
@@ -111,26 +109,6 @@ class QuantizedFactorization:
         return 1 - self.bits / (8 * self.dtype.itemsize)
 
     @property
-    def relative_error(self) -> float:
-        """``objective / energy``, of the rows and with the weights that were coded; 0 when the energy is 0."""
-        return self.record.relative_error
-
-    @property
-    def energy(self) -> float:
-        """``sum_i w_i |x_i|^2`` of those rows, in float64."""
-        return self.record.energy
-
-    @property
-    def objective(self) -> float:
-        """``sum_i w_i |x_i - row i decoded|^2`` of those rows, in float64."""
-        return self.record.objective
-
-    @property
-    def seconds(self) -> float:
-        """Of coding; NaN in a result that was loaded."""
-        return self.record.seconds
-
-    @property
     def packed(self) -> PackedRows:
         """The form in which rows are decoded, NumPy arrays of float32."""
         return self.stored.unpack()
@@ -149,23 +127,7 @@ class QuantizedFactorization:
         moved: dict[str, Any] = {name: None if part is None else place(part, self.home.device) for name, part in parts}
         return PackedRows(**moved)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> AnyArray:
-        """Decoded rows: (d,) for one number, (b, d) for numbers (b,), a slice or a mask (n,).
-
-        Raises
-        ------
-        IndexError
-            When a number is out of range, as for any array.
-        """
-        chosen = row_numbers(rows, len(self))
-        with computing(self.home, self.home.device):
-            decoded = self._decode(chosen.ravel())
-            return self.home.back(decoded.reshape(*chosen.shape, self.d))
-
-    def _decode(self, rows: np.ndarray) -> AnyArray:
+    def _decode(self, rows: np.ndarray) -> Array:
         xp = namespace(self._local.codes)
         decoded = kernels.decode(xp.asarray(rows), self._local).astype(self.dtype, copy=False)
         decoded = scaled(decoded, int(self.stored.facts["exponent"]))
@@ -173,40 +135,6 @@ class QuantizedFactorization:
             kept = self._unpacked.groups[rows] == len(self._unpacked.clusters)
             decoded[xp.asarray(kept)] = xp.asarray(self.stored.arrays["exact"][self._unpacked.starts[rows[kept]]])
         return decoded
-
-    def reconstruct(self) -> AnyArray:
-        """The whole matrix (n, d), decoded."""
-        return self[:]
-
-    def measure_error(self, X: AnyArray, sample_weight: AnyArray | None = None) -> float:
-        """Relative error for a matrix, ``sum_i w_i |x_i - row i decoded|^2 / sum_i w_i |x_i|^2``, in float64.
-
-        Parameters
-        ----------
-        X : (n, d) array
-            The matrix that was coded, or another of its shape.
-        sample_weight : (n,) array, optional
-            w_i, nonnegative; default all 1.
-
-        Raises
-        ------
-        ValueError, TypeError
-            When X is not a finite matrix of this shape, or the weights do not fit it.
-        """
-        with entered(X, "X", self.home.device) as (array, _):
-            exponent = check_matrix(array, "X", columns=self.d, min_rows=0, dtype=np.float64)
-            if len(array) != len(self):
-                raise ValueError(f"X has {len(array)} rows, but the factorization has {len(self)}")
-            xp, weights, error = namespace(array), None, 0.0
-            if sample_weight is not None:
-                weights, _ = check_weights(sample_weight, len(self), self.home.device)
-            for start, block in row_blocks(array):
-                rows = np.arange(start, start + len(block))
-                difference = scaled(block.astype(np.float64) - self._decode(rows), -exponent)
-                squares = xp.einsum("ij,ij->i", difference, difference)
-                error += float((squares if weights is None else weights[rows] * squares).sum())
-            energy = total_energy(scaled(array, -exponent), weights)
-            return share(error, energy)
 
     def stitch(self) -> NoReturn:
         """Refused: coefficients of packed bits are no two factors of numbers.

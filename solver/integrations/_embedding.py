@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..factorization import Factorization, row_numbers
+from ..decoded import row_numbers
+from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
 from ._lookup import decode, decode_static, lookup
 from ._packed import PackedEmbedding, refuse_beside_bits

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..arrays import Home
 from ..coefficients import count_parameters
-from ..factorization import Factorization, row_numbers
+from ..decoded import row_numbers
+from ..factorization import Factorization
 from ._lookup import Table, decode, in_own_dtype
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..checks import check_weights
-from ..factorization import row_numbers
+from ..decoded import row_numbers
 from ..tokens import token_weights
 
 SPECIAL = "special"
