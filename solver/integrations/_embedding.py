@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..decoded import row_numbers
 from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
-from ._lookup import decode, decode_static, lookup
+from ._lookup import check_padding, decode, decode_static, lookup
 from ._packed import PackedEmbedding, refuse_beside_bits
 from ._scaling import PLAIN, Scaling, scaling_of
 
@@ -122,11 +122,7 @@ class SubspaceEmbedding(Factors):
         super().__init__(*shapes, affine=affine, storage=storage, n_fixed=n_fixed, device=device, dtype=dtype)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(f"padding_idx must be a row from 0 to {num_embeddings - 1}, got {padding_idx}")
-            padding_idx %= num_embeddings
-        self.padding_idx = padding_idx
+        self.padding_idx = check_padding(padding_idx, num_embeddings)
         self.scaling = Scaling(*scaling)
 
     @classmethod

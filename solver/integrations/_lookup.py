@@ -205,3 +205,12 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 
 lookup.register_autograd(_gradients, setup_context=_keep)
+
+
+def check_padding(padding_idx: int | None, n: int) -> int | None:
+    """The number from 0 on of a padding row that may be counted from the end of n rows; None if there is none."""
+    if padding_idx is None:
+        return None
+    if not -n <= padding_idx < n:
+        raise ValueError(f"padding_idx must be a row from 0 to {n - 1}, got {padding_idx}")
+    return padding_idx % n

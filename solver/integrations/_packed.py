@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ksubspaces.kernels.packed import PackedRows
 
 from ..bits.quantized import QuantizedFactorization
-from ._lookup import in_own_dtype
+from ._lookup import check_padding, in_own_dtype
 from ._packed_lookup import FLOATS, INTEGERS, PackedTensors, decode, decode_rows, decode_static
 from ._scaling import PLAIN, Scaling
 
@@ -296,11 +296,7 @@ class PackedEmbedding(PackedFactors):
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, nbytes, unfrozen=unfrozen, device=device, dtype=dtype)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(f"padding_idx must be a row from 0 to {num_embeddings - 1}, got {padding_idx}")
-            padding_idx %= num_embeddings
-        self.padding_idx = padding_idx
+        self.padding_idx = check_padding(padding_idx, num_embeddings)
         self.scaling = Scaling(*scaling)
 
     @classmethod
