@@ -49,6 +49,7 @@ def warm_up(options: argparse.Namespace) -> None:
                 for dtype in ("float32", "float64"):
                     for affine in (False, True):
                         _solve(cupy, *shape, dtype, affine)
+            compress(cupy.eye(64, dtype="float32"), bits=8.0, coder="scalar", seed=0).reconstruct()
     if console is not None:
         console.print(f"{count} variants of kernels are ready for {device}, after {time.perf_counter() - begun:.1f} s")
 
@@ -64,4 +65,3 @@ def _solve(cupy: Any, n: int, d: int, k: int, j: int, dtype: str, affine: bool) 
     fit_subspaces(X[:2], 2, 2, affine=affine, init="random", max_iter=2, seed=0)  # which has clusters to fill
     if k < 8:
         compress(X, 0.5, sample_weight=weights, affine=affine, max_iter=2, seed=0).reconstruct()
-        compress(X[:64], bits=8.0, coder="scalar", seed=0).reconstruct()
