@@ -346,7 +346,7 @@ def scaled(X: Array, exponent: int) -> Array:
     if exponent == 0:
         return X
     if isinstance(X, Streamed):
-        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)  # type: ignore[return-value]
+        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)
     return namespace(X).ldexp(X, np.int32(exponent))
 
 
