@@ -1,27 +1,31 @@
-"""Factors of a matrix, as decoding reads them."""
+"""Factors of a matrix, as rows are decoded from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
 
-from .flats import Array
+from .flats import Array, Kept
 
 
-class Factors(Protocol):
-    """Row i is ``blocks[c][positions[i]] @ bases[c] + offsets[c]``, where c is ``labels[i]``."""
+@dataclass(eq=False)
+class Factors:
+    """Row i is ``blocks[c][positions[i]] @ bases[c] + offsets[c]``, where c is ``labels[i]``.
 
-    @property
-    def labels(self) -> Array: ...
+    Attributes
+    ----------
+    labels : (n,) int32 array
+    positions : (n,) int64 array
+        Of each row among those of its cluster.
+    blocks, bases : sequences of k arrays (n_c, j_c) and (j_c, d)
+    offsets : (k, d) array, optional
+    kept : dict
+        What a device has made of them once.
+    """
 
-    @property
-    def positions(self) -> Array: ...
-
-    @property
-    def blocks(self) -> Sequence[Array]: ...
-
-    @property
-    def bases(self) -> Sequence[Array]: ...
-
-    @property
-    def offsets(self) -> Array | None: ...
+    labels: Array
+    positions: Array
+    blocks: Sequence[Array]
+    bases: Sequence[Array]
+    offsets: Array | None = None
+    kept: Kept = field(default_factory=dict, init=False, repr=False)

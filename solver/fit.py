@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate, finish
-from .arrays import AnyArray, Array, device_of, energy, entered, scaled
+from .arrays import AnyArray, AnyDtype, Array, device_of, energy, entered, scaled
 from .breathing import ROUGH, breathe
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
 from .result import Record, share
-from .seeding import STARTS, given_labels
+from .seeding import STARTS, Init, given_labels
 from .subspaces import Subspaces
 
 
@@ -109,13 +109,13 @@ def fit_subspaces(
     device: str | None = None,
     affine: bool = False,
     sample_weight: AnyArray | None = None,
-    init: Any = "k-means++",
+    init: Init = "k-means++",
     n_init: int | str = "auto",
     search: str = "auto",
     effort: float = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
-    dtype: Any = None,
+    dtype: AnyDtype | None = None,
     seed: Seed = None,
     progress: bool = False,
     callback: Callable[[Step], bool | None] | None = None,
@@ -271,7 +271,7 @@ def fit_subspaces(
 
 def fit_problem(
     problem: Problem,
-    init: Any,
+    init: Init,
     n_init: int | str,
     max_iter: int,
     tol: float,
@@ -337,14 +337,14 @@ def fit_problem(
     return best, *finish(problem, best.labels)
 
 
-def _breathes(search: str, init: Any, n_init: int | str, problem: Problem) -> bool:
+def _breathes(search: str, init: Init, n_init: int | str, problem: Problem) -> bool:
     if search != "auto":
         return search == "breathing"
     return isinstance(init, str) and n_init == "auto" and not problem.on_card
 
 
 def _starts(
-    init: Any,
+    init: Init,
     n_init: int | str,
     problem: Problem,
     device: str,
@@ -367,7 +367,7 @@ def _starts(
     return [lambda problem, rng: labels], None
 
 
-def _check_search(search: str, effort: float, init: Any, n_init: int | str) -> None:
+def _check_search(search: str, effort: float, init: Init, n_init: int | str) -> None:
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
     if isinstance(effort, bool) or not isinstance(effort, Real) or not 1 <= effort < np.inf:

@@ -58,9 +58,8 @@ def lookup(rows: Array, factorization: Factors) -> Array:
 
 def _tables(factorization: Factors) -> _Tables:
     """Tables of a factorization, made once: its arrays do not change."""
-    kept = vars(factorization).get("_tables")
-    if kept is not None:
-        return kept
+    if "tables" in factorization.kept:
+        return factorization.kept["tables"]
     xp, dtype = loader.namespace(factorization.bases[0]), factorization.bases[0].dtype
     arrays = [xp.ascontiguousarray(part) for part in (*factorization.blocks, *factorization.bases)]
     if any(array.dtype != dtype for array in arrays):
@@ -75,7 +74,7 @@ def _tables(factorization: Factors) -> _Tables:
         offsets=None if offsets is None else xp.ascontiguousarray(offsets, dtype=dtype),
         kept=arrays,
     )
-    vars(factorization)["_tables"] = tables
+    factorization.kept["tables"] = tables
     return tables
 
 
