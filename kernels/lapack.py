@@ -13,7 +13,7 @@ from .moments import traces
 
 BLOCK_BYTES = 8 << 20  # of matrices at a time
 JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
-MANY = 32  # matrices from which power steps take the place of eigenvectors while labels move ...
+MANY = 8  # matrices from which power steps take the place of eigenvectors while labels move ...
 NARROW = 0.25  # ... for flats of up to this share of the columns
 
 

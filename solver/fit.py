@@ -54,13 +54,13 @@ class Plan(NamedTuple):
 
 
 PLANS = (
-    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
-    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 44, 90),
+    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 30, 40),
+    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 54, 90),
     Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
 )
 RACE_STEPS = 3
-POINTS = 2.5  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
+POINTS = 4  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
 SEARCHES = ("auto", "breathing", "starts")
 
 Start = Callable[[Problem, np.random.Generator], Array]
