@@ -57,7 +57,9 @@ class PackedTensors(NamedTuple):
 
     def to_rows(self, convert: Callable[[Tensor], AnyArray]) -> PackedRows:
         """For the kernels of a device, each part converted."""
-        return PackedRows(**{name: part if part is None else convert(part) for name, part in self._asdict().items()})
+        parts = self._asdict().items()
+        rows: dict[str, AnyArray] = {name: part if part is None else convert(part) for name, part in parts}
+        return PackedRows(**rows)
 
 
 FLOATS = ("scales", "levels", "bases", "gains", "offsets", "exact")
