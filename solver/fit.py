@@ -18,12 +18,13 @@ from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate, finish
 from .arrays import AnyArray, Array, device_of, energy, entered, scaled
+from .blocked import BlockedDims, BlockedState, Blocks, is_dask, sample_size
 from .breathing import ROUGH, breathe
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
 from .result import Record, share
-from .seeding import STARTS, given_labels
+from .seeding import STARTS, are_bases, given_labels
 from .subspaces import Subspaces
 
 
@@ -128,8 +129,9 @@ def fit_subspaces(
     Parameters
     ----------
     X : (n, d) array
-        NumPy, Torch or CuPy, or anything with ``__dlpack__``, ``__cuda_array_interface__`` or ``__array__``.
-        float16, bfloat16 and float32 are computed in float32, float64 and integers in float64. Never modified, and
+        NumPy, Torch or CuPy, or anything with ``__dlpack__``, ``__cuda_array_interface__`` or ``__array__``; or a Dask
+        array, see the notes. float16, bfloat16 and float32 are computed in float32, float64 and integers in float64.
+        Never modified, and
         not copied unless its dtype, the device or its scale demand it: where squares of its entries leave the range of
         the precision computed in (float32: the largest above 1e17 or below 1e-12), X times a power of two is fitted,
         which rounds nothing, and results come in X's own scale. n >= k; entries finite.
@@ -202,11 +204,19 @@ def fit_subspaces(
     it. By default breaths take the time that races of more starts would take. Turn them off (``search="starts"``) to
     see the plain alternation, or where flats are found at once and time counts.
 
+    A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. A start is found on
+    a sample of its rows, drawn by weight and energy and weighted back (Feldman and Langberg 2011); from there the
+    alternation goes on over all rows, in one pass over the blocks a step, which persist where they were made: call
+    ``X.persist()`` where they are dear to make and there is memory for them. Nothing of n numbers is held in one place.
+    ``labels`` are a Dask array with X's chunks, the rest is NumPy's. The bits depend on the chunks, not on who works
+    on them. ``init``, ``n_init``, ``search`` and ``effort`` are for the start.
+
     References
     ----------
     Bradley and Mangasarian, "k-Plane Clustering" (2000). Tseng, "Nearest q-Flat to m Points" (2000). Maalouf, Lang,
     Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021), section 2. Fritzke, "The breathing
-    k-means algorithm" (2020), arXiv 2006.15666.
+    k-means algorithm" (2020), arXiv 2006.15666. Feldman and Langberg, "A Unified Framework for Approximating and
+    Clustering Data" (2011).
 
     Examples
     --------
@@ -227,6 +237,14 @@ def fit_subspaces(
     _check_search(search, effort, init, n_init)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
+    if is_dask(X):
+        blocks = Blocks(X, sample_weight, dtype)
+        if device is not None:
+            raise ValueError(
+                f"device={device!r} cannot be had for a Dask array: its blocks are worked on where they are"
+            )
+        options = {"n_init": n_init, "search": search, "effort": effort, "affine": affine, "init": init}
+        return _fit_blocks(blocks, k, j, max_iter, tol, seed, progress, callback, begun, options)
     with entered(X, "X", device, dtype) as (array, home):
         kernels.prepare(array)
         exponent = check_matrix(array, "X")
@@ -267,6 +285,54 @@ def fit_subspaces(
         offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
         bases = [home.back(V) for V in flats.layout.split(flats.bases)]
         return Subspaces(bases, offsets, home.back(labels), home, record)
+
+
+def _fit_blocks(
+    blocks: Blocks,
+    k: int,
+    j: int | Sequence[int],
+    max_iter: int,
+    tol: float,
+    seed: Seed,
+    progress: bool,
+    callback: Callable[[Step], bool | None] | None,
+    begun: float,
+    options: dict[str, Any],
+) -> Subspaces:
+    """A fit of a sample, from which the alternation goes on over all rows."""
+    if k > blocks.n:
+        raise ValueError(f"k={k} subspaces need at least {k} rows, but X has {blocks.n}; choose a smaller k")
+    rule = BlockedDims(blocks, _check_dims(j, k, blocks.d), options["affine"])
+    total, mass = blocks.survey()
+    drawing, fitting = (int(rng.integers(2**63)) for rng, _ in zip(generators(seed), range(2), strict=False))
+    given = options["init"]
+    if not isinstance(given, (str, Subspaces)) and not are_bases(given):
+        raise TypeError("init of a Dask array must be the name of a start, bases or a Subspaces, not labels")
+    if isinstance(given, Subspaces):
+        start = given
+    else:
+        rows, weights = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), total, mass, drawing)
+        start = fit_subspaces(rows, k, j, sample_weight=weights, seed=fitting, **options)
+    flats = Flats.from_bases(start.bases, start.offsets)
+    bar = Bar(total, max_iter) if progress else None
+
+    def on_step(state: BlockedState) -> bool:
+        step = len(state.history)
+        if bar is not None:
+            bar.update(f"all rows, step {step}", state.objective, f"{state.moved} moved", step)
+        told = step, state.objective, state.moved, state.n_reseeded, time.perf_counter() - begun, 0, min(state.history)
+        return bool(callback is not None and callback(Step(0, *told)))
+
+    with shown(bar):
+        begin = BlockedState(None, flats=flats)  # type: ignore[arg-type]
+        best = alternate(begin, rule, max_iter=max_iter, tol=tol, on_step=on_step)
+        assert best.flats is not None
+        flats, labels, objective = rule.finish(best.flats)
+        if bar is not None:
+            bar.finish()
+    ended = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
+    record = Record(objective, total, share(objective, total), *ended)
+    return Subspaces(flats.layout.split(flats.bases), flats.offsets, blocks.array(labels), record=record)
 
 
 def fit_problem(

@@ -179,7 +179,7 @@ def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Arr
     offsets = None
     if isinstance(init, Subspaces):
         init, offsets = init.bases, init.offsets
-    elif not _are_bases(init):
+    elif not are_bases(init):
         given = enter(init, "init", device, np.float64)[0]
         try:
             return check_labels(given, n, k)
@@ -200,7 +200,7 @@ def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Arr
     return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
 
 
-def _are_bases(init: Any) -> bool:
+def are_bases(init: Any) -> bool:
     """Whether this is a list of matrices, or one array of them (k, j, d)."""
     if isinstance(init, (list, tuple)):
         return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)
