@@ -3,6 +3,7 @@
 =================== ==========================================================================
 ``assign``          nearest flat of each row, and the squared distance to it
 ``sqdistances``     squared distance of each row to every flat
+``two_nearest``     the two nearest flats of each row, and both squared distances
 ``group_rows``      row numbers by label, which the next four take
 ``residuals``       float64 squared distance of each row to the flat of its group
 ``second_moments``  weighted first and second moments of each group (``update_moments``: of the rows that moved)
@@ -72,6 +73,7 @@ __all__ = [
     "spanned_by",
     "sqdistances",
     "top_eigenspaces",
+    "two_nearest",
     "update_moments",
 ]
 
@@ -138,6 +140,19 @@ def assign(
 def sqdistances(X: Array | Rows, flats: Flats) -> Array:
     """Squared distances (n, k) of the rows of X (n, d) to every flat, in X's dtype."""
     return _in_blocks(X, lambda block, _: (kernels_for(block).sqdistances(block, flats),))[0]
+
+
+def two_nearest(X: Array | Rows, flats: Flats) -> tuple[Array, Array]:
+    """The nearest and the second nearest flat of each row; the lower number first where they are equally far.
+
+    Returns
+    -------
+    labels : (n, 2) int32
+        With one flat alone, the second label is that flat again.
+    residuals : (n, 2) array of X's dtype
+        Squared distances to these, never negative; infinite where there is no second flat.
+    """
+    return _in_blocks(X, lambda block, _: kernels_for(block).two_nearest(block, flats))
 
 
 def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:

@@ -56,20 +56,9 @@ def assign(
         m = rows.stop - rows.start
         cost = np.full(m, np.inf, dtype=X.dtype)
         w = np.ones(m, dtype=X.dtype) if weights is None else np.ascontiguousarray(weights[rows], dtype=X.dtype)
-        for clusters, projected, group, energy in parts:
-            loops.nearest(
-                projected,
-                group.starts,
-                group.shifts,
-                group.exact,
-                energy,
-                clusters.start,
-                penalties[clusters],
-                w,
-                cost,
-                labels[rows],
-                nearest[rows],
-            )
+        for clusters, *measured in parts:
+            own = clusters.start, penalties[clusters], w, cost, labels[rows], nearest[rows]
+            loops.nearest(*measured, *own)
 
     _project(X, flats, work)
     return labels, nearest
@@ -83,13 +72,24 @@ def sqdistances(X: np.ndarray, flats: Flats) -> np.ndarray:
     distances = np.empty((flats.k, len(X)), dtype=X.dtype)
 
     def work(rows: slice, parts: Iterator[Part]) -> None:
-        for clusters, projected, group, energy in parts:
+        for clusters, *measured in parts:
             out = np.empty((clusters.stop - clusters.start, rows.stop - rows.start), dtype=X.dtype)
-            loops.distances(projected, group.starts, group.shifts, group.exact, energy, out)
+            loops.distances(*measured, out)
             distances[clusters, rows] = out
 
     _project(X, flats, work)
     return distances.T
+
+
+def two_nearest(X: np.ndarray, flats: Flats) -> tuple[np.ndarray, np.ndarray]:
+    labels, nearest = np.zeros((2, len(X)), np.int32), np.full((2, len(X)), np.inf, X.dtype)
+
+    def work(rows: slice, parts: Iterator[Part]) -> None:
+        for clusters, *measured in parts:
+            loops.two_nearest(*measured, clusters.start, labels[:, rows], nearest[:, rows])
+
+    _project(X, flats, work)
+    return labels.T, nearest.T
 
 
 def _is_small(X: np.ndarray, flats: Flats) -> bool:
@@ -146,31 +146,20 @@ class _Directions:
         rows = flats.directions[group.rows]
         self.matrix = np.ascontiguousarray(rows, dtype=dtype)
         self.starts, self.exact = group.starts, group.exact
-        self.offsets: np.ndarray | None = None
+        self.shifts = np.zeros(len(rows), dtype=dtype)
+        self.doubled, self.added = np.zeros((0, rows.shape[1]), dtype), np.zeros(0, dtype)
         if centre is None or flats.offsets is None:
-            self.shifts = np.zeros(len(rows), dtype=dtype)
             return
         offsets = np.asarray(flats.offsets[group.clusters], dtype=np.float64) - centre
         self.shifts = np.einsum("ij,ij->i", rows.astype(np.float64, copy=False), offsets[group.owners]).astype(dtype)
-        self.offsets = np.ascontiguousarray(offsets, dtype=dtype)
-        self.offset_energy = np.einsum("ij,ij->i", offsets, offsets).astype(dtype)[:, None]
-
-    def energy(self, A: np.ndarray) -> np.ndarray:
-        """|x - mu_c|^2, (k, m), or |x|^2, (1, m), without offsets; zeros when only complements are in use."""
-        if self.exact.all():
-            return np.zeros((1, len(A)), dtype=A.dtype)
-        energy = np.einsum("ij,ij->i", A, A)[None, :]
-        if self.offsets is None:
-            return energy
-        cross = self.offsets @ A.T
-        cross *= -2
-        cross += energy
-        cross += self.offset_energy
-        return cross
+        if not self.exact.all():
+            self.doubled = (-2 * offsets.astype(dtype)).astype(dtype, order="C")
+            self.added = np.einsum("ij,ij->i", offsets, offsets).astype(dtype)
 
 
-Part: TypeAlias = "tuple[slice, np.ndarray, _Directions, np.ndarray]"
-"""Some of the flats, products of their directions with rows, the directions, and squared norms of the rows."""
+Part: TypeAlias = "tuple[slice, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]"
+"""Some of the flats; products of their directions with rows, where those of each start, what the offsets take from
+them, and whether they are complements; |x|^2 of the rows, -2 x mu_c, (k, m) or none, and |mu_c|^2."""
 
 
 def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]], None]) -> None:
@@ -179,26 +168,34 @@ def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]]
     centre = None if flats.centre is None else flats.centre.astype(dtype)
     shapes = _groups(flats.layout, flats.complements is not None, ASSIGN_DIRECTIONS)
     groups = [(group.clusters, _Directions(flats, group, centre, dtype)) for group in shapes]
-    widest = max(len(group.matrix) for _, group in groups)
+    widest = max(len(group.matrix) + len(group.doubled) for _, group in groups)
     size = int(np.clip(PRODUCTS // max(widest, flats.k), *ASSIGN_ROWS)) // ROWS * ROWS
+    measured = not flats.exact.all()
 
     buffers: dict[int, np.ndarray] = {}  # of each thread: fresh memory costs as much as the products
 
     def parts(A: np.ndarray) -> Iterator[Part]:
+        m, lengths = len(A), np.einsum("ij,ij->i", A, A) if measured else np.zeros(len(A), dtype)
         buffer = buffers.get(get_ident())
         if buffer is None:
             buffer = buffers[get_ident()] = np.empty(widest * size, dtype)
         for clusters, group in groups:
             # Products stand (direction, row): summing squares down a column is one SIMD loop, however small j.
-            out = buffer[: len(group.matrix) * len(A)].reshape(-1, len(A))
-            yield clusters, multiply(group.matrix, A, out), group, group.energy(A)
+            p, q = len(group.matrix), len(group.doubled)
+            out = buffer[: (p + q) * m].reshape(p + q, m)
+            projected, crossed = (
+                multiply(V, A, part) for V, part in ((group.matrix, out[:p]), (group.doubled, out[p:]))
+            )
+            yield clusters, projected, group.starts, group.shifts, group.exact, lengths, crossed, group.added
 
     def block(start: int) -> None:
         rows = slice(start, min(start + size, len(X)))
         A = np.ascontiguousarray(X[rows])
         work(rows, parts(A if centre is None else A - centre))
 
-    for _ in side_by_side(block, range(0, len(X), size), X.size * flats.direction_layout.total):
+    for _ in side_by_side(
+        block, range(0, len(X), size), X.size * sum(len(group.matrix) + len(group.doubled) for _, group in groups)
+    ):
         pass
 
 

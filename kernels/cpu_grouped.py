@@ -16,6 +16,8 @@ from .products import gram, multiply, side_by_side
 
 BLOCK_BYTES = 8 << 20  # rows gathered at a time
 LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
+SUMMED_ROWS = 1 << 14  # whose sums without squares are taken at a time ...
+SUMMED_COST = 16  # ... each number in the time of so many multiplications
 FEW_SQUARES = 1 << 14  # multiplications, a cluster, below which a loop takes its second moments sooner than a product
 
 
@@ -93,7 +95,7 @@ def second_moments(
         origins=np.zeros((k, d)) if sums else None,
         center=center,
     )
-    if center:
+    if center and products:
         # Any origin near the mean will do: what it misses is in ``first`` and corrected exactly.
         means = second_moments(X, groups, weights, products=False).means
         assert means is not None
@@ -164,15 +166,22 @@ def _accumulate_directly(
         first, mass, origins = np.empty((0, d)), np.empty(0), np.empty((0, d))
     else:
         first, mass, origins = moments.known_sums
-    sums = origins, raw, first, mass, moments.counts
-    if X.flags.c_contiguous and X.flags.writeable:
-        loops.add_moments(X, order, owners, w, sign, *sums)
-        return
-    size = _block_rows(d * X.itemsize)
-    for start in range(0, len(order), size):
-        span = slice(start, start + size)
-        A = np.ascontiguousarray(X[order[span]])
-        loops.add_moments(A, np.arange(len(A)), owners[span], w[span], sign, *sums)
+    sums = raw, first, mass, moments.counts
+    plain = X.flags.c_contiguous and X.flags.writeable
+    size = SUMMED_ROWS if moments.raw is None else len(order) if plain else _block_rows(d * X.itemsize)
+
+    def work(span: slice) -> tuple[np.ndarray, ...]:
+        """Sums over some of the rows; over all of them where there are no more."""
+        parts = tuple(map(np.zeros_like, sums)) if size < len(order) else sums
+        A, rows = (X, order[span]) if plain else (np.ascontiguousarray(X[order[span]]), np.arange(len(order[span])))
+        loops.add_moments(A, rows, owners[span], w[span], sign, origins, *parts)
+        return parts
+
+    spans = (slice(start, start + size) for start in range(0, len(order), max(size, 1)))
+    for parts in side_by_side(work, spans, len(order) * d * SUMMED_COST):
+        for total, part in zip(sums, parts, strict=True):
+            if part is not total:
+                total += part
 
 
 def _block_rows(row_bytes: int) -> int:

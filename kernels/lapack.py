@@ -15,7 +15,7 @@ from .products import side_by_side
 BLOCK_BYTES = 8 << 20  # of matrices at a time
 JACOBI_REACH = 8  # columns up to which Jacobi's turns take less time than LAPACK's preparations
 SHARED = 80  # columns beyond which BLAS shares LAPACK's products among its threads
-MANY = 32  # matrices from which power steps take the place of eigenvectors while labels move ...
+MANY = 8  # matrices from which power steps take the place of eigenvectors while labels move ...
 NARROW = 0.25  # ... for flats of up to this share of the columns
 
 

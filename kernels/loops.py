@@ -24,7 +24,9 @@ def _jit(function):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def nearest(projected, starts, shifts, exact, energy, first, penalty, weights, cost, labels, nearest):  # type: ignore[no-untyped-def]
+def nearest(  # type: ignore[no-untyped-def]
+    projected, starts, shifts, exact, lengths, crossed, added, first, penalty, weights, cost, labels, nearest
+):
     """Lower ``cost`` and set labels and residuals where one of these flats is strictly better.
 
     projected (P, m): products of probes and rows; probes starts[c]:starts[c+1] belong to flat ``first + c``.
@@ -32,25 +34,45 @@ def nearest(projected, starts, shifts, exact, energy, first, penalty, weights, c
     m = cost.size
     total = np.empty(m, cost.dtype)
     for c in range(starts.size - 1):
-        residual(projected, starts[c], starts[c + 1], shifts, exact[c], energy[min(c, energy.shape[0] - 1)], total)
+        residual(projected, starts[c], starts[c + 1], shifts, exact[c], lengths, crossed, added, c, total)
+        number, fixed = first + c, penalty[c]
         for i in range(m):
-            price = weights[i] * total[i] + penalty[c]
-            if price < cost[i]:
-                cost[i] = price
-                nearest[i] = total[i]
-                labels[i] = first + c
+            price = weights[i] * total[i] + fixed
+            better = price < cost[i]
+            cost[i] = price if better else cost[i]
+            nearest[i] = total[i] if better else nearest[i]
+            labels[i] = number if better else labels[i]
 
 
 @_jit
-def distances(projected, starts, shifts, exact, energy, out):  # type: ignore[no-untyped-def]
+def two_nearest(projected, starts, shifts, exact, lengths, crossed, added, first, labels, nearest):  # type: ignore[no-untyped-def]
+    """Set labels and residuals (2, m) where one of these flats is nearer than those so far."""
+    m = nearest.shape[1]
+    total = np.empty(m, nearest.dtype)
+    for c in range(starts.size - 1):
+        residual(projected, starts[c], starts[c + 1], shifts, exact[c], lengths, crossed, added, c, total)
+        number = np.int32(first + c)
+        for i in range(m):
+            here, best, second = total[i], nearest[0, i], nearest[1, i]
+            nearest[0, i] = here if here < best else best
+            nearest[1, i] = best if here < best else (here if here < second else second)
+            labels[1, i] = labels[0, i] if here < best else (number if here < second else labels[1, i])
+            labels[0, i] = number if here < best else labels[0, i]
+
+
+@_jit
+def distances(projected, starts, shifts, exact, lengths, crossed, added, out):  # type: ignore[no-untyped-def]
     """Residuals out (k, m) to every flat of the group."""
     for c in range(starts.size - 1):
-        residual(projected, starts[c], starts[c + 1], shifts, exact[c], energy[min(c, energy.shape[0] - 1)], out[c])
+        residual(projected, starts[c], starts[c + 1], shifts, exact[c], lengths, crossed, added, c, out[c])
 
 
 @_jit
-def residual(projected, start, stop, shifts, exact, energy, total):  # type: ignore[no-untyped-def]
-    """Sum of squares of the shifted products; it is the residual if ``exact``, else what is missing from the energy."""
+def residual(projected, start, stop, shifts, exact, lengths, crossed, added, c, total):  # type: ignore[no-untyped-def]
+    """Sum of squares of the shifted products; it is the residual if ``exact``, else what is missing from |x - mu_c|^2.
+
+    That is ``lengths + crossed[c] + added[c]``, or the lengths alone without offsets.
+    """
     total[:] = 0
     for p in range(start, stop):
         row = projected[p]
@@ -58,9 +80,15 @@ def residual(projected, start, stop, shifts, exact, energy, total):  # type: ign
         for i in range(total.size):
             t = row[i] - shift
             total[i] += t * t
-    if not exact:
+    if exact:
+        return
+    if crossed.shape[0] == 0:
         for i in range(total.size):
-            total[i] = max(energy[i] - total[i], 0)
+            total[i] = max(lengths[i] - total[i], 0)
+    else:
+        cross, square = crossed[c], added[c]
+        for i in range(total.size):
+            total[i] = max(cross[i] + lengths[i] + square - total[i], 0)
 
 
 @_jit

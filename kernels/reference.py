@@ -41,6 +41,15 @@ def assign(
     return labels.astype(np.int32), distances[np.arange(len(labels)), labels]
 
 
+def two_nearest(X: Array, flats: Flats) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and distances (n, 2) of the two least of each row (ties: lowest c); of a single flat, it again and inf."""
+    distances = sqdistances(X, flats)
+    if flats.k == 1:
+        return np.zeros((len(X), 2), np.int32), np.pad(distances, ((0, 0), (0, 1)), constant_values=np.inf)
+    labels = np.argsort(distances, axis=1, kind="stable")[:, :2]
+    return labels.astype(np.int32), np.take_along_axis(distances, labels, axis=1)
+
+
 def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
     """Row numbers by label, where those of each label start among them, and how many labels are not as before."""
     moved = None if before is None else np.array(sum(a != b for a, b in zip(labels, before, strict=True)))

@@ -16,19 +16,18 @@ from dataclasses import replace
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Groups, Rows
+from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State
-from .arrays import Array, namespace, row_blocks
+from .arrays import Array, namespace
 from .problem import Problem
-from .refit import eigenspaces
-from .seeding import Closest
+from .seeding import Through
 
 ROUGH = 1e-3  # a start need not have settled any better before it breathes
-ADDED_STEPS, LEFT_STEPS = 1, 2  # with the flats added, and without those taken away
+ADDED_STEPS, LEFT_STEPS = 1, 2  # with the flats added, and without those taken away ...
+POINTS = 2  # times as many for points, whose steps take less and gain less
 DRAWN_BYTES = 64 << 20  # of second moments, or distances, of flats that are added at a time
 SAME = 2e-4  # share of the objective up to which a breath ended where it began: little is left, it counts threefold
-BLOCK_ROWS = 4096  # whose distances to all flats are held at a time
 
 Run = Callable[[Problem, State, int], State]
 """Alternates from a state, up to so many steps."""
@@ -39,26 +38,26 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
 
     A step counts as one if it is one of k flats; with more flats it counts in proportion.
     """
-    k = problem.k
+    k, (added_steps, left_steps) = problem.k, settling(problem)
     m = most = min(k, len(problem.X) - k) if _can_gain(problem) else 0
     while m >= 1 and not state.stopped:
-        while m > 1 and cost(m, k) > steps:
+        while m > 1 and cost(problem, m) > steps:
             m //= 2
-        if cost(m, k) > steps:
+        if cost(problem, m) > steps:
             return
-        steps -= cost(m, k)
+        steps -= cost(problem, m)
         grown = add_flats(problem, state, rng, m)
         if grown is None:
             return
         larger, start = grown
-        settled = run(larger, start, ADDED_STEPS)
+        settled = run(larger, start, added_steps)
         if settled.stopped:
             yield replace(state, stopped=True)
             return
         left, flats = take_away(problem, larger, settled)
-        new = run(problem, State(left, flats.bases), LEFT_STEPS)
+        new = run(problem, State(left, flats.bases), left_steps)
         if abs(new.objective - state.objective) <= SAME * state.objective:
-            steps -= 2 * cost(m, k)
+            steps -= 2 * cost(problem, m)
         if new.objective < state.objective:
             history = (*state.history, *(f for f in new.history if f < state.objective))
             state = replace(new, history=history, n_reseeded=state.n_reseeded + new.n_reseeded, converged=False)
@@ -67,9 +66,16 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
         yield state
 
 
-def cost(m: int, k: int) -> float:
+def cost(problem: Problem, m: int) -> float:
     """Steps that a breath of m flats takes."""
-    return 2 + m / k + (ADDED_STEPS + 1.5) * (k + m) / k + LEFT_STEPS
+    k, (added, left) = problem.k, settling(problem)
+    return 2 + m / k + (added + 1.5) * (k + m) / k + left
+
+
+def settling(problem: Problem) -> tuple[int, int]:
+    """Steps of a breath with the flats added, and without those taken away."""
+    times = 1 if any(problem.dims) else POINTS
+    return times * ADDED_STEPS, times * LEFT_STEPS
 
 
 def _can_gain(problem: Problem) -> bool:
@@ -91,16 +97,13 @@ def add_flats(problem: Problem, state: State, rng: np.random.Generator, m: int) 
     if len(drawn) == 0:
         return None
     dims = tuple(problem.dims[c] for c in rng.permutation(k)[: len(drawn)].tolist())
-    closest, at_once = Closest(problem), max(1, DRAWN_BYTES // (8 * max(X.shape[1] ** 2, len(X))))
+    through, at_once = Through(problem), max(1, DRAWN_BYTES // (8 * max(X.shape[1] ** 2, len(X))))
     for first in range(0, len(drawn), at_once):
-        own = dims[first : first + at_once]
-        rows = closest(drawn[first : first + at_once], max(own))
-        groups = Groups(xp.concatenate(rows), xp.arange(len(rows) + 1) * len(rows[0]))
-        spaces, offsets = eigenspaces(problem, groups, own, X.dtype, len(rows[0]), exact=False)
-        nearer, distances = kernels.assign(X, spaces.flats(offsets))
+        added = through(drawn[first : first + at_once], dims[first : first + at_once])
+        nearer, distances = kernels.assign(X, added)
         labels = xp.where(distances < residuals, nearer + np.int32(k + first), labels)
         residuals = xp.minimum(residuals, distances)
-        flats = flats.followed_by(spaces.flats(offsets))
+        flats = flats.followed_by(added)
     return replace(problem, dims=flats.layout.dims), State(labels, flats.bases)
 
 
@@ -118,7 +121,7 @@ def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, F
     """
     X, xp, sizes = larger.X, namespace(larger.X), np.array(larger.dims)
     flats = _refit(larger, state)
-    labels, distances = two_nearest(X, flats)
+    labels, distances = (part.T for part in kernels.two_nearest(X, flats))
     kept, spare = np.arange(larger.k), Counter(larger.dims)
     spare.subtract(problem.dims)
     while (left := sum(spare.values())) > 0:
@@ -132,31 +135,13 @@ def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, F
         there = xp.asarray(np.isin(np.arange(larger.k), kept))
         rows = xp.flatnonzero(~there[labels].all(axis=0))
         others, numbers = flats.take(kept.tolist()), xp.asarray(kept.astype(np.int32))
-        for first in range(0, len(rows), BLOCK_ROWS):
-            part = rows[first : first + BLOCK_ROWS]
-            nearest, distances[:, part] = two_nearest(X[part], others)
-            labels[:, part] = numbers[nearest]
+        nearest, distances[:, rows] = (part.T for part in kernels.two_nearest(X[rows], others))
+        labels[:, rows] = numbers[nearest]
     order = np.empty(len(kept), np.int64)  # of the flats kept, such that their dimensions are the problem's in turn
     order[np.argsort(problem.dims, kind="stable")] = kept[np.argsort(sizes[kept], kind="stable")]
     numbers = np.zeros(larger.k, np.int32)
     numbers[order] = np.arange(len(order))
     return xp.asarray(numbers)[labels[0]], flats.take(order.tolist())
-
-
-def two_nearest(X: Rows | Array, flats: Flats) -> tuple[Array, Array]:
-    """Nearest and second flat of each row, (2, n) int32, and the squared distances to them in X's dtype."""
-    xp = namespace(X)
-    labels, distances = xp.empty((2, len(X)), np.int32), xp.empty((2, len(X)), X.dtype)
-    for start, rows in row_blocks(X):
-        for first in range(0, len(rows), BLOCK_ROWS):
-            block = rows[first : first + BLOCK_ROWS]
-            to_all, numbers = xp.ascontiguousarray(kernels.sqdistances(block, flats)), xp.arange(len(block))
-            span = slice(start + first, start + first + len(block))
-            for turn in range(2):
-                best = to_all.argmin(axis=1)
-                labels[turn, span], distances[turn, span] = best, to_all[numbers, best]
-                to_all[numbers, best] = np.inf
-    return labels, distances
 
 
 def _missed_by(problem: Problem, labels: Array, distances: Array) -> Array:

@@ -54,13 +54,13 @@ class Plan(NamedTuple):
 
 
 PLANS = (
-    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
-    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 44, 90),
+    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 30, 40),
+    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 54, 90),
     Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
 )
 RACE_STEPS = 3
-POINTS = 2.5  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
+POINTS = 4  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
 SEARCHES = ("auto", "breathing", "starts")
 
 Start = Callable[[Problem, np.random.Generator], Array]
@@ -153,7 +153,7 @@ def fit_subspaces(
     n_init : "auto" or int, default "auto"
         An int runs that many starts of the kind named to the end and keeps the best. "auto" races a few for 3 steps
         each and finishes the best: with ``search="starts"`` 4 up to k=64, 2 up to k=128, of which half are "k-means"
-        starts for ``init="k-means++"``, and beyond there is one; with breaths 2 up to k=16, and beyond one. With k=1,
+        starts for ``init="k-means++"``, and beyond there is one; with breaths there is one. With k=1,
         or a given start, there is one.
     search : {"auto", "breathing", "starts"}
         How to look for a better optimum than that of one start. "breathing" adds flats and takes others away, as the

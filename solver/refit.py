@@ -170,11 +170,11 @@ class RunningMoments:
         return Eigenspaces(layout, bases, None, bases[:0] if layout.has_wide else None)
 
 
-def fit_flats(problem: Problem, rows: Sequence[Array], j: int, dtype: DTypeLike) -> Flats:
-    """The best j-flat for each list of row numbers; one near it where eigenvectors are dear."""
+def fit_flats(problem: Problem, rows: Sequence[Array], dims: Sequence[int], dtype: DTypeLike) -> Flats:
+    """The best flat of each dimension for its list of row numbers; one near it where eigenvectors are dear."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]
     groups = Groups(xp.concatenate(rows), xp.asarray(np.cumsum([0, *sizes])))
-    spaces, offsets = eigenspaces(problem, groups, [j] * len(rows), dtype, max(sizes), exact=False)
+    spaces, offsets = eigenspaces(problem, groups, dims, dtype, max(sizes), exact=False)
     return spaces.flats(offsets)
 
 

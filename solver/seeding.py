@@ -39,10 +39,10 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
     at_once = None if problem.affine else kernels.seed(X, dims, problem.weights, rng)
     if at_once is not None:
         return at_once
-    closest = Closest(problem)
+    through = Through(problem)
 
     def distances(c: int, drawn: Array) -> Array:
-        return kernels.sqdistances(X, fit_flats(problem, closest(drawn, dims[c]), dims[c], X.dtype))
+        return kernels.sqdistances(X, through(drawn, [dims[c]] * len(drawn)))
 
     largest_first = sorted(range(k), key=lambda c: -dims[c])
     return _draw(largest_first, problem.distance_to_middle(), problem.weights, distances, rng)
@@ -76,18 +76,28 @@ def _draw(
     return labels
 
 
-class Closest:
-    """Finds the rows of positive weight that a j-flat through a row drawn is fitted to: those closest to it."""
+class Through:
+    """Makes flats through rows drawn: fitted to the rows closest to each, if they are more than points."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.lengths = problem, _lengths(problem.X)
-        self.n_positive = len(problem.X) if problem.weights is None else int((problem.weights > 0).sum())
+        self.problem, X, weights = problem, problem.X, problem.weights
+        self.points = problem.affine and not any(problem.dims)
+        self.lengths = None if problem.affine else _lengths(X)
+        self.n_positive = len(X) if weights is None else int((weights > 0).sum())
 
-    def __call__(self, drawn: Array, j: int) -> list[Array]:
-        """For each row drawn as many of them, by |cos|, or by distance if affine: half a cluster, and more than j."""
+    def __call__(self, drawn: Array, dims: Sequence[int]) -> Flats:
+        """A flat of each dimension through each row drawn."""
+        X = self.problem.X
+        if self.points:
+            return Flats.points(X[drawn], X.dtype)
+        return fit_flats(self.problem, self._closest(drawn, max(dims)), dims, X.dtype)
+
+    def _closest(self, drawn: Array, j: int) -> list[Array]:
+        """The rows of positive weight closest to each row drawn, by |cos|, or by distance if affine: half a cluster,
+        and more than j."""
         X, weights, n = self.problem.X, self.problem.weights, len(self.problem.X)
         m = min(self.n_positive, max(self.n_positive // (2 * self.problem.k), j + 1))
-        if self.problem.affine:
+        if self.lengths is None:
             closeness = -kernels.sqdistances(X, Flats.points(X[drawn], X.dtype)).T
         else:
             closeness = abs(_cosines(X, self.lengths, drawn))

@@ -52,6 +52,7 @@ def run_on(xp, n, d, dims, dtype, affine):
     kernels.assign(X, flats)
     kernels.assign(X, flats, xp.asarray(rng.random(k)), weights)
     trials = kernels.sqdistances(X, flats)
+    kernels.two_nearest(X, flats)
     groups = kernels.group_rows(labels, k, new)
     kernels.fetch([weights, X[0], labels, weights > 0])
     distances = kernels.residuals(X, groups, flats)

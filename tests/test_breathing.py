@@ -8,12 +8,12 @@ import pytest
 from emulator import emulated, needs_compiler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from planted import planted, random_bases, recomputed_objective
+from planted import planted, recomputed_objective
 
 from ksubspaces import fit_subspaces, kernels
 from ksubspaces.alternation import FixedDims, State, alternate
-from ksubspaces.breathing import add_flats, breathe, cost, take_away, two_nearest
-from ksubspaces.kernels import Flats, Streamed, cpu, cuda, reference
+from ksubspaces.breathing import add_flats, breathe, cost, take_away
+from ksubspaces.kernels import Streamed, cpu, cuda, reference
 from ksubspaces.problem import Problem
 
 affine = pytest.mark.parametrize("affine", [False, True], ids=["linear", "affine"])
@@ -149,19 +149,6 @@ def test_a_stopped_search_gives_the_best_so_far(interrupt):
 
 
 @affine
-def test_two_nearest(affine):
-    rng = np.random.default_rng(0)
-    X, bases = rng.normal(size=(50, 7)), random_bases(rng, 7, [1, 0, 6, 3])
-    flats = Flats.from_bases(bases, rng.normal(size=(4, 7)) if affine else None)
-    expected = np.sort(reference.sqdistances(X, flats), axis=1)[:, :2].T
-    for rows in (X, Streamed(X, np, 7 * 8 * 13)):
-        labels, distances = two_nearest(rows, flats)
-        np.testing.assert_allclose(distances, expected, atol=1e-12)
-        found = np.take_along_axis(reference.sqdistances(X, flats), labels.T, axis=1).T
-        np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-@affine
 @pytest.mark.parametrize("dims", [(2, 2, 2), (0, 3, 1)])
 def test_flats_that_are_missed_least_are_taken_away(dims, affine):
     """One to go: the one of a dimension to spare without which rows are least far off, by trying each."""
@@ -230,7 +217,7 @@ def test_a_card_breathes(monkeypatch, affine):
     for name in ("changed_rows", "largest", "sample_rows", "label_counts"):  # Numba's have a simulator of their own
         monkeypatch.setattr(cuda, name, getattr(cpu, name))
     with emulated("late"):
-        best = list(breathe(problem, plain, np.random.default_rng(0), 3 * cost(3, 3), run))[-1]
+        best = list(breathe(problem, plain, np.random.default_rng(0), 3 * cost(problem, 3), run))[-1]
     assert best.objective < 0.5 * plain.objective
 
 

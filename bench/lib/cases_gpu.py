@@ -20,11 +20,13 @@ REPEATS = 7
 SHAPES = {
     "tables": {"n": 50265, "d": 768, "k": 5, "j": 408},
     "patches": {"n": 1_000_000, "d": 64, "k": 512, "j": 8},
+    "clear-patches": {"n": 1_000_000, "d": 64, "k": 512, "j": 8, "noise": 0.2},
     "small": {"n": 4000, "d": 64, "k": 8, "j": 16},
 }
 QUICK_SHAPES = {
     "tables": {"n": 3000, "d": 96, "k": 3, "j": 51},
     "patches": {"n": 6000, "d": 64, "k": 16, "j": 8},
+    "clear-patches": {"n": 6000, "d": 64, "k": 16, "j": 8, "noise": 0.2},
     "small": {"n": 800, "d": 64, "k": 8, "j": 16},
 }
 
@@ -39,6 +41,7 @@ class Case:
     k: int
     j: int
     quick: bool
+    noise: float = 0.5
 
     @property
     def text(self) -> str:
@@ -46,7 +49,7 @@ class Case:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        return planted(self.n, self.d, self.k, self.j, noise=0.5).X
+        return planted(self.n, self.d, self.k, self.j, noise=self.noise).X
 
     @cached_property
     def start(self) -> np.ndarray:

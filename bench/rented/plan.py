@@ -75,6 +75,7 @@ def plan(*, quick: bool = False, several: bool | None = None) -> list[Piece]:
         _figures("eigenspaces", 25, "batches of eigenvectors", quick, *_EIGENSPACES),
         _figures("fits", 35, "whole fits, beside an SVD of each cluster by Torch", quick, *_FITS),
         _figures("fit-patches", 75, "a whole default fit of a million rows", quick, "fit-patches"),
+        _figures("breathing", 60, "breathing fits of a million rows", quick, *_BREATHING),
         _figures("host", 45, "against an SVD of each cluster by NumPy on the host", quick, "five-steps-host"),
         *(
             Piece(tool, 30, f"each operation under compute-sanitizer's {tool}", ("-m", "bench", "sanitize"), (tool,))
@@ -102,6 +103,8 @@ _EIGENSPACES = (
     "eigenspaces-5x768-cusolver",
 )
 _FITS = ("fit-tables", "five-steps-torch", "fit-small")
+
+_BREATHING = ("breathing-clear-patches", "breathing-patches")
 
 
 def _figures(name: str, limit: float, what: str, quick: bool, *rows: str) -> Piece:

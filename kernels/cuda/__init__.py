@@ -5,7 +5,7 @@ Host code is written on the namespace of its arrays, so that the tests can run i
 
 from __future__ import annotations
 
-from .assign import assign, sqdistances
+from .assign import assign, sqdistances, two_nearest
 from .eigen import batched_svd, top_eigenspaces
 from .grouped import coefficients, residuals
 from .groups import group_rows, label_counts
@@ -38,5 +38,6 @@ __all__ = [
     "seed_directions",
     "sqdistances",
     "top_eigenspaces",
+    "two_nearest",
     "update_moments",
 ]

@@ -39,6 +39,7 @@ COLUMNS = {"SplitTF32": 128, "Double": 64}
 
 WAVES = 8  # of blocks at least, if flats can be divided to that end: the last wave leaves most of the GPU idle
 MAX_SPLITS = 16
+DISTANCES = 1 << 24  # held at a time where all flats are compared
 
 
 def assign(
@@ -85,6 +86,21 @@ def sqdistances(X: Array, flats: Flats) -> Array:
     if distances.size:
         _Search(X, flats).launch(None, None, loader.NULL, loader.NULL, loader.NULL, distances)
     return distances.T
+
+
+def two_nearest(X: Array, flats: Flats) -> tuple[Array, Array]:
+    """The two nearest flats of each row from the distances of some rows at a time."""
+    xp, n = loader.namespace(X), len(X)
+    labels, nearest = xp.zeros((2, n), np.int32), xp.full((2, n), np.inf, X.dtype)
+    for start in range(0, n, DISTANCES // flats.k + 1):
+        block = X[start : start + DISTANCES // flats.k + 1]
+        distances, rows = xp.ascontiguousarray(sqdistances(block, flats)), xp.arange(len(block))
+        for turn in range(min(2, flats.k)):
+            best = distances.argmin(axis=1)
+            span = slice(start, start + len(block))
+            labels[turn, span], nearest[turn, span] = best, distances[rows, best]
+            distances[rows, best] = np.inf
+    return labels.T, nearest.T
 
 
 class _Plan:

@@ -177,14 +177,14 @@ needs_simulator = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is missing: pip install 'ksubspaces[cuda13]'"
 )
 # Emulation is slow: enough rows for a block and some of the next.
-SLOW = {"assign": (200, 99), "sqdistances": (200, 99)}
+SLOW = {"assign": (200, 99), "sqdistances": (200, 99), "two_nearest": (200, 99)}
 BACKENDS = [
     Reference("reference"),
     Backend("cpu, products", within=functools.partial(cpu_by, "products")),
     Backend("cpu, loops", within=functools.partial(cpu_by, "loops")),
     InBlocks(
         "streamed",
-        {"assign", "sqdistances", "coefficients", "residuals", "second_moments", "update_moments"},
+        {"assign", "sqdistances", "two_nearest", "coefficients", "residuals", "second_moments", "update_moments"},
         many=False,
     ),
     Emulated("emulated", ALL - IRREGULAR, functools.partial(decoding, True), [needs_compiler], limits=SLOW, many=False),

@@ -131,6 +131,35 @@ def test_a_flat_far_away_costs_distances_to_the_others_no_digits(backend, dtype,
     np.testing.assert_allclose(got[:, 5], want[:, 5], rtol=1e3 * tolerance(dtype))
 
 
+@pytest.mark.operation("two_nearest")
+@affine
+def test_two_nearest(backend, n, d, dims, dtype, affine):
+    X, flats, _ = problem(n, d, dims, dtype, affine)
+    labels, residuals = backend.two_nearest(X, flats)
+    to_each, (_, expected) = reference.sqdistances(X, flats), reference.two_nearest(X, flats)
+    assert labels.shape == residuals.shape == (n, 2)
+    assert labels.dtype == np.int32
+    assert residuals.dtype == dtype
+    tol = tolerance(dtype) * scale(X)
+    np.testing.assert_allclose(residuals, expected, rtol=0, atol=tol)
+    if len(dims) == 1:
+        assert not labels.any()
+        return
+    assert np.all(labels[:, 0] != labels[:, 1])
+    np.testing.assert_allclose(np.take_along_axis(to_each, labels, axis=1), expected, rtol=0, atol=tol)
+
+
+@pytest.mark.operation("two_nearest", reference=True)
+def test_of_flats_equally_far_the_lower_numbers_are_the_two_nearest(backend, dtype):
+    axes = np.eye(9, dtype=dtype)
+    X = np.random.default_rng(0).integers(1, 10, (700, 9)).astype(dtype)
+    flats = Flats.from_bases([axes[[5]], *[axes[[0, 4, 7]]] * 5])
+    labels, residuals = backend.two_nearest(X, flats)
+    lone = residuals[:, 0] < residuals[:, 1]
+    assert set(map(tuple, labels[~lone])) <= {(1, 2), (0, 1)}
+    assert set(map(tuple, labels[lone])) <= {(0, 1)}
+
+
 @pytest.mark.operation("assign", reference=True)
 def test_ties_go_to_the_lowest_flat(backend, dtype):
     """In whole numbers, where sums are exact: a product's order of summing may differ from column to column."""
