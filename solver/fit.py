@@ -91,10 +91,9 @@ def fit_subspaces(
     X : (n, d) array
         NumPy, Torch or CuPy, or anything with ``__dlpack__``, ``__cuda_array_interface__`` or ``__array__``; or a Dask
         array, see the notes. float16, bfloat16 and float32 are computed in float32, float64 and integers in float64.
-        Never modified, and
-        not copied unless its dtype, the device or its scale demand it: where squares of its entries leave the range of
-        the precision computed in (float32: the largest above 1e17 or below 1e-12), X times a power of two is fitted,
-        which rounds nothing, and results come in X's own scale. n >= k; entries finite.
+        Never modified, and not copied unless its dtype, the device or its scale demand it: where squares of its entries
+        leave the range of the precision computed in (float32: the largest above 1e17 or below 1e-12), X times a power
+        of two is fitted, which rounds nothing, and results come in X's own scale. n >= k; entries finite.
     k : int
         Number of subspaces, 1 <= k <= n.
     j : int or sequence of k ints
