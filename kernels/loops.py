@@ -235,6 +235,68 @@ def _turn(A, V, p, q):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def tridiagonalize(S, diagonal, beside, reflectors, scales):  # type: ignore[no-untyped-def]
+    """Diagonal (d,) of ``T = Q^T S Q`` and what is beside it (d,); reflectors (d, d), as rows, whose product is Q.
+
+    Householder's reduction (Golub and Van Loan, section 8.3) from the last row up. Reads and overwrites the lower
+    triangle of S, row by row.
+    """
+    d, one = S.shape[0], S.dtype.type(1)
+    v, p = np.zeros(d, S.dtype), np.zeros(d, S.dtype)
+    for m in range(d - 1, 0, -1):
+        row = S[m]
+        diagonal[m], first, others = row[m], np.float64(row[m - 1]), 0.0
+        for t in range(m - 1):
+            others += np.float64(row[t]) * np.float64(row[t])
+        if others == 0:
+            beside[m - 1] = first
+            continue
+        norm = -np.sqrt(first * first + others) if first >= 0 else np.sqrt(first * first + others)
+        beside[m - 1], scale, inverse = norm, S.dtype.type((norm - first) / norm), S.dtype.type(1 / (first - norm))
+        for t in range(m - 1):
+            v[t] = row[t] * inverse
+        v[m - 1] = one
+        scales[m], reflectors[m, :m] = scale, v[:m]
+        p[:m] = 0  # S v, from the lower triangle alone
+        for i in range(m):
+            own, x, total = S[i], v[i], S.dtype.type(0)
+            for t in range(i):
+                total += own[t] * v[t]
+                p[t] += own[t] * x
+            p[i] += total + own[i] * x
+        product = S.dtype.type(0)
+        for t in range(m):
+            product += p[t] * v[t]
+        half = S.dtype.type(0.5) * scale * product
+        for t in range(m):
+            p[t] = scale * (p[t] - half * v[t])
+        for i in range(m):
+            own, x, y = S[i], v[i], p[i]
+            for t in range(i + 1):
+                own[t] -= x * p[t] + y * v[t]
+    diagonal[0] = S[0, 0]
+
+
+@_jit
+def reflect_back(vectors, reflectors, scales):  # type: ignore[no-untyped-def]
+    """Turn eigenvectors of T (d, d), as rows, into those of S in place: some rows at a time, which stay in cache."""
+    d = vectors.shape[0]
+    for first in range(0, d, 8):
+        end = min(first + 8, d)
+        for m in range(1, d):
+            v, scale = reflectors[m], scales[m]
+            if scale == 0:
+                continue
+            for i in range(first, end):
+                own, total = vectors[i], vectors.dtype.type(0)
+                for t in range(m):
+                    total += own[t] * v[t]
+                total *= scale
+                for t in range(m):
+                    own[t] -= total * v[t]
+
+
+@_jit
 def price_bits(energy, rows, entries, theta, errors, fixed, per_term, bits, basis_bits):  # type: ignore[no-untyped-def]
     """Bits (tiers, m) of coefficients and (m,) of basis entries that cost least where a bit costs theta.
 

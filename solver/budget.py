@@ -25,10 +25,10 @@ from .bits.quantized import QuantizedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .decoded import row_numbers
 from .factorization import Factorization, factorize
-from .fit import fit_problem
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
 from .progress import Bar, shown
+from .racing import fit_problem
 from .seeding import Init
 from .splitting import clusters, equal_dims
 

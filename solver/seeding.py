@@ -182,7 +182,7 @@ def given_labels(init: Init, problem: Problem, device: str, exponent: int) -> Ar
     offsets = None
     if isinstance(init, Subspaces):
         offsets, init = init.offsets, init.bases
-    elif not _are_bases(init):
+    elif not are_bases(init):
         given = enter(init, "init", device, np.float64)[0]
         try:
             return check_labels(given, n, k)
@@ -203,7 +203,7 @@ def given_labels(init: Init, problem: Problem, device: str, exponent: int) -> Ar
     return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
 
 
-def _are_bases(init: Init) -> bool:
+def are_bases(init: Init) -> bool:
     """Whether this is a list of matrices, or one array of them (k, j, d)."""
     if isinstance(init, (list, tuple)):
         return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)

@@ -23,6 +23,8 @@ from .seeding import kmeans, kmeans_plusplus
 MOST_CLUSTERS = 64
 SEEDED = (2, 4, 8, 16)  # clusters to seed where one cannot be split in two
 SAMPLE = 1 << 15  # rows of a cluster that a split is tried on
+TRIAL_BYTES = 16 << 20  # that trials in one batch may hold, ...
+TRIAL_SHARE = 0.25  # ... or this share of X; one trial may hold more
 FEWEST = 4  # rows that are worth splitting
 TRIAL_STEPS = 4  # of the best way to begin a split
 TRIAL_TOL = 2e-4
@@ -127,10 +129,13 @@ def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np
     counts, dims = solution.counts, solution.dims
     splits = {c: Split(-np.inf, None, counts[c], dims[c]) for c in chosen}
     worth = [c for c in chosen if counts[c] >= FEWEST and solution.price > 0]
-    # As many as second moments, and copies of rows, fit in a bounded memory.
-    clusters = np.arange(len(worth)) // max(1, RESIDENT_BYTES // (16 * budget.d**2))
-    rows = np.cumsum([min(counts[c], SAMPLE) for c in worth]) // max(SAMPLE, len(budget.problem.X) // 4)
-    for _, batch in groupby(zip(clusters + rows, worth, strict=True), key=itemgetter(0)):
+    # A few at a time, for rows are copied, and moments, eigenvectors and flats of both sides are held.
+    X, d = budget.problem.X, budget.d
+    room = RESIDENT_BYTES if budget.problem.on_card else max(TRIAL_BYTES, int(TRIAL_SHARE * X.nbytes))
+    held = np.cumsum(
+        [(2 * 8 + 4 * X.dtype.itemsize) * d**2 + min(counts[c], SAMPLE) * d * X.dtype.itemsize for c in worth]
+    )
+    for _, batch in groupby(zip(held // room, worth, strict=True), key=itemgetter(0)):
         splits.update(_try_splits(budget, solution, [c for _, c in batch], rng))
     return splits
 
