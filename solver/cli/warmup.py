@@ -61,6 +61,7 @@ def _solve(cupy: ModuleType, n: int, d: int, k: int, j: int, dtype: str, affine:
         model.transform(X)
     model.factorize(X).measure_error(X)
     fit_subspaces(X, k, 0, affine=affine, init="random", max_iter=2, seed=0)
+    fit_subspaces(X, k, j, affine=affine, search="breathing", max_iter=2, seed=0)
     fit_subspaces(X[:2], 2, 2, affine=affine, init="random", max_iter=2, seed=0)  # which has clusters to fill
     if k < 8:
         compress(X, 0.5, sample_weight=weights, affine=affine, max_iter=2, seed=0).reconstruct()
