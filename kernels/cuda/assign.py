@@ -164,7 +164,7 @@ class _Search:
             self.centre[: self.d] = middle
         splits = self._wanted_splits(flats.k, flats.direction_layout.total)
         shapes = flats.layout, flats.complements is not None, flats.offsets is not None, splits
-        self.plan = _plan(place_of(X), *shapes, COLUMNS[self.product])
+        self.plan = _plan(place_of(X, xp), *shapes, COLUMNS[self.product])
         self.splits = self.plan.splits
         self._place_directions(flats)
 
@@ -215,23 +215,9 @@ class _Search:
         xp, plan = self.xp, self.plan
         if penalty is not None:
             self.terms[:-2, 2] = xp.asarray(penalty)
-        args = (
-            self.X,
-            np.int64(self.n),
-            np.int32(self.d),
-            self.directions,
-            self.shifts,
-            plan.ends,
-            self.terms,
-            plan.tiles,
-            plan.first,
-            np.int32(self.splits),
-            or_null(self.centre),
-            self._measure_rows(),
-            loader.NULL,
-            loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype)),
-            *outputs,
-            loader.NULL,
-            loader.NULL,
-        )
+        own = loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype))
+        operands = self.X, np.int64(self.n), np.int32(self.d), self.directions, self.shifts
+        columns = plan.ends, self.terms, plan.tiles, plan.first, np.int32(self.splits)
+        of_rows = or_null(self.centre), self._measure_rows(), loader.NULL, own
+        args = (*operands, *columns, *of_rows, *outputs, loader.NULL, loader.NULL)
         self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=self.shared)

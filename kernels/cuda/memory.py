@@ -19,9 +19,8 @@ class Place(NamedTuple):
     stream: int = 0
 
 
-def place_of(array: Array) -> Place:
-    """Where arrays beside this one are made now."""
-    xp = loader.namespace(array)
+def place_of(array: Array, xp: ModuleType) -> Place:
+    """Where ``xp`` makes arrays beside this one now."""
     if isinstance(array, np.ndarray):
         return Place(xp)
     return Place(xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
