@@ -36,7 +36,7 @@ from ..flats import Array, Flats, Kept, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
 from .halves import half_rows, steps_of
-from .memory import Place, place_of
+from .memory import Place
 
 VARIANTS: list[loader.Variant] = [
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
@@ -144,7 +144,7 @@ class _Plan:
         narrow: bool,
         splits: tuple[int, int],
     ) -> None:
-        xp, directions = where.xp, layout.shorter if along_complements else layout
+        xp, directions = where[0], layout.shorter if along_complements else layout
         exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
         lengthened = ~exact & affine
@@ -232,11 +232,12 @@ class _Screening:
         self.weights = loader.NULL
         if weights is not None and penalty is not None:
             self.weights = xp.ascontiguousarray(weights, dtype=np.float32)
+        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
         directions = flats.direction_layout
         narrow = is_narrow(directions)
         splits = _splits(narrow, self.n_tiles, flats.k, directions.total)
         shapes = flats.layout, flats.complements is not None, self.affine, narrow, splits
-        self.plan = plan = _plan(place_of(X, xp), *shapes)
+        self.plan = plan = _plan((xp, *stream), *shapes)
         if self.affine and "centre" not in kept:
             kept["centre"] = flats.centre  # of the first flats; any that is near will do
         self.rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
