@@ -154,6 +154,10 @@ class Priced:
         counts, values, _ = self._fetch(labels, spaces)
         return self.choose(Spectra(spaces.bases, values, offsets), counts)[2]
 
+    def release(self) -> None:
+        """Keep no second moments until they are asked for again."""
+        self._moments = None
+
     def _running(self, k: int) -> RunningMoments:
         if self._moments is None or self._moments.k != k:
             self._moments = RunningMoments(self.problem, k)
