@@ -60,7 +60,7 @@ def clusters(
     """More clusters by splitting, or, where not even the first split pays, by seeding several at a time."""
     solution = grow(budget, solution, most, rng, on_step)
     if solution.k > 1 or solution.price == 0 or most == 1:
-        return solution
+        return drop_spare(budget, solution)
     best = solution
     for k in SEEDED if most is None else (most,):
         dims = equal_dims(budget, k)
@@ -102,6 +102,22 @@ def grow(
         solution = compact(larger)
         if solution.k < k + len(chosen):
             splits.clear()  # numbers have changed
+    return solution
+
+
+def drop_spare(budget: Budget, solution: Solution) -> Solution:
+    """Where a solution is exact, one that is exact without the clusters, small ones first, whose rows others can have.
+
+    Several splits in a round may part rows of one subspace, which no price of their directions brings together again.
+    """
+    spare = [int(c) for c in np.argsort(solution.counts, kind="stable")] if solution.price == 0 else []
+    while spare and solution.k > 1:
+        c = spare.pop(0)
+        others = [own for own in range(solution.k) if own != c]
+        labels, _ = budget.assign(solution.flats(budget.problem.X.dtype).take(others), solution)
+        fewer = compact(budget.solve(labels, len(others)))
+        if fewer.price == 0 and fewer.k == len(others):
+            solution, spare = fewer, [own - (own > c) for own in spare]
     return solution
 
 

@@ -339,6 +339,15 @@ def test_moments_that_do_not_fit_are_taken_one_cluster_at_a_time(monkeypatch):
         )  # rounding differs
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_rows_take_a_cluster_for_each_subspace(dtype):
+    for seed in range(40):  # of which some are split once more than that on the way
+        rng = np.random.default_rng(seed)
+        parts = [rng.normal(size=(n, j)) @ rng.normal(size=(j, 16)) for n, j in ((300, 2), (100, 12))]
+        factors = compress(np.concatenate(parts).astype(dtype), 0.6, seed=seed)
+        assert sorted(zip(factors.dims, factors.counts, strict=True)) == [(2, 300), (12, 100)]
+
+
 def test_memory_beside_the_rows_is_bounded():
     rng, d = np.random.default_rng(0), 128
     spreads = (np.linspace(1, 0.1, d) ** power for power in (4, 2, 1))
