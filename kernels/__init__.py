@@ -30,12 +30,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .devices import kernels_for
+from .factors import Factors
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
@@ -78,7 +79,10 @@ __all__ = [
 ]
 
 
-def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
+Parts = TypeVar("Parts", bound=tuple["Array | None", ...])
+
+
+def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], Parts]) -> Parts:
     """What an operation gives for each row, from the rows of one block after another."""
     rows, whole = as_rows(X), None
     for span, block in rows.blocks():
@@ -90,8 +94,7 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
         for result, part in zip(whole, parts, strict=True):
             if result is not None:
                 result[span] = part
-    assert whole is not None
-    return whole
+    return cast("Parts", whole)
 
 
 def prepare(X: Array | Rows) -> None:
@@ -100,6 +103,14 @@ def prepare(X: Array | Rows) -> None:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
+@overload
+def assign(
+    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None
+) -> tuple[Array, Array]: ...
+@overload
+def assign(
+    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None, *, residuals: bool
+) -> tuple[Array, Array | None]: ...
 def assign(
     X: Array | Rows,
     flats: Flats,
@@ -107,7 +118,7 @@ def assign(
     weights: Array | None = None,
     *,
     residuals: bool = True,
-) -> tuple[Array, Any]:
+) -> tuple[Array, Array | None]:
     """Assign each row to its nearest flat.
 
     Parameters
@@ -130,7 +141,7 @@ def assign(
     """
     rows = as_rows(X)
 
-    def work(block: Array, span: slice) -> tuple[Array, Any]:
+    def work(block: Array, span: slice) -> tuple[Array, Array | None]:
         part = None if weights is None else weights[span]
         return kernels_for(block).assign(block, flats, penalty, part, residuals=residuals, kept=rows.kept)
 
@@ -334,7 +345,7 @@ def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Fl
     return Flats(layout, bases, offsets, by_products(layout, bases))
 
 
-def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
+def _at_once(name: str, X: Array | Rows, *args: object) -> Array | None:
     """The result of an operation that a device need not have."""
     rows = as_rows(X)
     operation = None if isinstance(rows, Streamed) else getattr(kernels_for(rows.array), name, None)
@@ -366,7 +377,7 @@ def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
     return kernels_for(arrays[0]).fetch(arrays)
 
 
-def lookup(rows: Array, factorization: Any) -> Array:
+def lookup(rows: Array, factorization: Factors) -> Array:
     """Decode rows (b,) of a factorization to (b, d)."""
     return kernels_for(factorization.bases[0]).lookup(rows, factorization)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from threading import get_ident
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .cpu_grouped import residuals as residuals
 from .cpu_grouped import second_moments as second_moments
 from .cpu_grouped import update_moments as update_moments
 from .cpu_packed import decode as decode
-from .flats import Flats, Layout
+from .flats import Flats, Kept, Layout
 from .lapack import batched_svd as batched_svd
 from .lapack import top_eigenspaces as top_eigenspaces
 from .moments import measure_objective as measure_objective
@@ -41,7 +41,7 @@ def assign(
     weights: np.ndarray | None = None,
     *,
     residuals: bool = True,
-    kept: dict[Any, Any] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     n = len(X)
     labels = np.zeros(n, dtype=np.int32)

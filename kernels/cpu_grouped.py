@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from . import loops
+from .factors import Factors
 from .flats import Flats
 from .groups import Groups
 from .moments import Moments
@@ -193,7 +193,7 @@ def label_counts(labels: np.ndarray, k: int) -> np.ndarray:
     return np.bincount(labels, minlength=k)
 
 
-def lookup(rows: np.ndarray, factorization: Any) -> np.ndarray:
+def lookup(rows: np.ndarray, factorization: Factors) -> np.ndarray:
     bases, offsets = factorization.bases, factorization.offsets
     labels, positions = factorization.labels[rows], factorization.positions[rows]
     decoded = np.empty((len(rows), bases[0].shape[1]), dtype=bases[0].dtype)

@@ -74,30 +74,42 @@ def _search(Z, bits, weights, tables, first, start, stop, out):  # type: ignore[
         cost[:] = FAR
         cost[first[i]] = 0
         for t in range(terms):
-            b, taken = bits[t], won[t]
-            table = tables[b]
-            meet, size = 0, states
-            for _ in range(b):  # states that meet, pair by pair
+            met, size = 0, states
+            for _ in range(bits[t]):
                 size //= 2
-                for q in range(size):
-                    low, high = cost[2 * q], cost[2 * q + 1]
-                    taken[meet + q] = high < low
-                    new[q] = min(low, high)
-                meet += size
+                _meet(cost, new[:size], won[t, met : met + size])
+                met += size
                 cost, new = new, cost
-            z, w = Z[i, t], weights[t]
-            for j in range(0, states, size):
-                for q in range(size):
-                    error = z - table[j + q]
-                    new[j + q] = cost[q] + w * error * error
+            shape = (states // size, size)
+            _pay(cost[:size], tables[bits[t]].reshape(shape), Z[i, t], weights[t], new.reshape(shape))
             cost, new = new, cost
         state = np.argmin(cost)
         for t in range(terms - 1, -1, -1):
             out[i, t] = state
-            b = bits[t]
-            size = states >> b
-            state, meet, taken = state % size, states - size, won[t]
-            for _ in range(b):
-                meet -= size
-                state = 2 * state + taken[meet + state]
+            size = states >> bits[t]
+            state, met = state % size, states - size
+            for _ in range(bits[t]):
+                met -= size
+                state = 2 * state + won[t, met + state]
                 size *= 2
+
+
+# Loops of their own, over nothing but neighbours, are what the compiler turns into SIMD.
+
+
+@_jit
+def _meet(cost, least, second):  # type: ignore[no-untyped-def]
+    """States that meet, pair by pair: the cost of the cheaper one, and whether that is the second."""
+    for q in range(least.size):
+        low, high = cost[2 * q], cost[2 * q + 1]
+        second[q] = high < low
+        least[q] = high if high < low else low
+
+
+@_jit
+def _pay(cost, levels, z, weight, total):  # type: ignore[no-untyped-def]
+    """Each successor of each state pays for its level."""
+    for j in range(levels.shape[0]):
+        for q in range(cost.size):
+            error = z - levels[j, q]
+            total[j, q] = cost[q] + weight * error * error

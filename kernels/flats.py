@@ -16,8 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+Array: TypeAlias = np.ndarray
 """A NumPy or CuPy array. To mypy it is NumPy's, whose methods and attributes CuPy's arrays have as well."""
+
+Kept: TypeAlias = "dict[object, Any]"
+"""What a device keeps of rows or groups for as long as they are used; a key tells the kind of its value."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Layout:
         return self.complements.ranks + self.sizes[self.complements.owners]
 
     @cached_property
-    def _sent(self) -> dict[Any, Array]:
+    def _sent(self) -> dict[tuple[str, int], Array]:
         return {}
 
     def sent(self, like: Array, name: str) -> Array:

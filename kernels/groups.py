@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from .flats import Array, namespace
+from .flats import Array, Kept, namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class Groups:
     counted: Array | None = None
     moved: Array | None = None
     whole: bool = False
-    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    kept: Kept = field(default_factory=dict, init=False, repr=False)
 
     @property
     def k(self) -> int:

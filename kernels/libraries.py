@@ -9,12 +9,16 @@ from __future__ import annotations
 import platform
 from contextlib import suppress
 from importlib import metadata
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
+
+Untyped: TypeAlias = Any
+"""An object of a library that has no types: of CuPy, or of one that ctypes calls."""
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
 
-def cupy() -> Any:
+def cupy() -> ModuleType:
     """The module ``cupy``."""
     try:
         import cupy
@@ -23,7 +27,7 @@ def cupy() -> Any:
     return cupy
 
 
-def numba_cuda() -> Any:
+def numba_cuda() -> ModuleType:
     """The module ``numba.cuda``, of the package numba-cuda, with all that its compiler is made of."""
     try:
         import numba.cuda

@@ -5,7 +5,7 @@ They see only arrays that the kernels made themselves (contiguous, writable), so
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 from numba import njit
@@ -16,11 +16,11 @@ SWEEPS = 30  # convergence is quadratic, a handful is enough
 
 def _jit(function):  # type: ignore[no-untyped-def]
     # Sums may be reordered to use SIMD; NaN and infinity keep their meaning.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+    compile_loop = functools.partial(njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
     try:
-        return njit(cache=True, **options)(function)
+        return compile_loop(cache=True)(function)
     except RuntimeError:  # nowhere to write: compile in each process
-        return njit(**options)(function)
+        return compile_loop()(function)
 
 
 @_jit

@@ -6,11 +6,11 @@ Nothing here is fast or saves memory. Arguments and results are as in :mod:`ksub
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .factors import Factors
 from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
 from .groups import Groups
 from .moments import Moments
@@ -207,7 +207,7 @@ def label_counts(labels: Array, k: int) -> np.ndarray:
     return np.array([int(np.sum(labels == c)) for c in range(k)], dtype=np.int64)
 
 
-def lookup(rows: Array, factorization: Any) -> np.ndarray:
+def lookup(rows: Array, factorization: Factors) -> np.ndarray:
     """Decoded rows (b, d): each row's coefficients times the basis of its cluster, plus the offset."""
     decoded = []
     for row in np.asarray(rows, dtype=np.int64):

@@ -65,10 +65,10 @@ class Rule(Protocol[S]):
     def refit(self, state: S, exact: bool = False) -> Flats:
         """The best flats for a state's labels; not ``exact``, they may be no good, but the host does not wait."""
 
-    def assign(self, flats: Flats, state: S) -> tuple[Array, Array]:
-        """Labels of the best flats, and residuals; not waited for either."""
+    def assign(self, flats: Flats, state: S) -> tuple[Array, Array | None]:
+        """Labels of the best flats, and residuals where they are at hand; not waited for either."""
 
-    def measure(self, state: S, flats: Flats, labels: Array, residuals: Array) -> S | None:
+    def measure(self, state: S, flats: Flats, labels: Array, residuals: Array | None) -> S | None:
         """The state after these labels, with one wait; ``None`` if the flats were no good."""
 
     def confirm(self) -> bool:
@@ -132,12 +132,12 @@ class FixedDims:
         self.exact, self.ok, self.doubted = spaces.exact, spaces.ok, False
         return spaces.flats(offsets)
 
-    def assign(self, flats: Flats, state: State) -> tuple[Array, Array]:
+    def assign(self, flats: Flats, state: State) -> tuple[Array, Array | None]:
         return kernels.assign(self.problem.X, flats, residuals=not self.by_moments)
 
-    def measure(self, state: State, flats: Flats, labels: Array, residuals: Array) -> State | None:
+    def measure(self, state: State, flats: Flats, labels: Array, residuals: Array | None) -> State | None:
         p = self.problem
-        if self.by_moments:
+        if residuals is None or self.by_moments:
             moments, moved = self.moments.after(labels, state.labels)
             assert moved is not None
             left, counts = kernels.measure_objective(moments, flats), moments.counts
@@ -150,7 +150,8 @@ class FixedDims:
             return None
         n_filled = 0
         if (counts < p.least).any():
-            residuals = kernels.residuals(p.X, kernels.group_rows(labels, p.k), flats) if self.by_moments else residuals
+            if residuals is None or self.by_moments:
+                residuals = kernels.residuals(p.X, kernels.group_rows(labels, p.k), flats)
             labels, n_filled = reseed(p, labels, residuals, counts)
         return State(labels, flats.bases, p.unit * float(objective.sum()), int(moved), state.n_reseeded + n_filled)
 

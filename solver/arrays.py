@@ -12,19 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ksubspaces.kernels import Rows, Streamed
 from ksubspaces.kernels.flats import Array
+from ksubspaces.kernels.libraries import Untyped
 from ksubspaces.kernels.libraries import cupy as load_cupy
+
+if TYPE_CHECKING:
+    import torch
 
 Matrix: TypeAlias = "Array | Rows"
 """Rows that are computed with. Rows that are streamed pass for an array on the way from :func:`enter` to a problem."""
 
 AnyArray: TypeAlias = Any
 """An array of the caller's library: NumPy, CuPy or Torch, whose types have no common methods that mypy knows."""
+
+AnyDtype: TypeAlias = "DTypeLike | torch.dtype"
 
 BLOCK_BYTES = 8 << 20  # of rows looked at together
 STREAM_SHARE = 0.6  # rows that take more of a device's free memory than this stay in host memory ...
@@ -55,7 +62,9 @@ NUMPY = Home()
 
 
 @contextmanager
-def entered(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) -> Iterator[tuple[Array, Home]]:
+def entered(
+    x: AnyArray, name: str, device: str | None = None, dtype: AnyDtype | None = None
+) -> Iterator[tuple[Array, Home]]:
     """As :func:`enter`; within it the device is the array's, and stream and memory pool are Torch's if it is.
 
     Raises
@@ -118,7 +127,7 @@ def _torch_stream_and_pool(index: int) -> Iterator[None]:
         yield
 
 
-def _stream_at(pointer: int, index: int) -> Any:
+def _stream_at(pointer: int, index: int) -> Untyped:
     """CuPy's object for a stream of the current device, of that index, that another library keeps alive."""
     cuda = load_cupy().cuda
     if not pointer:
@@ -138,7 +147,7 @@ class _ForeignStream:
         return 0, self.pointer
 
 
-def home_of(x: Any) -> Home:
+def home_of(x: AnyArray) -> Home:
     """Where the results of a computation with x go."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
@@ -150,7 +159,7 @@ def home_of(x: Any) -> Home:
     return NUMPY
 
 
-def enter(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) -> tuple[Array, Home]:
+def enter(x: AnyArray, name: str, device: str | None = None, dtype: AnyDtype | None = None) -> tuple[Array, Home]:
     """An array of the caller as a NumPy or CuPy array of a dtype that the solver computes in.
 
     Parameters
@@ -213,7 +222,7 @@ def place(array: Array, device: str) -> Array:
     return to_numpy(array) if device == "cpu" else _cupy_on(device, array)
 
 
-def import_array(x: Any, name: str) -> Array:
+def import_array(x: AnyArray, name: str) -> Array:
     """x as a NumPy or CuPy array of its own dtype (bfloat16: as float32), where it lives."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
@@ -249,7 +258,7 @@ def import_array(x: Any, name: str) -> Array:
         raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
 
 
-def compute_dtype(dtype: Any, name: str) -> np.dtype:
+def compute_dtype(dtype: DTypeLike, name: str) -> np.dtype:
     """float32 for half and single precision, float64 for the rest of the real numbers; else a TypeError."""
     dtype = np.dtype(dtype)
     if dtype.kind == "c":
@@ -259,9 +268,9 @@ def compute_dtype(dtype: Any, name: str) -> np.dtype:
     return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64)
 
 
-def _requested_dtype(dtype: Any) -> np.dtype:
+def _requested_dtype(dtype: AnyDtype) -> np.dtype:
     try:
-        requested = np.dtype(str(dtype).removeprefix("torch.") if "torch" in str(dtype) else dtype)
+        requested = np.dtype(str(dtype).removeprefix("torch.") if "torch" in str(dtype) else dtype)  # type: ignore[arg-type]
     except TypeError:
         requested = None
     if requested not in (np.float32, np.float64):
@@ -269,7 +278,7 @@ def _requested_dtype(dtype: Any) -> np.dtype:
     return np.dtype(requested)
 
 
-def resolve_device(device: Any) -> str:
+def resolve_device(device: str) -> str:
     """ "cpu" or "cuda:<index>" for the device asked for, or an error that says what is missing and what to do."""
     text = str(device)
     if text == "cpu":
@@ -346,7 +355,7 @@ def scaled(X: Array, exponent: int) -> Array:
     if exponent == 0:
         return X
     if isinstance(X, Streamed):
-        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)  # type: ignore[return-value]
+        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)
     return namespace(X).ldexp(X, np.int32(exponent))
 
 

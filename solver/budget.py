@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from numbers import Real
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
@@ -20,26 +20,27 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats, layout_of
 
 from .alternation import alternate
-from .arrays import AnyArray, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
+from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
-from .checks import Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .decoded import row_numbers
 from .factorization import Factorization, factorize
-from .fit import fit_problem
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
 from .progress import Bar, shown
+from .racing import fit_problem
+from .seeding import Init
 from .splitting import clusters, equal_dims
 
 WAYS = ("budget", "equal")
 
 
 @overload
-def compress(A: AnyArray, *, bits: float, **options: Any) -> QuantizedFactorization: ...
+def compress(A: AnyArray, *, bits: float, **options: Passed) -> QuantizedFactorization: ...
 @overload
-def compress(A: AnyArray, *, nbytes: int, **options: Any) -> QuantizedFactorization: ...
+def compress(A: AnyArray, *, nbytes: int, **options: Passed) -> QuantizedFactorization: ...
 @overload
-def compress(A: AnyArray, ratio: float | None = None, **options: Any) -> Factorization: ...
+def compress(A: AnyArray, ratio: float | None = None, **options: Passed) -> Factorization: ...
 def compress(  # type: ignore[misc]
     A: AnyArray,
     ratio: float | None = None,
@@ -54,12 +55,12 @@ def compress(  # type: ignore[misc]
     dims: str = "budget",
     sample_weight: AnyArray | None = None,
     affine: bool = False,
-    exact_rows: Any = None,
-    init: Any = None,
+    exact_rows: AnyArray | None = None,
+    init: Init | Factorization | None = None,
     n_init: int | str = "auto",
     max_iter: int = 100,
     tol: float = 1e-4,
-    dtype: Any = None,
+    dtype: AnyDtype | None = None,
     device: str | None = None,
     seed: Seed = None,
     progress: bool = False,
@@ -274,7 +275,7 @@ def parameters_within(
     return budget
 
 
-def _exact(A: Array, exact_rows: Any) -> Array | None:
+def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
     """Different row numbers, ascending, where A lives; None if there are none."""
     if exact_rows is None:
         return None
@@ -302,7 +303,7 @@ def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affi
     return Problem(A, weights * others, (), affine, unit)
 
 
-def _start(init: Any, n: int, exact: Array | None, device: str) -> Array:
+def _start(init: Init | Factorization | None, n: int, exact: Array | None, device: str) -> Array:
     """Labels to begin with: all rows in one cluster if none are given, and those that are kept in the first."""
     if init is None:
         return place(np.zeros(n, dtype=np.int32), device)
@@ -358,7 +359,7 @@ def _descend(
 
 
 def _fit_equal(
-    budget: Budget, k: int, init: Any, n_init: int | str, max_iter: int, tol: float, seed: Seed, bar: Bar | None
+    budget: Budget, k: int, init: Init, n_init: int | str, max_iter: int, tol: float, seed: Seed, bar: Bar | None
 ) -> tuple[Array, Flats, Sequence[float], bool]:
     """Flats of the largest dimension that fits in every cluster alike."""
     dims = equal_dims(budget, k)

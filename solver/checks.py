@@ -10,7 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .arrays import Array, compute_dtype, enter, namespace, row_blocks
+from .arrays import AnyArray, Array, compute_dtype, enter, namespace, row_blocks
+
+Passed: TypeAlias = Any
+"""An argument that goes on as it is to what knows its type, and checks it."""
 
 Seed: TypeAlias = "int | np.random.Generator | None"
 
@@ -64,7 +67,7 @@ def check_matrix(
     return 0 if largest == 0 or least <= largest <= most else int(np.frexp(largest)[1])
 
 
-def check_weights(weights: Any, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:
+def check_weights(weights: AnyArray, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:
     """Weights of the rows of X, finite, nonnegative and not all zero: float64 (n,) of at most 2, and their unit."""
     w, _ = enter(weights, name, device, np.float64)
     if w.shape != (n,):
@@ -89,7 +92,7 @@ def check_labels(labels: Array, n: int, k: int) -> Array:
     return labels.astype(np.int32)
 
 
-def whole(name: str, value: Any, least: int, alternative: str = "") -> int:
+def whole(name: str, value: object, least: int, alternative: str = "") -> int:
     """A whole number that is at least ``least``; anything else is refused by name."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be {alternative}a whole number, got {value!r}")
@@ -98,14 +101,14 @@ def whole(name: str, value: Any, least: int, alternative: str = "") -> int:
     return int(value)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """True or False; anything else, which might be taken for either, is refused by name."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
-def tolerance(tol: Any) -> float:
+def tolerance(tol: object) -> float:
     """tol as a number of at least 0."""
     if not isinstance(tol, Real) or not 0 <= float(tol) < np.inf:
         raise ValueError(f"tol must be a number >= 0, got {tol!r}")

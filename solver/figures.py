@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Series", "plot", "plot_series"]
+
+Style: TypeAlias = "dict[str, str | float]"
+"""Arguments of matplotlib's plot."""
 
 _SVD_COLOUR, _FIT_COLOUR = "#0072B2", "#D55E00"  # Okabe and Ito: told apart with any colour vision
 _OTHER_COLOURS, _OTHER_MARKERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "^vDP"
@@ -56,7 +59,7 @@ def plot(path: str | Path, report: FitReport, svd: SVDCurve, sweep: Sequence[tup
 
     entries = report.shape[0] * report.shape[1]
     size = report.n_parameters / entries
-    marker: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": "white", "zorder": 3}
+    marker: Style = {"marker": "o", "markersize": 7, "markeredgecolor": "white", "zorder": 3}
     by_size.vlines(size, 0, max(report.relative_error, report.svd_relative_error), color="0.5", lw=1, linestyle=":")
     name = f"SVD: {report.svd_relative_error:.4f}"
     by_size.plot(svd.n_parameters / entries, svd.relative_error, color=_SVD_COLOUR, label=name)
@@ -158,7 +161,7 @@ def _looks(ways: Iterable[str]) -> dict[str, tuple[str, str]]:
     return looks
 
 
-def _style(colour: str, marker: str, weighted: bool) -> dict[str, Any]:
+def _style(colour: str, marker: str, weighted: bool) -> Style:
     return {
         "color": colour,
         "marker": marker,

@@ -122,15 +122,15 @@ class Priced:
     def refit(self, state: Solution, exact: bool = False) -> Flats:
         return state.flats(self.problem.X.dtype)
 
-    def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array]:
+    def assign(self, flats: Flats, state: Solution) -> tuple[Array, Array | None]:
         """Labels at the state's price, and residuals."""
         penalty = namespace(self.problem.X).asarray(state.price * np.array(flats.layout.dims))
         return self._assign(flats, penalty)
 
-    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
+    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array | None]:
         return kernels.assign(self.problem.X, flats, penalty, self.problem.weights, residuals=False)
 
-    def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array) -> Solution:
+    def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array | None) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
             return replace(state, moved=0)
         return self.solve(labels, state.k, before=state.labels)
@@ -237,7 +237,7 @@ class FixedPrice(Priced):
         dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1)
         return dims.tolist(), self.price, self.shares * spectra.left(dims) + directions * dims
 
-    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array]:
+    def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array | None]:
         return assign_within(self.problem, self.starts, flats, penalty)
 
 

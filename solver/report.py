@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ class SVDCurve:
         return float(np.interp(n_parameters, self.n_parameters, self.relative_error))
 
 
-def svd_curve(X: NDArray[Any], weights: NDArray[np.float64] | None = None) -> SVDCurve:
+def svd_curve(X: np.ndarray, weights: NDArray[np.float64] | None = None) -> SVDCurve:
     """Error of the truncated SVD at every rank, from the eigenvalues of the smaller Gram matrix in float64.
 
     Parameters
@@ -130,7 +129,7 @@ def make_report(fit: Subspaces, factorization: Factorization, svd: SVDCurve, sec
 
 
 def dimension_sweep(
-    X: NDArray[Any], fit: Subspaces, *, device: str | None = None, max_iter: int = 2
+    X: np.ndarray, fit: Subspaces, *, device: str | None = None, max_iter: int = 2
 ) -> Iterator[tuple[int, float]]:
     """Other points of the curve a fit lies on: a few steps from its labels, with smaller and larger dimensions.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
 from .arrays import AnyArray, Home, import_array, move, place
 from .coefficients import count_parameters
-from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+from .storage import Facts, load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 
 R = TypeVar("R", bound="Result")
 
@@ -32,7 +32,7 @@ class Record:
     seconds: float = float("nan")
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Record:
+    def from_facts(cls, facts: Facts) -> Record:
         """What a file tells of a fit: its energy, and its objective or relative error, of which the other follows."""
         told = facts["relative_error"] if "relative_error" in facts else facts["objective"]
         energy, history = facts["energy"], facts["history"]
@@ -197,11 +197,11 @@ class Result(Recorded):
 
     if TYPE_CHECKING:
 
-        def _facts(self) -> dict[str, Any]:
+        def _facts(self) -> Facts:
             """What is saved of the record."""
 
         @classmethod
-        def _restored(cls: type[R], arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> R:
+        def _restored(cls: type[R], arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> R:
             """A result of its parts and of what a file holds beside them."""
 
 

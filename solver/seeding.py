@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
+from .arrays import AnyArray, Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
 from .checks import check_labels
 from .problem import Problem
 from .refit import fit_flats
@@ -163,6 +163,9 @@ def _angles(X: Matrix, lengths: Array, drawn: Array) -> Array:
     return angles.T
 
 
+Init: TypeAlias = "str | Subspaces | AnyArray"
+"""The name of a start, or labels, a list of bases or flats to start from."""
+
 STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {
     "k-means++": kmeans_plusplus,
     "k-means": kmeans,
@@ -170,7 +173,7 @@ STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {
 }
 
 
-def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
+def given_labels(init: Init, problem: Problem, device: str, exponent: int) -> Array:
     """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
     names = ", ".join(repr(name) for name in STARTS)
     (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
@@ -178,8 +181,8 @@ def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Arr
         raise ValueError(f"init must be one of {names}, or labels, bases or a Subspaces; got {init!r}")
     offsets = None
     if isinstance(init, Subspaces):
-        init, offsets = init.bases, init.offsets
-    elif not _are_bases(init):
+        offsets, init = init.offsets, init.bases
+    elif not are_bases(init):
         given = enter(init, "init", device, np.float64)[0]
         try:
             return check_labels(given, n, k)
@@ -200,7 +203,7 @@ def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Arr
     return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
 
 
-def _are_bases(init: Any) -> bool:
+def are_bases(init: Init) -> bool:
     """Whether this is a list of matrices, or one array of them (k, j, d)."""
     if isinstance(init, (list, tuple)):
         return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)

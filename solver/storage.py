@@ -8,13 +8,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from .checksums import checksum_arrays
+
+Facts: TypeAlias = "dict[str, Any]"
+"""What JSON can tell, by name."""
 
 FORMAT = "ksubspaces"
 VERSION = 2  # 1 had no checksum
@@ -57,7 +60,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             raise
 
 
-def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     """Save named arrays and JSON facts, with a checksum over all, as a file of ``kind`` ("Subspaces", say).
 
     Raises
@@ -70,7 +73,7 @@ def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.nd
     write_whole(path, to_bytes(kind, arrays, facts))
 
 
-def to_bytes(kind: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> bytes:
+def to_bytes(kind: str, arrays: dict[str, np.ndarray], facts: Facts) -> bytes:
     """What :func:`save_arrays` writes.
 
     Raises
@@ -103,9 +106,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{os.fspath(path)} is damaged: {error}") from None
 
 
-def load_arrays(
-    path: str | os.PathLike[str], kind: str, verify: bool = True
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_arrays(path: str | os.PathLike[str], kind: str, verify: bool = True) -> tuple[dict[str, np.ndarray], Facts]:
     """Arrays and facts of a file that :func:`save_arrays` wrote, now or in an earlier version, without a checksum.
 
     Raises
@@ -122,7 +123,7 @@ def load_arrays(
     return _checked(path, kind, verify, *_read(path))
 
 
-def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], Facts]:
     """The inverse of :func:`to_bytes`.
 
     Raises
@@ -142,7 +143,7 @@ def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[s
 
 def _checked(
     path: str | Path, kind: str, verify: bool, metadata: dict[str, str], arrays: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+) -> tuple[dict[str, np.ndarray], Facts]:
     """Arrays and facts, once they are of this kind, of a known version, and what was written."""
     if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
         found = metadata.get("kind", "something else")
@@ -182,7 +183,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         }
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def _dtype(name: str) -> np.dtype:
     """The dtype of NumPy that safetensors calls F32, I64, U8 or so."""
     return np.dtype(f"<{name[0].lower()}{int(name[1:]) // 8}")
 

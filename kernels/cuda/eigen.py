@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -61,7 +61,7 @@ PROBES = 16
 """Rows of signs that wrong vectors would have to be wrong for in turn."""
 
 
-def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
+def _defines(dtype: np.dtype, layout: Layout) -> loader.Defines:
     real = "float" if dtype == np.float32 else "double"
     return {"REAL": real, "ROWS": layout.rows, "COLUMNS": layout.columns, "BLOCKS": layout.blocks}
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from ..flats import Array
 from . import loader
+
+
+class Place(NamedTuple):
+    """Whose arrays, and on a card the device and the stream: what else shapes are laid out for."""
+
+    xp: ModuleType
+    device: int = 0
+    stream: int = 0
+
+
+def place_of(array: Array) -> Place:
+    """Where arrays beside this one are made now."""
+    xp = loader.namespace(array)
+    if isinstance(array, np.ndarray):
+        return Place(xp)
+    return Place(xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
+
 
 WIDEST = 16  # bytes of the widest asynchronous copy
 
@@ -23,6 +41,6 @@ def pieces(dtype: np.dtype, length: int, array: Array | None = None) -> int:
     return WIDEST // dtype.itemsize if aligned else 1
 
 
-def or_null(array: Array | None) -> Any:
+def or_null(array: Array | None) -> loader.Argument:
     """The array, or what a kernel takes for none."""
     return loader.NULL if array is None else array

@@ -13,7 +13,6 @@ factors of the library took five times as long, most of it on the host.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -35,7 +34,7 @@ REACH = 128
 THREADS, PANEL, PIECES = 256, 32, 32  # as in the sources
 
 
-def _defines(dtype: DTypeLike) -> dict[str, Any]:
+def _defines(dtype: DTypeLike) -> loader.Defines:
     return {"REAL": "float" if dtype == np.float32 else "double"}
 
 
@@ -116,7 +115,7 @@ def _by_products(S: Array, layout: Layout, start: Array | None, bases: Array, ok
     _launch("end", layout.k * PIECES, V, *shape, *where, ok, bases)
 
 
-def _launch(name: str, blocks: int, *args: Any) -> None:
+def _launch(name: str, blocks: int, *args: loader.Argument) -> None:
     loader.kernel("subspace", name)((blocks,), (THREADS,), args)
 
 

@@ -29,14 +29,14 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from ..flats import Array, Flats, Layout
+from ..flats import Array, Flats, Kept, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
 from .halves import half_rows, steps_of
+from .memory import Place, place_of
 
 VARIANTS: list[loader.Variant] = [
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
@@ -59,7 +59,7 @@ def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
     return wide + narrow
 
 
-def _of_assign(product: str, resident: bool) -> dict[str, Any]:
+def _of_assign(product: str, resident: bool) -> loader.Defines:
     return {"PRODUCT": product, "RESIDENT": int(resident), **({} if product == "Half" else {"LISTED": 1})}
 
 
@@ -79,7 +79,7 @@ MOST_SPLITS = 16
 MOST_BLOCKS = 1 << 14  # that find nothing to do for rows that are not listed
 
 
-def pays(X: Array, flats: Flats, *, residuals: bool, kept: dict[Any, Any] | None) -> bool:
+def pays(X: Array, flats: Flats, *, residuals: bool, kept: Kept | None) -> bool:
     """Whether labels come faster by screening."""
     n, d = X.shape
     directions = flats.direction_layout
@@ -108,7 +108,7 @@ def assign(
     weights: Array | None,
     *,
     residuals: bool,
-    kept: dict[Any, Any] | None,
+    kept: Kept | None,
 ) -> tuple[Array, Array | None]:
     """Labels, and residuals of narrow flats if asked for; see :func:`ksubspaces.kernels.assign`."""
     search = _Screening(X, flats, penalty, weights, {} if kept is None else kept)
@@ -137,14 +137,14 @@ class _Plan:
 
     def __init__(
         self,
-        xp: ModuleType,
+        where: Place,
         layout: Layout,
         along_complements: bool,
         affine: bool,
         narrow: bool,
         splits: tuple[int, int],
     ) -> None:
-        directions = layout.shorter if along_complements else layout
+        xp, directions = where.xp, layout.shorter if along_complements else layout
         exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
         lengthened = ~exact & affine
@@ -218,18 +218,13 @@ def _splits(narrow: bool, n_tiles: int, k: int, directions: int) -> tuple[int, i
     return min(range(1, min(most, MOST_SPLITS) + 1), key=waves), max(1, min(most, MOST_BLOCKS // n_tiles))
 
 
-@functools.lru_cache(maxsize=16)
-def _plan(where: tuple[Any, ...], *shapes: Any) -> _Plan:
-    """The plan for these shapes; ``where`` is the module of the arrays, and on a card the device and the stream."""
-    return _Plan(where[0], *shapes)
+_plan = functools.lru_cache(maxsize=16)(_Plan)
 
 
 class _Screening:
     """Rows and flats made ready, and the launches over them."""
 
-    def __init__(
-        self, X: Array, flats: Flats, penalty: Array | None, weights: Array | None, kept: dict[Any, Any]
-    ) -> None:
+    def __init__(self, X: Array, flats: Flats, penalty: Array | None, weights: Array | None, kept: Kept) -> None:
         self.xp = xp = loader.namespace(X)
         self.X, self.k = xp.ascontiguousarray(X), flats.k
         self.n, self.d = X.shape
@@ -237,12 +232,11 @@ class _Screening:
         self.weights = loader.NULL
         if weights is not None and penalty is not None:
             self.weights = xp.ascontiguousarray(weights, dtype=np.float32)
-        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
         directions = flats.direction_layout
         narrow = is_narrow(directions)
         splits = _splits(narrow, self.n_tiles, flats.k, directions.total)
         shapes = flats.layout, flats.complements is not None, self.affine, narrow, splits
-        self.plan = plan = _plan((xp, *stream), *shapes)
+        self.plan = plan = _plan(place_of(X), *shapes)
         if self.affine and "centre" not in kept:
             kept["centre"] = flats.centre  # of the first flats; any that is near will do
         self.rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
@@ -282,7 +276,7 @@ class _Screening:
     def _room(self) -> tuple[Array, tuple[Array, ...]]:
         """Room for the list, and for what each way to screen needs besides."""
         plan, (n, m) = self.plan, (self.n, self.plan.listed.splits * self.n)
-        rooms: list[tuple[Any, int]] = [(np.float32, max(plan.screened.count, plan.listed.count) * n)]
+        rooms: list[tuple[type[np.generic], int]] = [(np.float32, max(plan.screened.count, plan.listed.count) * n)]
         if plan.narrow:
             rooms = [(np.int32, n), (np.int32, n), (np.int32, m), (np.float32, m)]
         return self.xp.empty(n, np.int32), tuple(self.xp.empty(size, dtype) for dtype, size in rooms)
@@ -291,7 +285,7 @@ class _Screening:
         """Labels by screen.cu."""
         plan, rows = self.plan, self.rows
         pairs, seconds, found, costs = self.work
-        args: tuple[Any, ...] = (
+        args: tuple[loader.Argument, ...] = (
             rows.halves,
             np.int64(self.n),
             plan.halves,
@@ -331,7 +325,7 @@ class _Screening:
         (parts,) = self.work
         distances = (*(loader.NULL,) * 4, parts)
         self._assign("Half", distances)
-        args: tuple[Any, ...] = (
+        args: tuple[loader.Argument, ...] = (
             parts,
             plan.screened.starts,
             plan.terms,
@@ -353,7 +347,7 @@ class _Screening:
         resident, shared = shared_memory(self.plan.steps if half else self.plan.steps32, TILE, 4)
         return loader.kernel("assign", name, _of_assign(product, resident)), shared
 
-    def _assign(self, product: str, outputs: tuple[Any, ...]) -> None:
+    def _assign(self, product: str, outputs: tuple[loader.Argument, ...]) -> None:
         """Launch assign.cu: "Half" on all rows, "SplitTF32" on the listed."""
         plan, rows, half = self.plan, self.rows, product == "Half"
         parts = plan.screened if half else plan.listed
@@ -378,7 +372,7 @@ class _Screening:
         run, shared = self._kernel("assign", product)
         run((self.n_tiles * parts.splits,), (ROWS,), args, shared_mem=shared)
 
-    def _flats(self) -> tuple[Any, ...]:
+    def _flats(self) -> tuple[loader.Argument, ...]:
         return np.int32(self.d), self.directions, self.plan.starts, self.offsets, self.plan.terms
 
     def residuals(self, labels: Array) -> Array:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from ksubspaces import kernels
 from ksubspaces.kernels.packed import PackedRows
 
-from ..arrays import NUMPY, Array, Home, move, namespace, place, scaled
+from ..arrays import NUMPY, AnyArray, Array, Home, move, namespace, place, scaled
 from ..decoded import DecodedRows
 from ..result import UNKNOWN, Record
-from ..storage import from_bytes, load_arrays, reading, save_arrays, to_bytes
+from ..storage import Facts, from_bytes, load_arrays, reading, save_arrays, to_bytes
 from .stored import Stored
 
 KIND = "QuantizedFactorization"
@@ -124,7 +124,9 @@ class QuantizedFactorization(DecodedRows):
         if self.home.device == "cpu":
             return self._unpacked
         parts = vars(self._unpacked).items()
-        moved: dict[str, Any] = {name: None if part is None else place(part, self.home.device) for name, part in parts}
+        moved: dict[str, AnyArray] = {
+            name: None if part is None else place(part, self.home.device) for name, part in parts
+        }
         return PackedRows(**moved)
 
     def _decode(self, rows: np.ndarray) -> Array:
@@ -152,7 +154,7 @@ class QuantizedFactorization(DecodedRows):
         """The same, decoded to "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda")."""
         return replace(self, home=move(self.home, target))
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Facts:
         lost = {"relative_error": self.relative_error, "energy": self.energy}
         known = np.isfinite(list(lost.values())).all()
         return {**self.stored.facts, "winner": self.winner, **(lost if known else {})}
@@ -187,9 +189,9 @@ class QuantizedFactorization(DecodedRows):
             return cls._restored(arrays, facts)
 
     @classmethod
-    def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> QuantizedFactorization:
+    def _restored(cls, arrays: dict[str, np.ndarray], facts: Facts) -> QuantizedFactorization:
         own = {name: facts[name] for name in ("n", "d", "dtype", "exponent", "scale_unit", "gain_unit")}
-        lost: dict[str, Any] = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
+        lost: Facts = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
         record = Record.from_facts({**lost, "history": [], "converged": True}) if lost else UNKNOWN
         result = cls(Stored(arrays, own), str(facts["winner"]), record=record)
         _ = result._unpacked, result.dtype  # which finds parts that do not fit together

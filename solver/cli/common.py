@@ -7,20 +7,22 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..extras import require
 from ..folders import Holding, check_folder, folders_around, whole_folder
-from ..tokens import token_weights
+from ..storage import Facts
+from ..tokens import Tokenizer, token_weights
 from .texts import open_texts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_options(parser: argparse.ArgumentParser, plot: str) -> None:
@@ -113,7 +115,7 @@ def results(options: argparse.Namespace, holding: Holding) -> Iterator[Path]:
         yield folder
 
 
-def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
+def status(console: Console | None, text: str) -> AbstractContextManager[object]:
     """A line on the console for as long as something takes."""
     if console is None:
         return nullcontext()
@@ -122,7 +124,7 @@ def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
     return console.status(escape(text))
 
 
-def gather_options(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+def gather_options(options: argparse.Namespace, *names: str) -> Facts:
     """Options as given, for a file of results."""
     given = {name: getattr(options, name) for name in names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
@@ -158,7 +160,7 @@ def _read_weights(path: Path, n: int) -> NDArray[np.float64]:
     return weights.astype(np.float64)
 
 
-def _read_tokenizer(folder: Path) -> Any:
+def _read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json" if folder.is_dir() else folder
     if not path.is_file():
         raise FileNotFoundError(

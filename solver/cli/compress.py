@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..curve import CompressionCurve, compression_curve
 from ..folders import folders_around
 from ..page import write_page
 from ..tables import is_table
-from ..tokens import token_weights
-from .common import add_options, add_out_options, check_out, check_parent, open_console, several, status
+from ..tokens import Tokenizer, token_weights
+from .common import Commands, add_options, add_out_options, check_out, check_parent, open_console, several, status
 from .compress_table import compress_table
 from .texts import open_texts
 
@@ -29,7 +29,7 @@ _CURVE_METHODS = ("svd", "messi-5", "ours")
 _CURVE_WEIGHTED = ("svd-weighted", "ours-weighted")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = (
         "Compress the embedding table of a model, or other tables of it, and save the model. Tokens count by how often "
@@ -156,7 +156,7 @@ def _check_report(options: argparse.Namespace) -> None:
 
 def _curves(
     report: ModelReport,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     texts: Iterable[str] | None,
     options: argparse.Namespace,
     console: Console | None,
@@ -190,7 +190,7 @@ def _ratios(asked: float) -> list[float]:
     return [asked if ratio == nearest else ratio for ratio in _CURVE_RATIOS]
 
 
-def _texts(tokenizer: Any) -> Callable[[int], str] | None:
+def _texts(tokenizer: Tokenizer) -> Callable[[int], str] | None:
     """The text of a token by its number."""
     if tokenizer is None:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from .._version import __version__
 from ..curve import RATIOS, compression_curve
@@ -13,6 +12,7 @@ from ..folders import Holding
 from ..tables import read_table
 from ..terminal import render_curve
 from .common import (
+    Commands,
     add_options,
     add_out_options,
     add_weight_options,
@@ -28,7 +28,7 @@ CURVE = Holding.of_files("a curve", "curve.json", "curve.png")
 _MINILM = "minilm"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = (
         "Compress a table to several sizes in several ways; a table and a plot of the errors. "

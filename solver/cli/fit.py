@@ -7,9 +7,9 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
+import numpy as np
 
 from .._version import __version__
 from ..factorization import Factorization
@@ -17,11 +17,12 @@ from ..figures import plot
 from ..fit import SEARCHES, fit_subspaces
 from ..folders import Holding
 from ..report import FitReport, dimension_sweep, make_report, svd_curve
+from ..seeding import Init
 from ..storage import write_whole
 from ..subspaces import Subspaces
 from ..tables import read_table
 from ..terminal import render
-from .common import add_options, add_out_options, gather_options, prepare, results, several, status
+from .common import Commands, add_options, add_out_options, gather_options, prepare, results, several, status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ RESULTS = Holding.of_files("results of a fit", FACTORS, SUBSPACES, REPORT, PLOT)
 _INITS = ("k-means++", "random", "k-means")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("fit", help="fit a table of your own", description="Fit a table of your own.")
     parser.add_argument("table", metavar="TABLE", help="x.npy, x.npz::name or model.safetensors::tensor_name")
@@ -67,7 +68,7 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def run(
-    table: NDArray[Any], name: str, k: int, j: int | list[int], options: argparse.Namespace, console: Console | None
+    table: np.ndarray, name: str, k: int, j: int | list[int], options: argparse.Namespace, console: Console | None
 ) -> None:
     """Fit, show and save."""
     init = _init(options.init)
@@ -108,7 +109,7 @@ def run(
         console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)
 
 
-def _init(init: str) -> Any:
+def _init(init: str) -> Init:
     if init in _INITS:
         return init
     if not Path(init).is_file():
