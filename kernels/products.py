@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from .flats import Array
+
 SMALL = (1 << 19) - 1  # multiplications up to which BLAS shares no product among threads
 ROWS = 32  # of A in a product V A^T
 LONG_ROW = 1 << 11  # columns from which V A^T is left to BLAS as a whole: its parts would be too small
@@ -81,6 +83,17 @@ def multiply(V: np.ndarray, A: np.ndarray, out: np.ndarray) -> np.ndarray:
         np.matmul(V[rows], columns, out=parts)
         if whole < m:
             np.matmul(V[rows], A[whole:].T, out=out[rows, whole:])
+    return out
+
+
+def project(A: Array, B: Array) -> Array:
+    """``A B`` (m, p) of rows A (m, d) and few columns B (d, p); on any device."""
+    size = SMALL // B.size
+    if not isinstance(A, np.ndarray) or size < ROWS:
+        return A @ B
+    B, out = np.ascontiguousarray(B), np.empty((len(A), B.shape[1]), A.dtype)
+    for first in range(0, len(A), size):
+        np.matmul(A[first : first + size], B, out=out[first : first + size])
     return out
 
 

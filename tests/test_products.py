@@ -19,6 +19,8 @@ def test_products_are_those_of_blas(m, d, p, dtype):
     close = {"rtol": 0, "atol": 8 * max(m, d) * np.finfo(dtype).eps}
     found = products.multiply(V, A, np.empty((p, m), dtype))
     np.testing.assert_allclose(found, V.astype(float) @ A.T.astype(float), **close)
+    if p * d:
+        np.testing.assert_allclose(products.project(A, V.T), A.astype(float) @ V.T.astype(float), **close)
     squares = products.gram(A)
     np.testing.assert_allclose(squares, A.T.astype(float) @ A.astype(float), **close)
     np.testing.assert_array_equal(squares, squares.T)
