@@ -23,7 +23,7 @@ UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewe
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
 UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
 KEPT_SHARE = 0.005  # of a cluster's rows that may come and go before its eigenvectors are computed anew
-SOLVED_BYTES = 4 << 20  # of second moments copied to be solved at a time
+SOLVED_BYTES = 8 << 20  # of second moments that are solved at a time where they are not kept
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
 
 
@@ -102,7 +102,8 @@ class RunningMoments:
         In X's precision ``exact`` or some steps from ``start``; in another one, nothing is kept. Clusters whose second
         moments take too much memory together are taken some at a time.
         """
-        p, at_once, precision = self.problem, max(1, RESIDENT_BYTES // (8 * self.d**2)), dtype or self.problem.X.dtype
+        p, precision = self.problem, dtype or self.problem.X.dtype
+        at_once = max(1, (RESIDENT_BYTES if dtype is None or p.on_card else SOLVED_BYTES) // (8 * self.d**2))
         if dtype is not None:
             self.moments = self.labels = None
         if self.products and not (self.resident if dtype is None else self.k <= at_once):

@@ -67,7 +67,7 @@ def clusters(
         if k > budget.n_rows or dims[0] < 1:
             break
         labels = kmeans_plusplus(replace(budget.problem, dims=dims), rng)
-        seeded = compact(settle(budget, budget.solve(labels, k), on_step))
+        seeded = compact(settle(budget, labels, k, on_step))
         if seeded.objective < best.objective:
             best = seeded
     return best if best is solution else grow(budget, best, most, rng, on_step)
@@ -96,9 +96,10 @@ def grow(
         if not chosen:
             break
         labels = divide(budget, solution, {c: splits.pop(c) for c in chosen})
-        larger = settle(budget, budget.solve(labels, k + len(chosen)), on_step)
+        solution = solution.without_vectors()
+        larger = settle(budget, labels, k + len(chosen), on_step)
         if larger.objective >= solution.objective:
-            break
+            return budget.solve(solution.labels, k)
         solution = compact(larger)
         if solution.k < k + len(chosen):
             splits.clear()  # numbers have changed
@@ -139,9 +140,11 @@ def best_splits(splits: dict[int, Split], least: float, most: int) -> list[int]:
     return [c for c in ranked if splits[c].gain > least][:most]
 
 
-def settle(budget: Budget, solution: Solution, on_step: Callable[[Solution], None] | None) -> Solution:
+def settle(budget: Budget, labels: Array, k: int, on_step: Callable[[Solution], None] | None) -> Solution:
     """A few steps of all clusters."""
-    return alternate(solution, budget, max_iter=SETTLE_STEPS, tol=SETTLE_TOL, patience=PATIENCE, on_step=on_step)
+    return alternate(
+        budget.solve(labels, k), budget, max_iter=SETTLE_STEPS, tol=SETTLE_TOL, patience=PATIENCE, on_step=on_step
+    )
 
 
 def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np.random.Generator) -> dict[int, Split]:
