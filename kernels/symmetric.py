@@ -9,8 +9,8 @@ threads. So many matrices are solved side by side, in the time that one thread o
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def _tridiagonal(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 @lru_cache
-def _lapack(name: str) -> Any:
+def _lapack(name: str) -> Callable[..., None]:
     """One of LAPACK's routines from SciPy's table for Cython. Called through it, unlike SciPy's own functions, it lets
     other threads of Python go on."""
     from numba.extending import get_cython_function_address
@@ -71,7 +71,7 @@ def _lapack(name: str) -> Any:
 ARGUMENTS = {"dsterf": 4, "dstemr": 21}
 
 
-def _int(value: int) -> Any:
+def _int(value: int) -> object:
     return ctypes.byref(ctypes.c_int(value))
 
 

@@ -180,7 +180,7 @@ def enter(x: AnyArray, name: str, device: str | None = None, dtype: AnyDtype | N
     home : Home
     """
     array, home = import_array(x, name), home_of(x)
-    wanted = compute_dtype(array.dtype, name) if dtype is None else _requested_dtype(dtype)
+    wanted = compute_dtype(array.dtype, name) if dtype is None else requested_dtype(dtype)
     compute_dtype(array.dtype, name)  # refuses strings, objects and complex numbers whatever was requested
     with np.errstate(over="ignore"):
         converted = array.astype(wanted, copy=False)
@@ -268,7 +268,7 @@ def compute_dtype(dtype: DTypeLike, name: str) -> np.dtype:
     return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64)
 
 
-def _requested_dtype(dtype: AnyDtype) -> np.dtype:
+def requested_dtype(dtype: AnyDtype) -> np.dtype:
     try:
         requested = np.dtype(str(dtype).removeprefix("torch.") if "torch" in str(dtype) else dtype)  # type: ignore[arg-type]
     except TypeError:

@@ -12,16 +12,20 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats, Moments, layout_of
 
 from .alternation import State
-from .arrays import AnyArray, Array, compute_dtype, device_of, enter, place, to_numpy
-from .checks import check_matrix, check_weights
+from .arrays import AnyArray, AnyDtype, Array, compute_dtype, device_of, enter, place, requested_dtype, to_numpy
+from .checks import Passed, check_matrix, check_weights
+
+Delayed: TypeAlias = Any
+"""What Dask is to compute, or has; of a block: where the block is."""
 
 SAMPLE_BYTES = 64 << 20  # of rows on which a start is found ...
 SAMPLE_ROWS = 20  # ... or so many for each dimension of each flat, if these take more
@@ -72,7 +76,7 @@ class Blocks:
     dtype : {None, "float32", "float64"}
     """
 
-    def __init__(self, X: AnyArray, weights: AnyArray = None, dtype: Any = None) -> None:
+    def __init__(self, X: AnyArray, weights: AnyArray | None = None, dtype: AnyDtype | None = None) -> None:
         if X.ndim != 2:
             raise ValueError(f"X must be a matrix of rows (n, d), got shape {tuple(X.shape)}")
         if np.isnan(X.shape).any():
@@ -81,7 +85,7 @@ class Blocks:
             raise ValueError(
                 f"X has its columns in {len(X.chunks[1])} chunks, but a row must lie in one; pass X.rechunk({{1: -1}})"
             )
-        self.dtype = compute_dtype(X.dtype, "X") if dtype is None else np.dtype(dtype)
+        self.dtype = compute_dtype(X.dtype, "X") if dtype is None else requested_dtype(dtype)
         self.sizes = [size for size in X.chunks[0] if size]
         self.n, self.d = int(sum(self.sizes)), int(X.shape[1])
         if not self.n or not self.d:
@@ -89,7 +93,7 @@ class Blocks:
         bounds = np.cumsum([0, *self.sizes]).tolist()
         self.first = bounds[:-1]
         blocks = [block for block, size in zip(X.to_delayed()[:, 0], X.chunks[0], strict=True) if size]
-        parts: Sequence[Any] = [None] * len(blocks)
+        parts: Sequence[Delayed] = [None] * len(blocks)
         if weights is not None:
             if weights.shape != (self.n,):
                 raise ValueError(
@@ -104,12 +108,12 @@ class Blocks:
         ]
 
     @property
-    def _delayed(self) -> Any:
+    def _delayed(self) -> Delayed:
         import dask
 
         return partial(dask.delayed, pure=False, traverse=False)
 
-    def tree(self, add: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
+    def tree(self, add: Callable[[Delayed, Delayed], Delayed], parts: Sequence[Delayed]) -> Delayed:
         """The sum of parts, not computed yet, by a tree over their order."""
         add = self._delayed(add)
         while len(parts) > 1:
@@ -117,17 +121,17 @@ class Blocks:
             parts = [*pairs, *parts[2 * len(pairs) :]]
         return parts[0]
 
-    def sum(self, work: Callable[..., Any], *args: Any) -> Any:
+    def sum(self, work: Callable[..., Delayed], *args: Passed) -> Delayed:
         """The sum of what work gives for each block and its number."""
         work, add = self._delayed(work), _plus
         return self.tree(add, [work(block, i, *args) for i, block in enumerate(self.blocks)]).compute()
 
-    def step(self, flats: Flats, before: Sequence[Any] | None, **options: Any) -> tuple[list[Any], Sums, int]:
+    def step(self, flats: Flats, before: Sequence[Delayed] | None, **how: Passed) -> tuple[list[Delayed], Sums, int]:
         """Labels of each block by the nearest flat, where it is; sums over all rows; how many labels are new."""
         import dask
 
         sent, work = self._delayed(flats), self._delayed(_step)
-        parts = [work(block, sent, **options) for block in self.blocks]
+        parts = [work(block, sent, **how) for block in self.blocks]
         labels, sums = [part[0] for part in parts], self.tree(_plus, [part[1] for part in parts])
         moved = [self._delayed(_count_moved)(*pair) for pair in zip(labels, before, strict=True)] if before else []
         total = self.tree(_plus, moved) if moved else self._delayed(int)(self.n)
@@ -136,7 +140,7 @@ class Blocks:
         sums, total = dask.compute(sums, total)
         return labels, sums, total
 
-    def array(self, labels: Sequence[Any]) -> AnyArray:
+    def array(self, labels: Sequence[Delayed]) -> AnyArray:
         """Labels of all rows (n,) as a Dask array with X's chunks."""
         import dask.array as da
 
@@ -162,7 +166,7 @@ class Blocks:
         return rows, weights
 
 
-def _plus(a: Any, b: Any) -> Any:
+def _plus(a: Delayed, b: Delayed) -> Delayed:
     if isinstance(a, tuple):
         return tuple(map(_plus, a, b))
     return np.concatenate([a, b]) if isinstance(a, np.ndarray) else a + b
@@ -220,7 +224,7 @@ def _step(
     affine: bool,
     products: bool,
     n_worst: int,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     exact: bool = False,
 ) -> tuple[Array, Sums]:
     """Labels of a block's rows, and its sums; the objective from float64 differences if ``exact``."""
@@ -249,7 +253,7 @@ def _count_moved(labels: Array, before: Array) -> int:
     return int((labels != before).sum())
 
 
-def _moved(parts: Any, to: Callable[[Array], Array]) -> Any:
+def _moved(parts: Delayed, to: Callable[[Array], Array]) -> Delayed:
     """A dataclass of arrays with each of them moved."""
     found = {field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)}
     return replace(parts, **{name: to(part) for name, part in found.items() if hasattr(part, "dtype")})
@@ -275,7 +279,7 @@ class BlockedDims:
     def refit(self, state: BlockedState, exact: bool = False) -> Flats:
         return state.flats if state.moments is None else self.flats(state.moments, self.blocks.dtype)  # type: ignore[return-value]
 
-    def flats(self, moments: Moments, dtype: Any) -> Flats:
+    def flats(self, moments: Moments, dtype: DTypeLike) -> Flats:
         """The best flats for clusters of these moments."""
         means = moments.means if self.affine else None
         if self.products:
@@ -283,13 +287,13 @@ class BlockedDims:
         bases = np.tile(np.eye(self.blocks.d, dtype=dtype), (self.layout.total // self.blocks.d, 1))
         return Flats(self.layout, bases, means, bases[:0] if self.layout.has_wide else None)
 
-    def assign(self, flats: Flats, state: BlockedState) -> tuple[Any, Any]:
+    def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
         n_worst = int(np.sort(self.least)[-FILLED:].sum())
         options = {"affine": self.affine, "products": self.products, "n_worst": n_worst}
         labels, sums, moved = self.blocks.step(flats, state.labels, **options)  # type: ignore[arg-type]
         return labels, (sums, moved)
 
-    def measure(self, state: BlockedState, flats: Flats, labels: Any, found: Any) -> BlockedState:
+    def measure(self, state: BlockedState, flats: Flats, labels: Delayed, found: Delayed) -> BlockedState:
         (sums, moved), n_filled = found, 0
         lacking = np.flatnonzero(sums.counts < self.least)
         moments, worst = sums.moments, sums.worst[sums.costs > 0]
@@ -309,7 +313,7 @@ class BlockedDims:
     def confirm(self) -> bool:
         return True
 
-    def finish(self, flats: Flats) -> tuple[Flats, list[Any], float]:
+    def finish(self, flats: Flats) -> tuple[Flats, list[Delayed], float]:
         """A float64 refit from the labels that these flats give, the labels it gives in turn, and their objective."""
         options = {"affine": self.affine, "products": self.products, "n_worst": 0}
         _, sums, _ = self.blocks.step(flats, None, dtype=np.float64, **options)

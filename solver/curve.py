@@ -17,7 +17,7 @@ from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown
 from .result import UNKNOWN
-from .storage import Facts, write_whole
+from .storage import Facts, write_json
 
 __all__ = ["CompressionCurve", "CurvePoint", "compression_curve"]
 
@@ -140,7 +140,7 @@ class CompressionCurve:
         OSError
             When the folder is missing, read-only or full; a file that was there before is left as it was.
         """
-        write_whole(path, (json.dumps({**(facts or {}), **self.to_dict()}, indent=2) + "\n").encode())
+        write_json(path, {**(facts or {}), **self.to_dict()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CompressionCurve:

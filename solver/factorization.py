@@ -152,7 +152,7 @@ class Factorization(DecodedRows, Result):
         return {"ratio": self.ratio, **(own if known else {})}
 
     @classmethod
-    def _restored(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Factorization:
+    def _of_parts(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Factorization:
         dims, flat = arrays["dims"].tolist(), arrays["coefficients"]
         counts = np.bincount(parts["labels"], minlength=len(dims)).tolist()
         size = sum(m * j for m, j in zip(counts, dims, strict=True))

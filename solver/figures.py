@@ -14,6 +14,7 @@ from .report import FitReport, SVDCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Series", "plot", "plot_series"]
 
@@ -44,13 +45,9 @@ def plot(path: str | Path, report: FitReport, svd: SVDCurve, sweep: Sequence[tup
     ImportError
         matplotlib (extra ``cli``) is not installed.
     """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _figure(9.6, 4.2)
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     by_size, by_step = figure.subplots(1, 2)
     for axes, title in ((by_size, "Error against size"), (by_step, "Error after each step of the fit")):
         _furnish(axes, title)
@@ -122,13 +119,9 @@ def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Seri
     ImportError
         matplotlib (extra ``cli``) is not installed.
     """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _figure(9.6 if len(panels) > 1 else 6.0, 4.8)
     from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator, PercentFormatter
 
-    figure = Figure(figsize=(9.6 if len(panels) > 1 else 6.0, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
     errors = [error for panel in panels.values() for series in panel for error in series.errors]
     wide = min(errors) > 0 and max(errors) > _WIDE * min(errors)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
@@ -151,6 +144,17 @@ def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Seri
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, title=legend)
     figure.savefig(path, dpi=150)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure that is drawn into files alone, whatever backend is set."""
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _looks(ways: Iterable[str]) -> dict[str, tuple[str, str]]:

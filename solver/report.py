@@ -110,21 +110,16 @@ def make_report(fit: Subspaces, factorization: Factorization, svd: SVDCurve, sec
 
     ``factorization`` and ``svd`` are of the table that was fitted; ``seconds`` is how long the fit took.
     """
-    n, d = factorization.shape
+    own = ("dims", "objective", "relative_error", "n_iter", "converged", "n_reseeded")
     return FitReport(
-        shape=(int(n), int(d)),
-        dims=fit.dims,
-        counts=tuple(fit.counts),
-        objective=float(fit.objective),
-        relative_error=float(fit.relative_error),
+        shape=factorization.shape,
+        n_parameters=factorization.n_parameters,
+        ratio=factorization.ratio,
         svd_relative_error=svd.at(factorization.n_parameters),
-        n_parameters=int(factorization.n_parameters),
-        ratio=float(factorization.ratio),
-        n_iter=int(fit.n_iter),
-        converged=bool(fit.converged),
-        n_reseeded=int(fit.n_reseeded),
-        seconds=seconds,
         history=tuple(f / fit.energy if fit.energy > 0 else 0.0 for f in fit.history),
+        seconds=seconds,
+        counts=tuple(fit.counts),
+        **{name: getattr(fit, name) for name in own},
     )
 
 

@@ -60,6 +60,11 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             raise
 
 
+def write_json(path: str | os.PathLike[str], facts: Facts) -> None:
+    """Write facts to a file of JSON, as :func:`write_whole`."""
+    write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
+
+
 def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     """Save named arrays and JSON facts, with a checksum over all, as a file of ``kind`` ("Subspaces", say).
 

@@ -207,7 +207,7 @@ class Subspaces(Result):
         return {name: getattr(self, name) for name in ("objective", "energy", "history", "converged", "n_reseeded")}
 
     @classmethod
-    def _restored(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Subspaces:
+    def _of_parts(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Subspaces:
         bases = parts["bases"]
         if (most := max(map(len, bases))) > bases[0].shape[1]:
             raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")

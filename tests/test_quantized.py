@@ -141,6 +141,20 @@ def test_zeros_stay_zero_and_constants_come_near():
     assert compress(np.ones((500, 8), "float32"), bits=2.0, seed=0).relative_error < 1e-3
 
 
+def test_nothing_is_left_on_average():
+    """Of rows by use, the square of their weights, in each cluster; rows of zeros stay zero none the less."""
+    rng = np.random.default_rng()
+    A, weights = (rng.normal(size=(800, 24)) + rng.normal(size=24)).astype("float32"), rng.uniform(0.1, 3, 800)
+    A[:40] = 0
+    factors = compress(A, bits=1.5, sample_weight=weights, seed=0)
+    left = A - factors.reconstruct()
+    assert not left[:40].any()
+    for c in np.unique(factors.labels[40:]):
+        rows = factors.labels == c
+        average = weights[rows] ** 2 @ left[rows] / (weights[rows] ** 2).sum()
+        assert np.abs(average).max() < 2e-3 * np.abs(left[rows]).max()
+
+
 def test_rows_of_large_weight_come_nearer():
     A = np.random.default_rng(0).normal(size=(3000, 16)).astype("float32")
     weights = np.where(np.arange(3000) < 300, 100.0, 1.0)

@@ -23,6 +23,7 @@ FEWEST = 16  # numbers that fell to a level, up to which it stays
 class _Cluster:
     """What is coded of one cluster: its stored vectors V (m, d), and terms and rows of each of its groups."""
 
+    kind: int
     basis_bits: np.ndarray
     rows: list[np.ndarray]
     terms: list[np.ndarray]
@@ -32,7 +33,7 @@ class _Cluster:
 
 
 def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[str, np.ndarray], int, np.ndarray]:
-    """Arrays of :class:`.stored.Stored` by name but labels, gains and exact rows; ``scale_unit``; each row's group."""
+    """Arrays of :class:`.stored.Stored` by name, those of codes and bases; ``scale_unit``; each row's group."""
     code = replace(code, levels=tuple(_rounded(table) for table in code.levels))
     parts, (n, d) = _clusters(rows, found, code), rows.A.shape
     for turn in range(passes):
@@ -42,7 +43,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
         sizes = np.cumsum([len(own) for own in scales])
         own_scales = iter(np.split(decode_powers(scale_codes, unit, SCALE_STEPS), sizes[:-1]))
         tally = _Tally(code)
-        for cluster, kind in zip(parts, found.kinds, strict=True):
+        for cluster in parts:
             m = len(cluster.V)
             gram, cross = np.zeros((m, m)), np.zeros((m, d))
             for own, terms, bits in zip(cluster.rows, cluster.terms, cluster.bits, strict=True):
@@ -54,17 +55,17 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                     windows[part] = search(Z, bits[terms], code.levels, scale**2)
                     if not last:
                         levels = tally.add(Z, windows[part], bits[terms])
-                        if kind == CODED:
+                        if cluster.kind == CODED:
                             decoded = levels * scale
                             weighted = (decoded * rows.weights[own[part], None]).astype(np.float32)
                             gram[np.ix_(terms, terms)] += weighted.T @ decoded
                             cross[terms] += weighted.T @ X
                 if last:
                     coded.append(_pack(windows, bits[terms], code))
-            if not last and kind == CODED and m:
+            if not last and cluster.kind == CODED and m:
                 ridge = RIDGE * np.diag(gram) + np.finfo(np.float32).tiny
                 V = scipy.linalg.solve(gram + np.diag(ridge), cross, assume_a="pos")
-                _store_basis(cluster, V, kind, code)
+                _store_basis(cluster, V, code)
         if not last:
             code = replace(code, levels=tally.fitted())
     groups, clusters = np.zeros(n, np.int64), list[int]()
@@ -72,7 +73,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
         for own in cluster.rows:
             groups[own] = len(clusters)
             clusters.append(c)
-    bases = [c for c, kind in zip(parts, found.kinds, strict=True) if kind == CODED]
+    bases = [c for c in parts if c.kind == CODED]
     basis_bits = np.concatenate([np.zeros(0, np.int64), *(c.basis_bits for c in bases)])
     basis_windows = np.concatenate([np.zeros((0, d), np.uint16), *(c.basis_windows for c in bases)])
     used = {0, *basis_bits.tolist(), *(b for c in parts for bits in c.bits for b in bits.tolist())}
@@ -80,7 +81,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
     arrays: dict[str, np.ndarray] = {
         "clusters": np.array(clusters, np.uint16),
         "dims": np.array([len(c.V) for c in parts], np.uint16),
-        "kinds": np.array(found.kinds, np.uint8),
+        "kinds": np.array([c.kind for c in parts], np.uint8),
         "basis_bits": join_nibbles(basis_bits),
         "basis_codes": _pack(basis_windows.reshape(1, -1), np.repeat(basis_bits, d), code),
         "bits": join_nibbles(np.concatenate([b for c in parts for b in c.bits])),
@@ -97,23 +98,29 @@ def _rounded(levels: np.ndarray) -> np.ndarray:
 
 
 def _clusters(rows: Rows, found: Plan, code: Code) -> list[_Cluster]:
+    """Those of the plan, and one without directions where there are rows of zeros."""
     groups, parts = kernels.group_rows(found.labels, len(found.bases)), []
     for c, (layout, kind) in enumerate(zip(found.layouts, found.kinds, strict=True)):
         own = groups.rows(c)
         tiers = found.tiers[own]
         kept = layout.kept if kind == CODED else np.arange(layout.bits.shape[1])
-        present = [r for r in range(TIERS) if (tiers == r).any()]
+        present = [r for r in range(TIERS - 1) if (tiers == r).any()]
         bits = [layout.bits[r, kept] for r in present]
         basis_bits = layout.basis_bits[kept] if kind == CODED else np.zeros(0, np.int64)
-        cluster = _Cluster(basis_bits, [own[tiers == r] for r in present], [order_terms(b) for b in bits], bits)
-        _store_basis(cluster, found.bases[c][kept], kind, code)
+        own_rows, terms = [own[tiers == r] for r in present], [order_terms(b) for b in bits]
+        cluster = _Cluster(kind, basis_bits, own_rows, terms, bits)
+        _store_basis(cluster, found.bases[c][kept], code)
         parts.append(cluster)
+    zeros, none = np.flatnonzero(found.tiers == TIERS - 1), np.zeros(0, np.int64)
+    if len(zeros):
+        parts.append(_Cluster(CODED, none, [zeros], [none], [none]))
+        _store_basis(parts[-1], np.zeros((0, rows.A.shape[1]), np.float32), code)
     return parts
 
 
-def _store_basis(cluster: _Cluster, V: np.ndarray, kind: int, code: Code) -> None:
+def _store_basis(cluster: _Cluster, V: np.ndarray, code: Code) -> None:
     """Vectors as they come back from their codes, of a length near 1."""
-    if kind != CODED:
+    if cluster.kind != CODED:
         cluster.V = V
         return
     d, m = V.shape[1], len(cluster.basis_bits)

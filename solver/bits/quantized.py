@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn
@@ -14,15 +13,13 @@ from ksubspaces.kernels.packed import PackedRows
 
 from ..arrays import NUMPY, AnyArray, Array, Home, move, namespace, place, scaled
 from ..decoded import DecodedRows
-from ..result import UNKNOWN, Record
-from ..storage import Facts, from_bytes, load_arrays, reading, save_arrays, to_bytes
+from ..result import UNKNOWN, Record, Saved
+from ..storage import Facts, from_bytes, reading, to_bytes
 from .stored import Stored
-
-KIND = "QuantizedFactorization"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class QuantizedFactorization(DecodedRows):
+class QuantizedFactorization(DecodedRows, Saved):
     """Rows as packed bits of their coefficients in the basis of their cluster, whose entries are packed bits as well.
 
     Attributes
@@ -49,6 +46,8 @@ class QuantizedFactorization(DecodedRows):
     winner: str
     home: Home = NUMPY
     record: Record = UNKNOWN
+
+    _KIND = "QuantizedFactorization"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,34 +158,8 @@ class QuantizedFactorization(DecodedRows):
         known = np.isfinite(list(lost.values())).all()
         return {**self.stored.facts, "winner": self.winner, **(lost if known else {})}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save to a safetensors file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder is missing, read-only or full; a file that was there before is left as it was.
-        """
-        save_arrays(path, KIND, dict(self.stored.arrays), self._facts())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> QuantizedFactorization:
-        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
-
-        Parameters
-        ----------
-        path : path
-        verify : bool, default True
-            Refuse a file that is not what was written, by its checksum.
-
-        Raises
-        ------
-        OSError, ValueError
-            When there is no such file, or it is damaged or holds something else.
-        """
-        arrays, facts = load_arrays(path, KIND, verify)
-        with reading(path):
-            return cls._restored(arrays, facts)
+    def _stored(self) -> dict[str, np.ndarray]:
+        return dict(self.stored.arrays)
 
     @classmethod
     def _restored(cls, arrays: dict[str, np.ndarray], facts: Facts) -> QuantizedFactorization:
@@ -199,7 +172,7 @@ class QuantizedFactorization(DecodedRows):
 
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""
-        return to_bytes(KIND, dict(self.stored.arrays), self._facts())
+        return to_bytes(self._KIND, self._stored(), self._facts())
 
     @classmethod
     def from_bytes(cls, content: bytes) -> QuantizedFactorization:
@@ -210,9 +183,9 @@ class QuantizedFactorization(DecodedRows):
         ValueError
             When they are not whole.
         """
-        with reading("what should be a " + KIND):
-            return cls._restored(*from_bytes(content, KIND))
+        with reading("what should be a " + cls._KIND):
+            return cls._restored(*from_bytes(content, cls._KIND))
 
     def __repr__(self) -> str:
         n, d = self.shape
-        return f"{KIND}({n} x {d} in {self.bits:.2f} bits a number, {self.nbytes:,} bytes: {self.winner})"
+        return f"{self._KIND}({n} x {d} in {self.bits:.2f} bits a number, {self.nbytes:,} bytes: {self.winner})"

@@ -19,11 +19,11 @@ from .stored import GAIN_STEPS, Stored, decode_powers, encode_powers, label_bits
 from .transforms import CODED, PLAIN, ROTATED, Layout, Plan, Rows, plan, tiers_of
 
 WAYS = (
-    ("6 transforms", CODED, 6),
-    ("16 transforms", CODED, 16),
-    ("one transform", CODED, 1),
     ("rotation", ROTATED, 1),
     ("columns as they are", PLAIN, 1),
+    ("one transform", CODED, 1),
+    ("6 transforms", CODED, 6),
+    ("16 transforms", CODED, 16),
 )
 """What competes: a name, the kind of bases, and how many clusters it begins with. Those that are not worth their bases
 fall empty."""
@@ -76,7 +76,8 @@ def search(target: Target, rng: np.random.Generator, bar: Bar | None) -> tuple[S
         rows, gains = _rows(target, gained)
         for name, kind, k in WAYS:
             for own in _codes(target):
-                found = _plan(target, rows, kind, k, own, gained, rng)
+                enough = CLOSE * min((contest[0] for contest in contests), default=np.inf) / rows.unit
+                found = _plan(target, rows, kind, k, own, gained, enough, rng)
                 if found is None:
                     continue
                 if bar is not None:
@@ -135,7 +136,7 @@ def _codes(target: Target) -> list[Code]:
 
 
 def _plan(
-    target: Target, rows: Rows, kind: int, k: int, own: Code, gained: bool, rng: np.random.Generator
+    target: Target, rows: Rows, kind: int, k: int, own: Code, gained: bool, enough: float, rng: np.random.Generator
 ) -> Plan | None:
     """The best plan within the budget; none if not even the least fits."""
     (n, d), m = target.A.shape, len(target.exact)
@@ -152,7 +153,7 @@ def _plan(
     labels = np.zeros(len(rows.A), np.int32)
     if k > 1:
         labels = kmeans(Problem(rows.A, None, (1,) * k, False), rng)
-    found = plan(rows, labels, kind, target.budget, own, size, TURNS)
+    found = plan(rows, labels, kind, target.budget, own, size, TURNS, enough)
     return found if found.nbytes <= target.budget else None
 
 
@@ -170,7 +171,25 @@ def _store(target: Target, rows: Rows, gains: Gains | None, found: Plan, own: Co
     if len(target.exact):
         arrays["exact_rows"] = target.exact.astype(np.int32)
         arrays["exact"] = target.kept
-    return Stored(arrays, facts)
+    return Stored({**arrays, "offsets": _offsets(target, Stored(arrays, facts), labels)}, facts)
+
+
+def _offsets(target: Target, stored: Stored, labels: np.ndarray) -> np.ndarray:
+    """What is left of each cluster's rows on average, (k, d) float16; rows of zeros stay zero.
+
+    It is what does not average out in sums of rows. These are drawn by use, and weights are its square root, as those
+    of :func:`ksubspaces.tokens.token_weights`; so here they count squared.
+    """
+    clusters = stored.arrays["clusters"].astype(np.int64)
+    k, d = len(stored.arrays["dims"]), target.A.shape[1]
+    owner, use = np.append(clusters, k)[labels], np.square(target.weights)
+    packed, sums = stored.unpack(scaled=True), np.zeros((k + 1, d))
+    for start, block in row_blocks(target.A):
+        rows = np.arange(start, start + len(block))
+        inside = (owner[rows] == np.arange(k + 1)[:, None]) * use[rows]
+        sums += inside.astype(np.float32) @ (block - kernels.decode(rows, packed))
+    mass = np.bincount(owner, use, minlength=k + 1)[:, None]
+    return (sums / np.where(mass > 0, mass, 1))[:k].astype(np.float16)
 
 
 @dataclass(frozen=True, eq=False)

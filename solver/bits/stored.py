@@ -28,7 +28,8 @@ class Stored:
     ----------
     arrays : mapping of str to array
         ``labels`` (packed), ``clusters``, ``dims``, ``kinds``, ``basis_bits``, ``basis_codes``, ``bits``, ``scales``,
-        ``codes``, ``windows``, ``levels``, and if there are any ``gains``, ``exact_rows``, ``exact``.
+        ``codes``, ``windows``, ``levels``, ``offsets`` (clusters, d), and if there are any ``gains``, ``exact_rows``,
+        ``exact``.
     facts : mapping
         ``n``, ``d``, ``dtype``, ``exponent`` (of a power of two that multiplies all), ``scale_unit``, ``gain_unit``.
     """
@@ -106,6 +107,8 @@ class Stored:
         if gains is not None:
             _require(gains.shape == (n, 1), f"gains must be of shape ({n}, 1)")
             gains = decode_powers(gains, int(self.facts["gain_unit"]), GAIN_STEPS, zero=True)
+        offsets = a.get("offsets", np.zeros((k, d), np.float16))
+        _require(offsets.shape == (k, d), f"offsets must be of shape ({k}, {d})")
         unit = np.float32(1 if scaled else 2.0 ** int(self.facts["exponent"]))
         return PackedRows(
             np.concatenate([a["codes"], np.zeros(PADDING, np.uint8)]),
@@ -123,7 +126,7 @@ class Stored:
             levels,
             bases,
             gains,
-            None,
+            offsets.astype(np.float32) * unit,
             None if exact is None else (np.zeros_like if scaled else np.asarray)(exact, np.float32),
         )
 
@@ -167,7 +170,8 @@ def size_of(
     ``labels`` are their bytes, ``rows`` (tiers,) of each cluster, ``level_sizes`` (9,) how many levels b bits have.
     """
     used = np.zeros(MOST + 1, bool)
-    total = labels + 3 * len(layouts) + MOST + 1
+    zeros = any(counts[-1] for counts in rows)  # these are a cluster of their own
+    total = labels + (3 + 2 * d) * (len(layouts) + zeros) + MOST + 1
     basis_bits = basis_count = nibbles = groups = 0
     for counts, kind, layout in zip(rows, kinds, layouts, strict=True):
         kept = layout.kept if kind == CODED else np.arange(layout.bits.shape[1])

@@ -77,8 +77,20 @@ def tiers_of(weights: np.ndarray, A: np.ndarray) -> np.ndarray:
     return tiers
 
 
-def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, code: Code, size: Size, turns: int) -> Plan:
-    """Alternate from these labels: bases and layouts for the rows, rows to where they cost least."""
+def plan(
+    rows: Rows,
+    labels: np.ndarray,
+    kind: int,
+    budget: float,
+    code: Code,
+    size: Size,
+    turns: int,
+    enough: float = np.inf,
+) -> Plan:
+    """Alternate from these labels: bases and layouts for the rows, rows to where they cost least.
+
+    What leaves more than ``enough`` after the first turn has no others.
+    """
     best: Plan | None = None
     tiers, errors = rows.tiers, code.errors
     for turn in range(turns + 1):
@@ -92,7 +104,7 @@ def plan(rows: Rows, labels: np.ndarray, kind: int, budget: float, code: Code, s
         )
         if best is None or left < best.left:
             best = Plan(labels, tiers, bases, kinds, layouts, left, fits(layouts))
-        if turn == turns:
+        if turn == turns or (turn and best.left > enough):
             break
         before = labels, tiers
         labels, tiers = _assign(rows, bases, energies, squares, layouts, theta, code)

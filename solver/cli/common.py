@@ -26,10 +26,15 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_options(parser: argparse.ArgumentParser, plot: str) -> None:
-    """Options of every command; ``plot`` is the name of the image it draws."""
+    """Options of commands that draw; ``plot`` is the name of the image it draws."""
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (%(default)s)")
     parser.add_argument("--no-plot", dest="plot", action="store_false", help=f"leave out {plot}")
+    add_output_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """How much to print."""
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -73,6 +78,14 @@ def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
             ) from None
 
     return parse
+
+
+def or_auto(text: str) -> int | str:
+    """A type for argparse: a whole number or "auto"."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None
 
 
 def prepare(options: argparse.Namespace, holding: Holding) -> Console | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,11 @@ from ..fit import SEARCHES, fit_subspaces
 from ..folders import Holding
 from ..report import FitReport, dimension_sweep, make_report, svd_curve
 from ..seeding import Init
-from ..storage import write_whole
+from ..storage import write_json
 from ..subspaces import Subspaces
 from ..tables import read_table
 from ..terminal import render
-from .common import Commands, add_options, add_out_options, gather_options, prepare, results, several, status
+from .common import Commands, add_options, add_out_options, gather_options, or_auto, prepare, results, several, status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +48,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", default="k-means++", help=f"{', '.join(_INITS)}, or a saved subspaces.safetensors (%(default)s)"
     )
-    parser.add_argument("--n-init", type=_n_init, default="auto", help="number of starts, or auto (%(default)s)")
+    parser.add_argument("--n-init", type=or_auto, default="auto", help="number of starts, or auto (%(default)s)")
     parser.add_argument("--search", choices=SEARCHES, default="auto", help="for better optima (%(default)s)")
     parser.add_argument("--effort", type=float, default=1, help="for how much longer to search (%(default)s)")
     parser.add_argument("--max-iter", type=int, default=100, help="most steps of a descent (%(default)s)")
@@ -124,13 +123,5 @@ def _save(
     model.save(out / SUBSPACES)
     names = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "dtype", "seed", "device")
     given = gather_options(options, *names)
-    facts = {"table": name, "version": __version__, "options": given, **asdict(report)}
-    write_whole(out / REPORT, (json.dumps(facts, indent=2) + "\n").encode())
+    write_json(out / REPORT, {"table": name, "version": __version__, "options": given, **asdict(report)})
     return [FACTORS, SUBSPACES, REPORT]
-
-
-def _n_init(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None

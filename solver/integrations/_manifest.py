@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..checksums import checksum_facts, checksum_file
-from ..storage import Facts, naming, write_whole
+from ..storage import Facts, naming, write_json
 from ._model_report import ModelReport
 
 FORMAT = "ksubspaces compressed model"
@@ -33,7 +33,7 @@ def write_manifest(folder: Path, facts: Facts, files: Iterable[Path]) -> None:
         },
     }
     manifest["crc32"] = checksum_facts(manifest)
-    write_whole(folder / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+    write_json(folder / MANIFEST, manifest)
 
 
 def report_beside(folder: str) -> ModelReport | None:
