@@ -14,7 +14,7 @@ from .groups import Groups
 from .moments import Moments
 from .products import gram, multiply, side_by_side
 
-BLOCK_BYTES = 8 << 20  # rows gathered at a time
+BLOCK_BYTES = 2 << 20  # rows gathered at a time, by each thread
 LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
 SUMMED_ROWS = 1 << 14  # whose sums without squares are taken at a time ...
 SUMMED_COST = 16  # ... each number in the time of so many multiplications

@@ -370,7 +370,6 @@ def energy(X: Matrix, weights: Array | None = None) -> float:
     xp = namespace(X)
     total = 0.0
     for start, block in row_blocks(X):
-        block = block.astype(np.float64)
-        squares = xp.einsum("ij,ij->i", block, block)
+        squares = xp.einsum("ij,ij->i", block, block, dtype=np.float64)
         total = total + (squares.sum() if weights is None else weights[start : start + len(block)] @ squares)
     return float(total)

@@ -162,8 +162,8 @@ def compress(  # type: ignore[misc]
     >>> factors = compress(A, 0.6, seed=0)
     >>> factors.n_parameters <= 0.4 * A.size
     True
-    >>> sorted(set(factors.dims))
-    [2, 12]
+    >>> sorted(zip(factors.dims, factors.counts))
+    [(2, 300), (12, 100)]
     >>> compress(A.astype("float32"), bits=3.0, seed=0).relative_error < 0.05
     True
     """
@@ -337,12 +337,19 @@ def _descend(
                 dims = f"{min(solution.dims)} to {max(solution.dims)} dims"
                 bar.update(f"{solution.k} clusters", solution.objective, dims)
 
-        solution = replace(clusters(budget, first, most, rng, step), history=(), converged=False)
-        solution = alternate(solution, budget, max_iter=max_iter, tol=tol, patience=PATIENCE, on_step=step)
+        solution = alternate(
+            replace(clusters(budget, first, most, rng, step), history=(), converged=False),
+            budget,
+            max_iter=max_iter,
+            tol=tol,
+            patience=PATIENCE,
+            on_step=step,
+        )
         if best is None or solution.objective < best.objective:
             best, history, converged = solution, steps, solution.converged
     assert best is not None
-    best = compact(best)
+    best = compact(best).without_vectors()
+    budget.release()
     best = budget.solve(best.labels, best.k, np.float64)
     svd = budget.linear.solve(0 * start, 1, np.float64)
     if svd.objective < best.objective:

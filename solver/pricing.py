@@ -63,8 +63,9 @@ class Spectra:
 
     def take(self, chosen: Sequence[int]) -> Spectra:
         """Those of the chosen clusters."""
-        rows = namespace(self.vectors).asarray(chosen)
-        return Spectra(self.vectors[rows], self.values[chosen], None if self.offsets is None else self.offsets[rows])
+        numbers = np.asarray(chosen, np.int64)
+        rows = namespace(self.vectors).asarray(numbers)
+        return Spectra(self.vectors[rows], self.values[numbers], None if self.offsets is None else self.offsets[rows])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,6 +98,10 @@ class Solution(State):
     def flats(self, dtype: DTypeLike) -> Flats:
         """Its flats, in a precision."""
         return self.spectra.flats(self.dims, dtype)
+
+    def without_vectors(self) -> Solution:
+        """The same without what most of its memory is for: solve its labels again to go on from it."""
+        return replace(self, spectra=self.spectra.take([]))
 
 
 class Priced:
@@ -153,6 +158,10 @@ class Priced:
         spaces, offsets = self._running(k).eigenspaces(labels, (0,) * k)
         counts, values, _ = self._fetch(labels, spaces)
         return self.choose(Spectra(spaces.bases, values, offsets), counts)[2]
+
+    def release(self) -> None:
+        """Keep no second moments until they are asked for again."""
+        self._moments = None
 
     def _running(self, k: int) -> RunningMoments:
         if self._moments is None or self._moments.k != k:
@@ -258,6 +267,8 @@ def assign_within(
 def compact(solution: Solution) -> Solution:
     """The same without clusters that have no rows."""
     kept = np.flatnonzero(solution.counts).tolist()
+    if len(kept) == solution.k:
+        return solution
     numbers = np.cumsum(solution.counts > 0, dtype=np.int32) - np.int32(1)
     return replace(
         solution,

@@ -10,6 +10,7 @@ import numpy as np
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.products import project
 
 from .alternation import FixedDims, State, alternate
 from .arrays import AnyArray, Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
@@ -112,7 +113,7 @@ def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
     lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))
     units, cosines = X[drawn] / lengths[drawn, None], xp.empty((len(drawn), len(X)), X.dtype)
     for start, block in row_blocks(X):
-        cosines[:, start : start + len(block)] = units @ block.T
+        cosines[:, start : start + len(block)] = project(block, units.T).T
     cosines /= lengths
     return cosines
 
@@ -148,7 +149,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
         units = centres.T.astype(X.dtype)
-        assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
+        assigned = xp.concatenate([project(block, units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
         settled = not problem.on_card and bool((assigned == labels).all())  # a card goes on rather than wait
         labels = assigned
         if settled:

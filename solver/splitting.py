@@ -23,7 +23,7 @@ from .seeding import kmeans, kmeans_plusplus
 MOST_CLUSTERS = 64
 SEEDED = (2, 4, 8, 16)  # clusters to seed where one cannot be split in two
 SAMPLE = 1 << 15  # rows of a cluster that a split is tried on
-TRIAL_BYTES = 16 << 20  # that trials in one batch may hold, ...
+TRIAL_BYTES = 8 << 20  # that trials in one batch may hold, ...
 TRIAL_SHARE = 0.25  # ... or this share of X; one trial may hold more
 FEWEST = 4  # rows that are worth splitting
 TRIAL_STEPS = 4  # of the best way to begin a split
@@ -38,7 +38,7 @@ STALE = 0.1  # a split is tried anew when its cluster's size or dimension change
 class Split(NamedTuple):
     """Two flats in place of one, tried when the cluster had so many rows and that dimension.
 
-    ``gain`` is what ``f + lambda P`` falls by; ``flats`` are ``None`` where a split was out of the question.
+    ``gain`` is what ``f + lambda P`` falls by; ``flats`` are ``None`` where that is nothing.
     """
 
     gain: float
@@ -60,14 +60,14 @@ def clusters(
     """More clusters by splitting, or, where not even the first split pays, by seeding several at a time."""
     solution = grow(budget, solution, most, rng, on_step)
     if solution.k > 1 or solution.price == 0 or most == 1:
-        return solution
+        return drop_spare(budget, solution)
     best = solution
     for k in SEEDED if most is None else (most,):
         dims = equal_dims(budget, k)
         if k > budget.n_rows or dims[0] < 1:
             break
         labels = kmeans_plusplus(replace(budget.problem, dims=dims), rng)
-        seeded = compact(settle(budget, budget.solve(labels, k), on_step))
+        seeded = compact(settle(budget, labels, k, on_step))
         if seeded.objective < best.objective:
             best = seeded
     return best if best is solution else grow(budget, best, most, rng, on_step)
@@ -90,26 +90,47 @@ def grow(
     while (k := solution.k) < (most or MOST_CLUSTERS):
         sizes = enumerate(zip(solution.counts, solution.dims, strict=True))
         stale = [c for c, own in sizes if c not in splits or splits[c].is_stale(*own)]
+        budget.release()  # the trials need the room, and another number of clusters has other moments
         splits |= split_all(budget, solution, stale, rng)
         chosen = best_splits(splits, PAYS * solution.objective if most is None else 0, (most or MOST_CLUSTERS) - k)
         if not chosen:
             break
-        flats = solution.flats(budget.problem.X.dtype)
-        order = list(range(k))
-        for c in chosen:
-            split = splits.pop(c)
-            assert split.flats is not None
-            order[c] = flats.k
-            order.append(flats.k + 1)
-            flats = flats.followed_by(split.flats)
-        labels, _ = budget.assign(flats.take(order), solution)
-        larger = settle(budget, budget.solve(labels, len(order)), on_step)
+        labels = divide(budget, solution, {c: splits.pop(c) for c in chosen})
+        solution = solution.without_vectors()
+        larger = settle(budget, labels, k + len(chosen), on_step)
         if larger.objective >= solution.objective:
-            break
+            return budget.solve(solution.labels, k)
         solution = compact(larger)
-        if solution.k < len(order):
+        if solution.k < k + len(chosen):
             splits.clear()  # numbers have changed
     return solution
+
+
+def drop_spare(budget: Budget, solution: Solution) -> Solution:
+    """Where a solution is exact, one that is exact without the clusters, small ones first, whose rows others can have.
+
+    Several splits in a round may part rows of one subspace, which no price of their directions brings together again.
+    """
+    spare = [int(c) for c in np.argsort(solution.counts, kind="stable")] if solution.price == 0 else []
+    while spare and solution.k > 1:
+        c = spare.pop(0)
+        others = [own for own in range(solution.k) if own != c]
+        labels, _ = budget.assign(solution.flats(budget.problem.X.dtype).take(others), solution)
+        fewer = compact(budget.solve(labels, len(others)))
+        if fewer.price == 0 and fewer.k == len(others):
+            solution, spare = fewer, [own - (own > c) for own in spare]
+    return solution
+
+
+def divide(budget: Budget, solution: Solution, splits: dict[int, Split]) -> Array:
+    """Labels of all rows when clusters are split: the first of two flats takes the place of one."""
+    flats, order = solution.flats(budget.problem.X.dtype), list(range(solution.k))
+    for c, split in splits.items():
+        assert split.flats is not None
+        order[c] = flats.k
+        order.append(flats.k + 1)
+        flats = flats.followed_by(split.flats)
+    return budget.assign(flats.take(order), solution)[0]
 
 
 def best_splits(splits: dict[int, Split], least: float, most: int) -> list[int]:
@@ -119,9 +140,11 @@ def best_splits(splits: dict[int, Split], least: float, most: int) -> list[int]:
     return [c for c in ranked if splits[c].gain > least][:most]
 
 
-def settle(budget: Budget, solution: Solution, on_step: Callable[[Solution], None] | None) -> Solution:
+def settle(budget: Budget, labels: Array, k: int, on_step: Callable[[Solution], None] | None) -> Solution:
     """A few steps of all clusters."""
-    return alternate(solution, budget, max_iter=SETTLE_STEPS, tol=SETTLE_TOL, patience=PATIENCE, on_step=on_step)
+    return alternate(
+        budget.solve(labels, k), budget, max_iter=SETTLE_STEPS, tol=SETTLE_TOL, patience=PATIENCE, on_step=on_step
+    )
 
 
 def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np.random.Generator) -> dict[int, Split]:
@@ -143,9 +166,13 @@ def split_all(budget: Budget, solution: Solution, chosen: Sequence[int], rng: np
 def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.random.Generator) -> dict[int, Split]:
     p, counts = budget.problem, solution.counts[chosen]
     xp, rows = namespace(p.X), budget.rows_of(solution, chosen)
-    rows = [own[:: -(-len(own) // SAMPLE)] for own in rows]
-    sizes = np.array([len(own) for own in rows])
-    starts, numbers = [0, *np.cumsum(sizes).tolist()], xp.concatenate(rows)
+    steps = [-(-len(own) // SAMPLE) for own in rows]
+    sizes = np.array([-(-len(own) // step) for own, step in zip(rows, steps, strict=True)])
+    starts = [0, *np.cumsum(sizes).tolist()]
+    if len(rows[0]) == len(p.X) and not (p.on_card and steps[0] > 1):
+        numbers = slice(None, None, steps[0])  # a view
+    else:
+        numbers = xp.concatenate([own[::step] for own, step in zip(rows, steps, strict=True)])
     weights = None if p.weights is None else p.weights[numbers]
     part = Problem(p.X[numbers], weights, (0,) * (2 * len(chosen)), p.affine)
     rule, first = FixedPrice(part, starts, solution.price, counts / sizes), 2 * np.repeat(np.arange(len(chosen)), sizes)
@@ -161,7 +188,9 @@ def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.r
     gains = solution.costs[chosen] - solution.price * more - trial.costs.reshape(-1, 2).sum(axis=1)
     flats = trial.flats(p.X.dtype)
     return {
-        c: Split(float(gains[i]), flats.take([2 * i, 2 * i + 1]), int(counts[i]), int(kept[i]))
+        c: Split(
+            float(gains[i]), flats.take([2 * i, 2 * i + 1]) if gains[i] > 0 else None, int(counts[i]), int(kept[i])
+        )
         for i, c in enumerate(chosen)
     }
 
