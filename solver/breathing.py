@@ -1,4 +1,4 @@
-"""Breathing: flats are added where rows are far from theirs, and those taken away again that are missed least.
+"""Breathing: add flats where residuals are large, then take away those whose loss costs least.
 
 The alternation stops where no row gains by another flat and no flat by another basis, though some flats may stand
 where there is little to do. One breath adds m flats through rows drawn by their residuals, lets all of them settle,

@@ -258,7 +258,7 @@ def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
 
 
 def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affine: bool) -> Problem:
-    """All rows, and weights by which those that are kept have no say: a copy without them would double the memory."""
+    """A problem of all rows, in which exact rows weigh nothing: a copy without them would double the memory."""
     xp, weights, unit = namespace(A), None, 1.0
     if sample_weight is not None:
         weights, unit = check_weights(sample_weight, len(A), device_of(A))
@@ -274,7 +274,7 @@ def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affi
 
 
 def _start(init: Init | Factorization | None, n: int, exact: Array | None, device: str) -> Array:
-    """Labels to begin with: all rows in one cluster if none are given, and those that are kept in the first."""
+    """Labels to start from: those given, or one cluster of all rows. Exact rows are in the first."""
     if init is None:
         return place(np.zeros(n, dtype=np.int32), device)
     given = init.labels if isinstance(init, Factorization) else init
@@ -293,7 +293,7 @@ def _start(init: Init | Factorization | None, n: int, exact: Array | None, devic
 def _descend(
     budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Seed, bar: Bar | None
 ) -> tuple[Array, Flats, Sequence[float], bool]:
-    """The best of the runs, the truncated SVD if none is better: labels, flats, objectives, whether it converged."""
+    """Labels, flats, objectives of the best run, or of the truncated SVD if no run beats it; whether it converged."""
     first = compact(budget.solve(start, int(start.max()) + 1))
     best: Solution | None = None
     history, converged = [first.objective], True
