@@ -239,15 +239,8 @@ def fit_subspaces(
         best, flats, labels, objective = fit_problem(
             problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
         )
-        record = Record(
-            objective,
-            total,
-            share(objective, total),
-            list(best.history),
-            best.converged,
-            best.n_reseeded,
-            time.perf_counter() - begun,
-        )
+        told = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
+        record = Record(objective, total, share(objective, total), *told)
         offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
         bases = [home.back(V) for V in flats.layout.split(flats.bases)]
         return Subspaces(bases, offsets, home.back(labels), home, record)

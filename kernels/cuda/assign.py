@@ -9,7 +9,7 @@ import numpy as np
 from ..flats import Array, Flats, Kept, Layout
 from . import loader, screen
 from .columns import BLOCKS_PER_MULTIPROCESSOR, CHUNK_BYTES, CHUNKS, ROWS, Columns, shared_memory
-from .memory import Place, or_null, place_of
+from .memory import Place, or_null
 
 VARIANTS: list[loader.Variant] = [
     ("assign", {"PRODUCT": p, "RESIDENT": r}) for p in ("SplitTF32", "Double") for r in (0, 1)
@@ -122,7 +122,7 @@ class _Plan:
     def __init__(
         self, where: Place, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int
     ) -> None:
-        xp = where.xp
+        xp = where[0]
         directions = layout.shorter if along_complements else layout
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine
@@ -162,9 +162,10 @@ class _Search:
             self.offsets = xp.asarray(flats.offsets, dtype=np.float64) - middle
             self.centre = xp.zeros(self.steps * self.step, dtype=self.dtype)
             self.centre[: self.d] = middle
+        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
         splits = self._wanted_splits(flats.k, flats.direction_layout.total)
         shapes = flats.layout, flats.complements is not None, flats.offsets is not None, splits
-        self.plan = _plan(place_of(X), *shapes, COLUMNS[self.product])
+        self.plan = _plan((xp, *stream), *shapes, COLUMNS[self.product])
         self.splits = self.plan.splits
         self._place_directions(flats)
 
@@ -215,23 +216,9 @@ class _Search:
         xp, plan = self.xp, self.plan
         if penalty is not None:
             self.terms[:-2, 2] = xp.asarray(penalty)
-        args = (
-            self.X,
-            np.int64(self.n),
-            np.int32(self.d),
-            self.directions,
-            self.shifts,
-            plan.ends,
-            self.terms,
-            plan.tiles,
-            plan.first,
-            np.int32(self.splits),
-            or_null(self.centre),
-            self._measure_rows(),
-            loader.NULL,
-            loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype)),
-            *outputs,
-            loader.NULL,
-            loader.NULL,
-        )
+        own = loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype))
+        operands = self.X, np.int64(self.n), np.int32(self.d), self.directions, self.shifts
+        columns = plan.ends, self.terms, plan.tiles, plan.first, np.int32(self.splits)
+        of_rows = or_null(self.centre), self._measure_rows(), loader.NULL, own
+        args = (*operands, *columns, *of_rows, *outputs, loader.NULL, loader.NULL)
         self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=self.shared)

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
 from ..flats import Array
 from . import loader
 
-
-class Place(NamedTuple):
-    """Whose arrays, and on a card the device and the stream: what else shapes are laid out for."""
-
-    xp: ModuleType
-    device: int = 0
-    stream: int = 0
-
-
-def place_of(array: Array) -> Place:
-    """Where arrays beside this one are made now."""
-    xp = loader.namespace(array)
-    if isinstance(array, np.ndarray):
-        return Place(xp)
-    return Place(xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
-
+Place: TypeAlias = "tuple[ModuleType] | tuple[ModuleType, int, int]"
+"""Whose arrays are made, and on a card the device and the stream: what else than shapes a plan is for."""
 
 WIDEST = 16  # bytes of the widest asynchronous copy
 

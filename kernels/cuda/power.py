@@ -80,21 +80,12 @@ def _shared_memory(layout: Layout, dtype: np.dtype) -> int:
 
 
 def _by_kernel(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
-    loader.kernel("power", "power", _defines(bases.dtype))(
-        (layout.k,),
-        (THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2,),
-        (
-            loader.namespace(S).ascontiguousarray(S, dtype=np.float64),
-            np.int32(layout.d),
-            layout.sent(S, "starts"),
-            np.int32(_pitch(layout)),
-            np.int32(FIRST_STEPS if start is None else CHEAP_STEPS),
-            or_null(start),
-            bases,
-            ok,
-        ),
-        shared_mem=_shared_memory(layout, bases.dtype),
-    )
+    S = loader.namespace(S).ascontiguousarray(S, dtype=np.float64)
+    shape = np.int32(layout.d), layout.sent(S, "starts"), np.int32(_pitch(layout))
+    steps = np.int32(FIRST_STEPS if start is None else CHEAP_STEPS)
+    threads = THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2
+    run, shared = loader.kernel("power", "power", _defines(bases.dtype)), _shared_memory(layout, bases.dtype)
+    run((layout.k,), (threads,), (S, *shape, steps, or_null(start), bases, ok), shared_mem=shared)
 
 
 def _by_products(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:

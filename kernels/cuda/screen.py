@@ -36,7 +36,7 @@ from ..flats import Array, Flats, Kept, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
 from .halves import half_rows, steps_of
-from .memory import Place, place_of
+from .memory import Place
 
 VARIANTS: list[loader.Variant] = [
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
@@ -144,7 +144,7 @@ class _Plan:
         narrow: bool,
         splits: tuple[int, int],
     ) -> None:
-        xp, directions = where.xp, layout.shorter if along_complements else layout
+        xp, directions = where[0], layout.shorter if along_complements else layout
         exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
         lengthened = ~exact & affine
@@ -232,41 +232,24 @@ class _Screening:
         self.weights = loader.NULL
         if weights is not None and penalty is not None:
             self.weights = xp.ascontiguousarray(weights, dtype=np.float32)
+        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
         directions = flats.direction_layout
         narrow = is_narrow(directions)
         splits = _splits(narrow, self.n_tiles, flats.k, directions.total)
         shapes = flats.layout, flats.complements is not None, self.affine, narrow, splits
-        self.plan = plan = _plan(place_of(X), *shapes)
+        self.plan = plan = _plan((xp, *stream), *shapes)
         if self.affine and "centre" not in kept:
             kept["centre"] = flats.centre  # of the first flats; any that is near will do
         self.rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
         self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if self.affine else loader.NULL
         self.directions = xp.ascontiguousarray(flats.directions, dtype=np.float32)
         self.defines = {"STEPS": plan.steps, "PLAIN": int(plan.narrow and plan.single and penalty is None)}
-        args = (
-            self.directions,
-            np.int32(self.d),
-            plan.pieces,
-            self.offsets,
-            self.rows.centre,
-            loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64),
-            np.int32(plan.narrow and self.affine),
-            np.int32(plan.tile),
-            np.int32(plan.steps),
-            np.int32(plan.steps32),
-            plan.halves,
-            plan.floats,
-            plan.shifts,
-            plan.shifts32,
-            plan.terms,
-            plan.keys,
-            plan.screened.starts,
-            plan.screened.terms,
-            plan.listed.starts,
-            plan.listed.terms,
-            plan.losses,
-            plan.counters,
-        )
+        prices = loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64)
+        given = self.directions, np.int32(self.d), plan.pieces, self.offsets, self.rows.centre, prices
+        shape = (np.int32(size) for size in (plan.narrow and self.affine, plan.tile, plan.steps, plan.steps32))
+        placed = plan.halves, plan.floats, plan.shifts, plan.shifts32, plan.terms, plan.keys
+        parts = plan.screened.starts, plan.screened.terms, plan.listed.starts, plan.listed.terms
+        args = (*given, *shape, *placed, *parts, plan.losses, plan.counters)
         loader.kernel("halves", "place_flats")((len(plan.pieces),), (256,), args)
         self.labels = xp.empty(self.n, dtype=np.int32)
         if "work" not in kept or kept["work"][0] is not plan:
@@ -285,38 +268,20 @@ class _Screening:
         """Labels by screen.cu."""
         plan, rows = self.plan, self.rows
         pairs, seconds, found, costs = self.work
-        args: tuple[loader.Argument, ...] = (
-            rows.halves,
-            np.int64(self.n),
-            plan.halves,
-            np.int32(self.k),
-            np.int32(plan.n_stages),
-            np.uint32((1 << (self.k - 1).bit_length()) - 1),
-            plan.sizes,
-            plan.names,
-            np.int32(self.affine),
-            plan.keys,
-            plan.losses,
-            rows.energy,
-            rows.lost,
-            rows.scales,
-            self.weights,
-            self.labels,
-            pairs,
-            seconds,
-            self.list,
-            plan.counters,
-        )
+        mask = np.uint32((1 << (self.k - 1).bit_length()) - 1)  # of a flat's number in its key
+        shape = rows.halves, np.int64(self.n), plan.halves, np.int32(self.k), np.int32(plan.n_stages), mask
+        bounds = plan.sizes, plan.names, np.int32(self.affine), plan.keys, plan.losses, rows.energy, rows.lost
+        outputs = rows.scales, self.weights, self.labels, pairs, seconds, self.list, plan.counters
+        args = (*shape, *bounds, *outputs)
         blocks = -(-self.n // (4 * 16 * MTILES[plan.steps]))
         loader.kernel("screen", "screen", self.defines)((blocks,), (128,), args, shared_mem=STAGES * STAGE_BYTES)
         decided = (self.weights, pairs, seconds, plan.counters, self.labels)
         blocks = min(-(-self.n // 8), 8 * loader.limits().multiprocessors)
         loader.kernel("screen", "decide_pairs", self.defines)((blocks,), (256,), (self.X, *self._flats(), *decided))
         self._assign("SplitTF32", (self.weights, found, loader.NULL, costs, loader.NULL))
-        shape = np.int64(self.n), np.int32(plan.listed.splits)
-        args = (found, loader.NULL, costs, *shape, self.labels, loader.NULL, self.list)
+        parts = found, loader.NULL, costs, np.int64(self.n), np.int32(plan.listed.splits)
         run, _ = self._kernel("nearest", "SplitTF32")
-        run((-(-self.n // 256),), (256,), (*args, plan.several))
+        run((-(-self.n // 256),), (256,), (*parts, self.labels, loader.NULL, self.list, plan.several))
         return self.labels
 
     def screen_wide(self) -> Array:
@@ -325,20 +290,13 @@ class _Screening:
         (parts,) = self.work
         distances = (*(loader.NULL,) * 4, parts)
         self._assign("Half", distances)
-        args: tuple[loader.Argument, ...] = (
-            parts,
-            plan.screened.starts,
-            plan.terms,
-            np.int32(self.k),
-            plan.losses,
-            plan.piece_starts,
-        )
-        args = (*args, np.int32(self.d), rows.energy, rows.lost, rows.scales, self.weights, n, self.labels, self.list)
-        blocks = (-(-self.n // 256),)
-        loader.kernel("halves", "list_rows")(blocks, (256,), (*args, plan.several))
+        k, d, blocks = np.int32(self.k), np.int32(self.d), (-(-self.n // 256),)
+        flats = parts, plan.screened.starts, plan.terms, k, plan.losses, plan.piece_starts, d
+        of_rows = rows.energy, rows.lost, rows.scales, self.weights, n
+        loader.kernel("halves", "list_rows")(blocks, (256,), (*flats, *of_rows, self.labels, self.list, plan.several))
         self._assign("SplitTF32", distances)
-        args = (parts, plan.listed.starts, plan.terms, np.int32(self.k), self.weights, n, self.list, plan.several)
-        loader.kernel("halves", "decide_listed")(blocks, (256,), (*args, self.labels))
+        listed = parts, plan.listed.starts, plan.terms, k, self.weights, n, self.list, plan.several
+        loader.kernel("halves", "decide_listed")(blocks, (256,), (*listed, self.labels))
         return self.labels
 
     def _kernel(self, name: str, product: str) -> tuple[loader.Launch, int]:
@@ -351,24 +309,12 @@ class _Screening:
         """Launch assign.cu: "Half" on all rows, "SplitTF32" on the listed."""
         plan, rows, half = self.plan, self.rows, product == "Half"
         parts = plan.screened if half else plan.listed
-        args = (
-            rows.halves.view(np.uint16) if half else self.X,
-            np.int64(self.n),
-            np.int32(plan.steps * STEP if half else self.d),
-            plan.halves_as_chunks if half else plan.floats,
-            plan.shifts if half else plan.shifts32,
-            parts.ends,
-            parts.terms,
-            parts.tiles,
-            parts.first,
-            np.int32(parts.splits),
-            loader.NULL if half else rows.centre,
-            rows.energy,
-            rows.scales,
-            *outputs,
-            self.list,
-            plan.several,
-        )
+        d = np.int32(plan.steps * STEP if half else self.d)
+        operands = (plan.halves_as_chunks, plan.shifts) if half else (plan.floats, plan.shifts32)
+        columns = parts.ends, parts.terms, parts.tiles, parts.first, np.int32(parts.splits)
+        of_rows = loader.NULL if half else rows.centre, rows.energy, rows.scales
+        X = rows.halves.view(np.uint16) if half else self.X
+        args = (X, np.int64(self.n), d, *operands, *columns, *of_rows, *outputs, self.list, plan.several)
         run, shared = self._kernel("assign", product)
         run((self.n_tiles * parts.splits,), (ROWS,), args, shared_mem=shared)
 

@@ -138,7 +138,7 @@ def status(console: Console | None, text: str) -> AbstractContextManager[object]
 
 
 def gather_options(options: argparse.Namespace, *names: str) -> Facts:
-    """Options as given, for a file of results."""
+    """Options by name, paths as text: for a file of results, or to pass on."""
     given = {name: getattr(options, name) for name in names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
 

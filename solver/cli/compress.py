@@ -22,6 +22,7 @@ from .common import (
     add_out_options,
     check_out,
     check_parent,
+    gather_options,
     open_console,
     or_auto,
     several,
@@ -104,19 +105,9 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
     with status(console, f"opening {options.model}"):
         model, tokenizer = open_model(options.model)
         model.to(options.device or "cpu")
-    report = models.compress_model(
-        model,
-        options.ratio,
-        bits=options.bits,
-        nbytes=options.nbytes,
-        texts=texts,
-        tokenizer=tokenizer,
-        modules=options.modules or "embeddings",
-        storage=options.storage,
-        k=options.k,
-        seed=options.seed,
-        progress=console is not None,
-    )
+    given = gather_options(options, "ratio", "bits", "nbytes", "storage", "k", "seed")
+    given |= {"texts": texts, "tokenizer": tokenizer, "modules": options.modules or "embeddings"}
+    report = models.compress_model(model, progress=console is not None, **given)
     written = []
     if options.out is not None:
         with status(console, "saving the model"), folders_around(options.out):

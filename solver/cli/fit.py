@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FACTORS, SUBSPACES, REPORT, PLOT = "factorization.safetensors", "subspaces.safetensors", "report.json", "report.png"
 RESULTS = Holding.of_files("results of a fit", FACTORS, SUBSPACES, REPORT, PLOT)
+_PASSED = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "dtype", "seed", "device")
 _INITS = ("k-means++", "random", "k-means")
 
 
@@ -70,24 +71,9 @@ def run(
     table: np.ndarray, name: str, k: int, j: int | list[int], options: argparse.Namespace, console: Console | None
 ) -> None:
     """Fit, show and save."""
-    init = _init(options.init)
+    given = {**gather_options(options, *_PASSED), "init": _init(options.init)}
     started = time.perf_counter()
-    model = fit_subspaces(
-        table,
-        k,
-        j,
-        device=options.device,
-        affine=options.affine,
-        init=init,
-        n_init=options.n_init,
-        search=options.search,
-        effort=options.effort,
-        max_iter=options.max_iter,
-        tol=options.tol,
-        dtype=options.dtype,
-        seed=options.seed,
-        progress=console is not None,
-    )
+    model = fit_subspaces(table, k, j, progress=console is not None, **given)
     seconds = time.perf_counter() - started
     with status(console, "factoring the table, and its SVD to compare"):
         factorization = model.factorize(table)
@@ -121,7 +107,6 @@ def _save(
 ) -> list[str]:
     factorization.save(out / FACTORS)
     model.save(out / SUBSPACES)
-    names = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "dtype", "seed", "device")
-    given = gather_options(options, *names)
+    given = gather_options(options, *_PASSED)
     write_json(out / REPORT, {"table": name, "version": __version__, "options": given, **asdict(report)})
     return [FACTORS, SUBSPACES, REPORT]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import Passed
 from ._embedding import SubspaceEmbedding
-from ._lookup import decode_distinct, in_own_dtype
+from ._lookup import check_ids, decode_distinct, in_own_dtype
 from ._types import AnyClass, AnyModule
 
 MODES = ("sum", "mean", "max")
@@ -90,7 +90,7 @@ class SubspaceEmbeddingBag(SubspaceEmbedding):
                 rows = F.pad(rows, (0, 0, 0, 1))
                 numbers = torch.where(input == self.padding_idx, padding, numbers)
         else:
-            self._check_ids(input)
+            check_ids(input)
             with in_own_dtype(input.device):
                 rows, numbers, padding = decode_distinct(
                     input, self.table(), -1 if self.padding_idx is None else self.padding_idx

@@ -14,9 +14,9 @@ from ..checks import Passed
 from ..decoded import row_numbers
 from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
-from ._lookup import check_padding, decode, decode_static, lookup
+from ._lookup import check_ids, check_padding, decode, decode_static, lookup
 from ._packed import PackedEmbedding, refuse_beside_bits
-from ._scaling import PLAIN, Scaling, scaling_of
+from ._scaling import PLAIN, Scaling, scaling_of, tell_options
 from ._types import AnyClass, AnyModule
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class SubspaceEmbedding(Factors):
         TypeError
             When ids are not integers.
         """
-        self._check_ids(ids)
+        check_ids(ids)
         table = self.table()
         padding_idx = -1 if self.padding_idx is None else self.padding_idx
         if not self._is_static(ids):
@@ -301,20 +301,12 @@ class SubspaceEmbedding(Factors):
         return self.scaling(decode_static(ids, table))
 
     @staticmethod
-    def _check_ids(ids: Tensor) -> None:
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
-            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
-
-    @staticmethod
     def _is_static(ids: Tensor) -> bool:
         """Whether shapes may not depend on the ids: compiled, traced, exported, or on the meta device."""
         return torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(ids, "is_meta", False)
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        scaling = "" if self.scaling == PLAIN else f", scaling={tuple(self.scaling)}"
-        return super().extra_repr() + padding + scaling
+        return super().extra_repr() + tell_options(self.padding_idx, self.scaling)
 
 
 def _and_row(exact_rows: AnyArray | None, row: int, n: int) -> AnyArray:

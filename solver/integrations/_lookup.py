@@ -187,13 +187,12 @@ def _(
     gradient: Tensor,
     ids: Tensor,
     places: Tensor,
-    starts: Sequence[int],
-    blocks: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    scales: Tensor | None,
-    offsets: Tensor | None,
-    padding_idx: int,
+    starts: object,
+    blocks: list[Tensor],
+    bases: list[Tensor],
+    *rest: Tensor,
 ) -> list[Tensor]:
+    offsets = rest[1]
     parts = [block for block in blocks if block.is_floating_point()] + list(bases)
     return [torch.empty_like(part) for part in [*parts, *([] if offsets is None else [offsets])]]
 
@@ -215,6 +214,13 @@ def _gradients(ctx: Context, gradient: Tensor) -> tuple[object, ...]:
 
 
 lookup.register_autograd(_gradients, setup_context=_keep)
+
+
+def check_ids(ids: Tensor) -> None:
+    """Refuse what are no numbers of rows."""
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
 
 
 def check_padding(padding_idx: int | None, n: int) -> int | None:

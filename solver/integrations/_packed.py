@@ -14,9 +14,9 @@ from ksubspaces.kernels.packed import PackedRows
 
 from ..bits.quantized import QuantizedFactorization
 from ..checks import Passed
-from ._lookup import check_padding, in_own_dtype
+from ._lookup import check_ids, check_padding, in_own_dtype
 from ._packed_lookup import FLOATS, INTEGERS, PackedTensors, decode, decode_rows, decode_static
-from ._scaling import PLAIN, Scaling
+from ._scaling import PLAIN, Scaling, tell_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -329,12 +329,8 @@ class PackedEmbedding(PackedFactors):
         TypeError
             When ids are not integers.
         """
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
-            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
+        check_ids(ids)
         return self.scaling(self.decode(ids, -1 if self.padding_idx is None else self.padding_idx))
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        scaling = "" if self.scaling == PLAIN else f", scaling={tuple(self.scaling)}"
-        return super().extra_repr() + padding + scaling
+        return super().extra_repr() + tell_options(self.padding_idx, self.scaling)

@@ -36,6 +36,12 @@ class Scaling(NamedTuple):
 PLAIN = Scaling()
 
 
+def tell_options(padding_idx: int | None, scaling: Scaling) -> str:
+    """What an embedding says of these in its ``repr``."""
+    padding = "" if padding_idx is None else f", padding_idx={padding_idx}"
+    return padding if scaling == PLAIN else f"{padding}, scaling={tuple(scaling)}"
+
+
 def scaling_of(embedding: nn.Module) -> Scaling | None:
     """What an embedding multiplies its rows by; None if it does anything else with them.
 
