@@ -93,7 +93,7 @@ METHODS = {
     "opq": Method(
         "faiss OPQ",
         "columns",
-        (2, 4, 8),
+        (4, 8),
         lambda t, c, s: quantisers.product(t.A, int(c), t.weights, s, optimised=True),
         quick=(),
     ),

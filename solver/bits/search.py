@@ -29,7 +29,7 @@ WAYS = (
 fall empty."""
 TURNS = 4
 WIDTH = max(WIDTHS)  # bits of the window of a trellis
-FINALISTS, FEWER = 6, 2  # plans that are coded at most, of a small and of a large matrix ...
+FINALISTS, FEWER = 6, 3  # plans that are coded at most, of a small and of a large matrix ...
 CLOSE = 1.25  # ... of those that are expected to leave at most this many times as much as the best
 SMALL = 1 << 20  # numbers in a matrix for which levels count
 
