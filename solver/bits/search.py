@@ -116,7 +116,9 @@ def measure(target: Target, stored: Stored) -> float:
 
 def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
     """Rows to code; with gains, all of a length near 1, and the gains' codes with their unit."""
-    A, weights = target.A[target.others], target.weights[target.others]
+    A, weights = target.A, target.weights
+    if len(target.exact):
+        A, weights = A[target.others], weights[target.others]
     gains = None
     if gained:
         lengths = np.sqrt(np.einsum("ij,ij->i", A, A, dtype=np.float64))
