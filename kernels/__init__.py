@@ -1,4 +1,4 @@
-"""The operations of the solver, each once per device, chosen by where the array lives.
+"""The operations of the solver. Each device has its own; where the array lives decides which one runs.
 
 =================== ==========================================================================
 ``assign``          nearest flat of each row, and the squared distance to it
@@ -30,12 +30,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .devices import kernels_for
+from .factors import Factors
 from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
@@ -78,8 +79,11 @@ __all__ = [
 ]
 
 
-def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | None, ...]]) -> tuple[Any, ...]:
-    """What an operation gives for each row, from the rows of one block after another."""
+Parts = TypeVar("Parts", bound=tuple["Array | None", ...])
+
+
+def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], Parts]) -> Parts:
+    """Results for all rows of an operation that takes one block of rows after another."""
     rows, whole = as_rows(X), None
     for span, block in rows.blocks():
         parts = work(block, span)
@@ -90,16 +94,23 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], tuple[Array | Non
         for result, part in zip(whole, parts, strict=True):
             if result is not None:
                 result[span] = part
-    assert whole is not None
-    return whole
+    return cast("Parts", whole)
 
 
 def prepare(X: Array | Rows) -> None:
-    """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
+    """Begin to compile the kernels that a fit of these rows needs. The caller does not wait."""
     if X.ndim == 2 and as_rows(X).xp is not np:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
 
+@overload
+def assign(
+    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None
+) -> tuple[Array, Array]: ...
+@overload
+def assign(
+    X: Array | Rows, flats: Flats, penalty: Array | None = None, weights: Array | None = None, *, residuals: bool
+) -> tuple[Array, Array | None]: ...
 def assign(
     X: Array | Rows,
     flats: Flats,
@@ -107,7 +118,7 @@ def assign(
     weights: Array | None = None,
     *,
     residuals: bool = True,
-) -> tuple[Array, Any]:
+) -> tuple[Array, Array | None]:
     """Assign each row to its nearest flat.
 
     Parameters
@@ -130,7 +141,7 @@ def assign(
     """
     rows = as_rows(X)
 
-    def work(block: Array, span: slice) -> tuple[Array, Any]:
+    def work(block: Array, span: slice) -> tuple[Array, Array | None]:
         part = None if weights is None else weights[span]
         return kernels_for(block).assign(block, flats, penalty, part, residuals=residuals, kept=rows.kept)
 
@@ -313,16 +324,16 @@ def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
 
 
 def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.random.Generator) -> Array | None:
-    """Labels (n,) of a greedy start of flats through the origin, if a device has it as one operation; else ``None``.
+    """Labels (n,) of a greedy start of flats through the origin. ``None`` if a device lacks it as one operation.
 
-    It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
-    of a few that are fitted to the rows close in direction to one drawn by its cost.
+    The flats have the given dimensions, and the largest comes first. A row is drawn by its cost, a few flats are fitted
+    to rows close to such rows in direction, and the best one is kept. The operations above do the same in turn.
     """
     return _at_once("seed", X, dims, weights, rng)
 
 
 def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.random.Generator) -> Array | None:
-    """Labels (n,) by the nearest of k directions, those of rows drawn by ``1 - cos`` in the same way; or ``None``."""
+    """Labels (n,): the nearest of k directions, which are rows drawn by ``1 - cos``. ``None`` if a device lacks it."""
     return _at_once("seed_directions", X, k, weights, rng)
 
 
@@ -334,8 +345,8 @@ def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Fl
     return Flats(layout, bases, offsets, by_products(layout, bases))
 
 
-def _at_once(name: str, X: Array | Rows, *args: Any) -> Array | None:
-    """The result of an operation that a device need not have."""
+def _at_once(name: str, X: Array | Rows, *args: object) -> Array | None:
+    """The result of an operation that some devices lack; ``None`` there."""
     rows = as_rows(X)
     operation = None if isinstance(rows, Streamed) else getattr(kernels_for(rows.array), name, None)
     return None if operation is None else operation(rows.array, *args, kept=rows.kept)
@@ -366,11 +377,11 @@ def fetch(arrays: Sequence[Array]) -> list[np.ndarray]:
     return kernels_for(arrays[0]).fetch(arrays)
 
 
-def lookup(rows: Array, factorization: Any) -> Array:
+def lookup(rows: Array, factorization: Factors) -> Array:
     """Decode rows (b,) of a factorization to (b, d)."""
     return kernels_for(factorization.bases[0]).lookup(rows, factorization)
 
 
 def decode(rows: Array, packed: PackedRows) -> Array:
-    """Decode rows (b,) of packed bits to (b, d) float32; each by itself is as it is among others, bit for bit."""
+    """Decode rows (b,) of packed bits to (b, d) float32. A row has the same bits alone as among others."""
     return kernels_for(packed.codes).decode(rows, packed)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from . import loops
+from .factors import Factors
 from .flats import Flats
 from .groups import Groups
 from .moments import Moments
 from .products import gram, multiply, side_by_side
 
-BLOCK_BYTES = 8 << 20  # rows gathered at a time
+BLOCK_BYTES = 2 << 20  # rows gathered at a time, by each thread
 LONG_ROW = 1 << 10  # bytes of a row beyond which rows are read fastest as they stand
 SUMMED_ROWS = 1 << 14  # whose sums without squares are taken at a time ...
 SUMMED_COST = 16  # ... each number in the time of so many multiplications
@@ -193,7 +193,7 @@ def label_counts(labels: np.ndarray, k: int) -> np.ndarray:
     return np.bincount(labels, minlength=k)
 
 
-def lookup(rows: np.ndarray, factorization: Any) -> np.ndarray:
+def lookup(rows: np.ndarray, factorization: Factors) -> np.ndarray:
     bases, offsets = factorization.bases, factorization.offsets
     labels, positions = factorization.labels[rows], factorization.positions[rows]
     decoded = np.empty((len(rows), bases[0].shape[1]), dtype=bases[0].dtype)

@@ -1,11 +1,10 @@
-"""Which kernels run where an array lives."""
+"""The kernels for the device where an array lives."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ def kernels_for(array: Array) -> ModuleType:
 
 
 @functools.cache
-def _kernels_of(kind: Any) -> ModuleType:
+def _kernels_of(kind: type) -> ModuleType:
     """Imported on first use, for it compiles code."""
     if issubclass(kind, np.ndarray):
         return importlib.import_module("ksubspaces.kernels.cpu")

@@ -1,4 +1,4 @@
-"""The flats that the kernels measure distances to, in the form that makes the distances cheap and exact.
+"""Flats in a form that makes distances to them cheap and exact.
 
 k flats are one array of stacked rows, and a :class:`Layout` says which rows are whose. A list of k arrays is made only
 where a user asks for one.
@@ -16,8 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+Array: TypeAlias = np.ndarray
 """A NumPy or CuPy array. To mypy it is NumPy's, whose methods and attributes CuPy's arrays have as well."""
+
+Kept: TypeAlias = "dict[object, Any]"
+"""What a device keeps of rows or groups for as long as they are used; a key tells the kind of its value."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,11 @@ class Layout:
         return self.complements.ranks + self.sizes[self.complements.owners]
 
     @cached_property
-    def _sent(self) -> dict[Any, Array]:
+    def _sent(self) -> dict[tuple[str, int], Array]:
         return {}
 
     def sent(self, like: Array, name: str) -> Array:
-        """One of the arrays of this layout, by name, on the device of another array, where it is sent once."""
+        """The array of this layout with this name, on the device of another array. It is sent there once."""
         if isinstance(like, np.ndarray):
             return getattr(self, name)
         key = name, like.device.id
@@ -140,7 +143,7 @@ class Layout:
         return self._sent[key]
 
     def pad(self, stack: Array) -> Array:
-        """The stack as an array (k, width, d), each flat filled up with rows of zeros; a view if all are alike."""
+        """The stack as an array (k, width, d), with zeros after shorter flats; a view if all have one dimension."""
         if self.uniform:
             return stack.reshape(self.k, self.width, self.d)
         xp = namespace(stack)
@@ -173,7 +176,7 @@ class Layout:
 
 @functools.lru_cache(maxsize=64)
 def layout_of(d: int, dims: tuple[int, ...]) -> Layout:
-    """The layout of flats of these dimensions, the same one every time, for it keeps what it has worked out."""
+    """The layout of flats of these dimensions. Every call gives the same one, which keeps what it has computed."""
     return Layout(d, dims)
 
 
@@ -235,7 +238,7 @@ class Flats:
 
     @property
     def exact(self) -> np.ndarray:
-        """Whether the squared products with a flat's directions are its residual, not what is missing; (k,) bool."""
+        """Whether squared products with directions add up to the residual, not to what a flat captures; (k,) bool."""
         return self.layout.narrow if self.complements is None else self.layout.wide
 
     @property
@@ -245,7 +248,7 @@ class Flats:
 
     @cached_property
     def directions(self) -> Array:
-        """Rows whose squared products with x are summed: complements where there are, else bases; stacked."""
+        """Directions to multiply x by, stacked: complements where there are, else bases."""
         if self.complements is None:
             return self.bases
         if self.layout.wide.all():

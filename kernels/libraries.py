@@ -1,7 +1,7 @@
-"""The libraries that a GPU takes, imported when first needed; one error where that fails, whatever failed.
+"""The libraries that a GPU needs. They are imported when first used, and any failure becomes one error.
 
-What fails is often not a library that is missing but two that do not fit (Numba looks up names that a newer NumPy has
-dropped), so the error says which versions were found, and what to install to get some that work together.
+Often no library is missing, but two do not fit each other (Numba looks up names that a newer NumPy has dropped). So the
+error says which versions were found, and what to install so that they work together.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import platform
 from contextlib import suppress
 from importlib import metadata
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
+
+Untyped: TypeAlias = Any
+"""An object of a library that has no types: of CuPy, or of one that ctypes calls."""
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
 
-def cupy() -> Any:
+def cupy() -> ModuleType:
     """The module ``cupy``."""
     try:
         import cupy
@@ -23,7 +27,7 @@ def cupy() -> Any:
     return cupy
 
 
-def numba_cuda() -> Any:
+def numba_cuda() -> ModuleType:
     """The module ``numba.cuda``, of the package numba-cuda, with all that its compiler is made of."""
     try:
         import numba.cuda
@@ -38,7 +42,7 @@ def numba_cuda() -> Any:
 
 
 def unusable(need: str, failure: Exception) -> ImportError:
-    """The error for a need that a failure leaves unmet."""
+    """The error to raise when a failure leaves a need unmet."""
     return ImportError(
         f"{need}, and it does not work here: {type(failure).__name__}: {failure}. Found: {found()}. Install versions "
         'that work together: pip install "ksubspaces[cuda12]" (or [cuda13], to match your driver)'

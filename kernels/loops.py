@@ -1,11 +1,11 @@
 """The loops between the products, compiled by Numba and cached on disk.
 
-They see only arrays that the kernels made themselves (contiguous, writable), so each is compiled once per dtype.
+They take only arrays that the kernels made (contiguous, writable), so each loop is compiled once per dtype.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 from numba import njit
@@ -16,11 +16,11 @@ SWEEPS = 30  # convergence is quadratic, a handful is enough
 
 def _jit(function):  # type: ignore[no-untyped-def]
     # Sums may be reordered to use SIMD; NaN and infinity keep their meaning.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+    compile_loop = functools.partial(njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
     try:
-        return njit(cache=True, **options)(function)
+        return compile_loop(cache=True)(function)
     except RuntimeError:  # nowhere to write: compile in each process
-        return njit(**options)(function)
+        return compile_loop()(function)
 
 
 @_jit
@@ -124,7 +124,7 @@ def group_by_label(labels, k):  # type: ignore[no-untyped-def]
 
 @_jit
 def nearest_directly(X, probes, starts, exact, offsets, penalty, weights, labels, nearest):  # type: ignore[no-untyped-def]
-    """Labels and residuals of rows X (n, d) without a product: where there are few of them, its overhead is most."""
+    """Labels and residuals of a few rows X (n, d), for which a matrix product would be mostly overhead."""
     for i in range(X.shape[0]):
         best = np.inf
         for c in range(starts.size - 1):
@@ -232,6 +232,68 @@ def _turn(A, V, p, q):  # type: ignore[no-untyped-def]
         A[p, i], A[q, i] = cos * x - sin * y, sin * x + cos * y
         x, y = V[p, i], V[q, i]
         V[p, i], V[q, i] = cos * x - sin * y, sin * x + cos * y
+
+
+@_jit
+def tridiagonalize(S, diagonal, beside, reflectors, scales):  # type: ignore[no-untyped-def]
+    """Diagonal (d,) of ``T = Q^T S Q`` and what is beside it (d,); reflectors (d, d), as rows, whose product is Q.
+
+    Householder's reduction (Golub and Van Loan, section 8.3) from the last row up. Reads and overwrites the lower
+    triangle of S, row by row.
+    """
+    d, one = S.shape[0], S.dtype.type(1)
+    v, p = np.zeros(d, S.dtype), np.zeros(d, S.dtype)
+    for m in range(d - 1, 0, -1):
+        row = S[m]
+        diagonal[m], first, others = row[m], np.float64(row[m - 1]), 0.0
+        for t in range(m - 1):
+            others += np.float64(row[t]) * np.float64(row[t])
+        if others == 0:
+            beside[m - 1] = first
+            continue
+        norm = -np.sqrt(first * first + others) if first >= 0 else np.sqrt(first * first + others)
+        beside[m - 1], scale, inverse = norm, S.dtype.type((norm - first) / norm), S.dtype.type(1 / (first - norm))
+        for t in range(m - 1):
+            v[t] = row[t] * inverse
+        v[m - 1] = one
+        scales[m], reflectors[m, :m] = scale, v[:m]
+        p[:m] = 0  # S v, from the lower triangle alone
+        for i in range(m):
+            own, x, total = S[i], v[i], S.dtype.type(0)
+            for t in range(i):
+                total += own[t] * v[t]
+                p[t] += own[t] * x
+            p[i] += total + own[i] * x
+        product = S.dtype.type(0)
+        for t in range(m):
+            product += p[t] * v[t]
+        half = S.dtype.type(0.5) * scale * product
+        for t in range(m):
+            p[t] = scale * (p[t] - half * v[t])
+        for i in range(m):
+            own, x, y = S[i], v[i], p[i]
+            for t in range(i + 1):
+                own[t] -= x * p[t] + y * v[t]
+    diagonal[0] = S[0, 0]
+
+
+@_jit
+def reflect_back(vectors, reflectors, scales):  # type: ignore[no-untyped-def]
+    """Turn eigenvectors of T (d, d), as rows, into those of S in place: some rows at a time, which stay in cache."""
+    d = vectors.shape[0]
+    for first in range(0, d, 8):
+        end = min(first + 8, d)
+        for m in range(1, d):
+            v, scale = reflectors[m], scales[m]
+            if scale == 0:
+                continue
+            for i in range(first, end):
+                own, total = vectors[i], vectors.dtype.type(0)
+                for t in range(m):
+                    total += own[t] * v[t]
+                total *= scale
+                for t in range(m):
+                    own[t] -= total * v[t]
 
 
 @_jit

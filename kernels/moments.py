@@ -16,13 +16,6 @@ def traces(S: Array) -> Array:
     return S.diagonal(axis1=1, axis2=2).sum(axis=1)
 
 
-def measure_captured(S: Array, V: Array) -> Array:
-    """What each row v of V (k, q, d) captures of its S (k, d, d): ``v S v^T``, (k, q) float64, never negative."""
-    scales = traces(S)[:, None, None]  # second moments of tame float32 rows can leave float32's range
-    scales += scales <= 0
-    return (((V @ (S / scales).astype(V.dtype)) * V).sum(axis=2) * scales[:, 0]).clip(0)
-
-
 def measure_objective(moments: Moments, flats: Flats) -> Array:
     """Weighted sum of squared distances of each flat's rows to it, (k,), by products of all bases at a time."""
     S, xp = moments.about(moments.shifts(flats)), namespace(moments.counts)

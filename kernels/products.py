@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
+from threading import local
 from typing import TypeVar
 
 import numpy as np
+
+from .flats import Array
 
 SMALL = (1 << 19) - 1  # multiplications up to which BLAS shares no product among threads
 ROWS = 32  # of A in a product V A^T
@@ -35,19 +39,34 @@ def count_threads() -> int:
 def side_by_side(
     work: Callable[[Task], Result], tasks: Iterable[Task], multiplications: float = LARGE
 ) -> Iterator[Result]:
-    """The results of all tasks, in their order, of which few wait to be taken. Little work stays on this thread."""
-    threads = count_threads() if multiplications >= LARGE else 1
+    """The results of all tasks, in their order, of which few wait to be taken. Little work stays on this thread, and so
+    does work within a task."""
+    threads = 1 if getattr(_here, "works", False) or multiplications < LARGE else count_threads()
     if threads == 1:
         yield from map(work, tasks)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
+    pool, waiting = _workers(threads, os.getpid()), deque[Future[Result]]()
+    try:
         for task in tasks:
             waiting.append(pool.submit(work, task))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:  # after an error nothing goes on behind the caller's back
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+
+
+_here = local()
+
+
+@lru_cache
+def _workers(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, one pool for a process: memory that a thread has freed is used again by that thread alone, so
+    with new threads for each call it adds up. A process that was forked has none of its parent's threads."""
+    return ThreadPoolExecutor(threads, "ksubspaces", initializer=lambda: setattr(_here, "works", True))
 
 
 def multiply(V: np.ndarray, A: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -64,6 +83,17 @@ def multiply(V: np.ndarray, A: np.ndarray, out: np.ndarray) -> np.ndarray:
         np.matmul(V[rows], columns, out=parts)
         if whole < m:
             np.matmul(V[rows], A[whole:].T, out=out[rows, whole:])
+    return out
+
+
+def project(A: Array, B: Array) -> Array:
+    """``A B`` (m, p) of rows A (m, d) and few columns B (d, p); on any device."""
+    size = SMALL // B.size
+    if not isinstance(A, np.ndarray) or size < ROWS:
+        return A @ B
+    B, out = np.ascontiguousarray(B), np.empty((len(A), B.shape[1]), A.dtype)
+    for first in range(0, len(A), size):
+        np.matmul(A[first : first + size], B, out=out[first : first + size])
     return out
 
 
@@ -84,3 +114,10 @@ def gram(A: np.ndarray) -> np.ndarray:
             product[rows, columns] = tile
             product[columns, rows] = tile.T
     return product
+
+
+def measure_captured(S: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """What each row v of V (q, d) captures of S (d, d), symmetric: ``v S v^T``, (q,) float64, never negative."""
+    scale = np.trace(S) or 1.0  # second moments of tame float32 rows can leave float32's range
+    products = multiply(V, (S / scale).astype(V.dtype, copy=False), np.empty((len(V), len(S)), V.dtype))
+    return (np.einsum("ij,ij->i", products, V).astype(np.float64) * scale).clip(0)

@@ -1,4 +1,4 @@
-"""The operations in plain float64 NumPy: the meaning of each, and what every device is tested against.
+"""The meaning of each operation, in plain float64 NumPy. Every device is tested against it.
 
 Nothing here is fast or saves memory. Arguments and results are as in :mod:`ksubspaces.kernels`.
 """
@@ -6,11 +6,11 @@ Nothing here is fast or saves memory. Arguments and results are as in :mod:`ksub
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .factors import Factors
 from .flats import Array, Eigenspaces, Flats, layout_of, wants_complement
 from .groups import Groups
 from .moments import Moments
@@ -51,7 +51,7 @@ def two_nearest(X: Array, flats: Flats) -> tuple[np.ndarray, np.ndarray]:
 
 
 def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
-    """Row numbers by label, where those of each label start among them, and how many labels are not as before."""
+    """Row numbers by label, where each label's begin, and how many labels differ from those before."""
     moved = None if before is None else np.array(sum(a != b for a, b in zip(labels, before, strict=True)))
     rows = [[i for i, label in enumerate(labels) if label == c] for c in range(k)]
     starts = np.cumsum([0, *map(len, rows)])
@@ -207,7 +207,7 @@ def label_counts(labels: Array, k: int) -> np.ndarray:
     return np.array([int(np.sum(labels == c)) for c in range(k)], dtype=np.int64)
 
 
-def lookup(rows: Array, factorization: Any) -> np.ndarray:
+def lookup(rows: Array, factorization: Factors) -> np.ndarray:
     """Decoded rows (b, d): each row's coefficients times the basis of its cluster, plus the offset."""
     decoded = []
     for row in np.asarray(rows, dtype=np.int64):

@@ -1,58 +1,61 @@
-"""Rows that operations read: where they live, or brought to a device block by block because it cannot hold them."""
+"""Rows that operations read. They stay where they live, or come block by block to a device that cannot hold them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from .devices import kernels_for
-from .flats import Array, namespace
+from .flats import Array, Kept, namespace
 from .groups import Groups
+
+Index: TypeAlias = "Array | slice"
+"""Numbers of rows, or consecutive ones."""
 
 
 class Rows:
-    """Rows (n, d) where they live, and what a device has prepared of them once.
+    """Rows (n, d) where they live, and what a device has computed of them and keeps.
 
     Attributes
     ----------
     array : (n, d) array, float32 or float64
         Read, never written.
     kept : dict or None
-        Whatever a device wants to keep for as long as the rows are used; ``None`` if rows come and go.
+        What a device keeps for as long as the rows are used; ``None`` if rows come and go.
     """
 
     ndim = 2
-    kept: dict[Any, Any] | None
+    kept: Kept | None
 
     def __init__(self, array: Array) -> None:
         self.array, self.kept = array, {}
         self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
 
     @cached_property
-    def xp(self) -> Any:
+    def xp(self) -> ModuleType:
         """NumPy or CuPy, whichever results are arrays of."""
         return namespace(self.array)
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
-    def __getitem__(self, chosen: Any) -> Array:
+    def __getitem__(self, chosen: Index) -> Array:
         """The chosen rows, on the device."""
         return self.array[chosen]
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Consecutive rows and where they stand, on the device; a block holds until the next is asked for."""
+        """Spans and blocks of consecutive rows, on the device. A block is valid until the next is asked for."""
         yield slice(0, len(self)), self.array
 
-    def grouped(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
-        """Rows of the groups in blocks: their numbers, as an index, the rows, and the groups of those in a block."""
+    def grouped(self, groups: Groups) -> Iterator[tuple[Index, Array, Groups]]:
+        """Blocks of the rows that have a group: numbers as an index, rows, and the groups within the block."""
         yield slice(None), self.array, groups
 
-    def ordered(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
+    def ordered(self, groups: Groups) -> Iterator[tuple[Index, Array, Groups]]:
         """The same, each block going on in the order of the groups where the last one ended."""
         yield slice(None), self.array, groups
 
@@ -60,9 +63,9 @@ class Rows:
         """Part of a result that may be as large as the rows, in the memory where these are."""
         return part
 
-    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Any, Array, Array]]:
-        """The rows of these numbers in blocks: which of the numbers, as an index the rows that a block has, the block,
-        and the numbers counted in it."""
+    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Index, Array, Array]]:
+        """Blocks that hold the rows of these numbers: the span of the numbers, an index of the block's rows, the block,
+        and where the rows lie within it."""
         yield slice(None), slice(None), self.array, numbers
 
 
@@ -85,7 +88,7 @@ class Streamed(Rows):
         self.xp, self.kept, self.block_bytes, self.exponent = xp, None, block_bytes, exponent
         self.block_rows = int(max(1, min(len(array), block_bytes // (array.shape[1] * array.itemsize))))
 
-    def __getitem__(self, chosen: Any) -> Array:
+    def __getitem__(self, chosen: Index) -> Array:
         numbers = chosen if isinstance(chosen, (np.ndarray, slice)) else chosen.get()
         return self.xp.asarray(self._scaled(self.array[numbers]))
 
@@ -130,20 +133,20 @@ class Streamed(Rows):
         finally:
             copier.synchronize()  # the buffers go back to their pools only when nothing writes to them
 
-    def grouped(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
+    def grouped(self, groups: Groups) -> Iterator[tuple[Index, Array, Groups]]:
         if not groups.whole:
             yield from self.ordered(groups)
             return
         for span, block in self.blocks():
             yield span, block, kernels_for(block).group_rows(groups.labels[span], groups.k)
 
-    def ordered(self, groups: Groups) -> Iterator[tuple[Any, Array, Groups]]:
+    def ordered(self, groups: Groups) -> Iterator[tuple[Index, Array, Groups]]:
         return ((numbers, self[numbers], part) for numbers, part in groups.parts(self.block_rows))
 
     def back(self, part: Array) -> Array:
         return part if isinstance(part, np.ndarray) else part.get()
 
-    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Any, Array, Array]]:
+    def gathered(self, numbers: Array) -> Iterator[tuple[slice, Index, Array, Array]]:
         for start in range(0, len(numbers), self.block_rows):
             span = slice(start, min(start + self.block_rows, len(numbers)))
             yield span, numbers[span], self[numbers[span]], self.xp.arange(span.stop - span.start)

@@ -12,19 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ksubspaces.kernels import Rows, Streamed
 from ksubspaces.kernels.flats import Array
+from ksubspaces.kernels.libraries import Untyped
 from ksubspaces.kernels.libraries import cupy as load_cupy
 
+if TYPE_CHECKING:
+    import torch
+
 Matrix: TypeAlias = "Array | Rows"
-"""Rows that are computed with. Rows that are streamed pass for an array on the way from :func:`enter` to a problem."""
+"""Rows to compute with. From :func:`enter` to a problem, streamed rows take the place of an array."""
 
 AnyArray: TypeAlias = Any
 """An array of the caller's library: NumPy, CuPy or Torch, whose types have no common methods that mypy knows."""
+
+AnyDtype: TypeAlias = "DTypeLike | torch.dtype"
 
 BLOCK_BYTES = 8 << 20  # of rows looked at together
 STREAM_SHARE = 0.6  # rows that take more of a device's free memory than this stay in host memory ...
@@ -55,8 +62,10 @@ NUMPY = Home()
 
 
 @contextmanager
-def entered(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) -> Iterator[tuple[Array, Home]]:
-    """As :func:`enter`; within it the device is the array's, and stream and memory pool are Torch's if it is.
+def entered(
+    x: AnyArray, name: str, device: str | None = None, dtype: AnyDtype | None = None
+) -> Iterator[tuple[Array, Home]]:
+    """As :func:`enter`. Within it the array's device is current, with Torch's stream and pool if it is Torch's.
 
     Raises
     ------
@@ -71,7 +80,7 @@ def entered(x: AnyArray, name: str, device: str | None = None, dtype: Any = None
 
 @contextmanager
 def computing(home: Home, device: str) -> Iterator[None]:
-    """Computation on a device for arrays of this home: its device, stream and pool in force, its errors ours."""
+    """Within it, the device is current, with the stream and pool of this home. Lack of memory raises our error."""
     if device == "cpu":
         yield
         return
@@ -89,7 +98,7 @@ def computing(home: Home, device: str) -> Iterator[None]:
 
 
 def _pool_is_torchs(home: Home) -> bool:
-    """Whether a computation for this home takes its memory from Torch: a Torch without CUDA has none to give."""
+    """Whether a computation for this home takes its memory from Torch, which a Torch without CUDA cannot give."""
     if home.kind != "torch":
         return False
     import torch
@@ -98,7 +107,7 @@ def _pool_is_torchs(home: Home) -> bool:
 
 
 def _out_of_memory_errors() -> tuple[type[Exception], ...]:
-    """What the pools there are raise when they cannot give what is asked; each says how much that was."""
+    """Exceptions of the memory pools. Each tells how many bytes were asked for."""
     torch = sys.modules.get("torch")
     ours = load_cupy().cuda.memory.OutOfMemoryError
     return (ours,) if torch is None else (ours, torch.cuda.OutOfMemoryError)
@@ -118,8 +127,8 @@ def _torch_stream_and_pool(index: int) -> Iterator[None]:
         yield
 
 
-def _stream_at(pointer: int, index: int) -> Any:
-    """CuPy's object for a stream of the current device, of that index, that another library keeps alive."""
+def _stream_at(pointer: int, index: int) -> Untyped:
+    """CuPy's object for a stream of another library, which keeps it alive, on the current device, of this index."""
     cuda = load_cupy().cuda
     if not pointer:
         return cuda.Stream.null
@@ -138,7 +147,7 @@ class _ForeignStream:
         return 0, self.pointer
 
 
-def home_of(x: Any) -> Home:
+def home_of(x: AnyArray) -> Home:
     """Where the results of a computation with x go."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
@@ -150,7 +159,7 @@ def home_of(x: Any) -> Home:
     return NUMPY
 
 
-def enter(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) -> tuple[Array, Home]:
+def enter(x: AnyArray, name: str, device: str | None = None, dtype: AnyDtype | None = None) -> tuple[Array, Home]:
     """An array of the caller as a NumPy or CuPy array of a dtype that the solver computes in.
 
     Parameters
@@ -171,7 +180,7 @@ def enter(x: AnyArray, name: str, device: str | None = None, dtype: Any = None) 
     home : Home
     """
     array, home = import_array(x, name), home_of(x)
-    wanted = compute_dtype(array.dtype, name) if dtype is None else _requested_dtype(dtype)
+    wanted = compute_dtype(array.dtype, name) if dtype is None else requested_dtype(dtype)
     compute_dtype(array.dtype, name)  # refuses strings, objects and complex numbers whatever was requested
     with np.errstate(over="ignore"):
         converted = array.astype(wanted, copy=False)
@@ -196,7 +205,7 @@ def _overflowed(array: Array, converted: Array) -> bool:
 
 
 def _free_bytes(home: Home) -> int:
-    """Memory that a computation on the current device can have: what is free, and what its pool holds in reserve."""
+    """Bytes that a computation on the current device can have: free ones, and those that its pool holds in reserve."""
     cupy = load_cupy()
     if _pool_is_torchs(home):
         import torch
@@ -213,7 +222,7 @@ def place(array: Array, device: str) -> Array:
     return to_numpy(array) if device == "cpu" else _cupy_on(device, array)
 
 
-def import_array(x: Any, name: str) -> Array:
+def import_array(x: AnyArray, name: str) -> Array:
     """x as a NumPy or CuPy array of its own dtype (bfloat16: as float32), where it lives."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
@@ -249,8 +258,8 @@ def import_array(x: Any, name: str) -> Array:
         raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
 
 
-def compute_dtype(dtype: Any, name: str) -> np.dtype:
-    """float32 for half and single precision, float64 for the rest of the real numbers; else a TypeError."""
+def compute_dtype(dtype: DTypeLike, name: str) -> np.dtype:
+    """float32 for half and single precision, float64 for other real numbers. Anything else is a TypeError."""
     dtype = np.dtype(dtype)
     if dtype.kind == "c":
         raise TypeError(f"{name} is complex; stack its real and imaginary parts into real columns first")
@@ -259,9 +268,9 @@ def compute_dtype(dtype: Any, name: str) -> np.dtype:
     return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64)
 
 
-def _requested_dtype(dtype: Any) -> np.dtype:
+def requested_dtype(dtype: AnyDtype) -> np.dtype:
     try:
-        requested = np.dtype(str(dtype).removeprefix("torch.") if "torch" in str(dtype) else dtype)
+        requested = np.dtype(str(dtype).removeprefix("torch.") if "torch" in str(dtype) else dtype)  # type: ignore[arg-type]
     except TypeError:
         requested = None
     if requested not in (np.float32, np.float64):
@@ -269,7 +278,7 @@ def _requested_dtype(dtype: Any) -> np.dtype:
     return np.dtype(requested)
 
 
-def resolve_device(device: Any) -> str:
+def resolve_device(device: str) -> str:
     """ "cpu" or "cuda:<index>" for the device asked for, or an error that says what is missing and what to do."""
     text = str(device)
     if text == "cpu":
@@ -289,7 +298,7 @@ def resolve_device(device: Any) -> str:
 
 
 def move(home: Home, target: str) -> Home:
-    """The home that ``target`` names: a kind of array, or a device for the same kind where it can live there."""
+    """The home that ``target`` names. It is a kind of array, or a device for arrays of the same kind."""
     if target == "numpy":
         return NUMPY
     if target == "torch":
@@ -346,7 +355,7 @@ def scaled(X: Array, exponent: int) -> Array:
     if exponent == 0:
         return X
     if isinstance(X, Streamed):
-        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)  # type: ignore[return-value]
+        return Streamed(X.array, X.xp, X.block_bytes, X.exponent + exponent)
     return namespace(X).ldexp(X, np.int32(exponent))
 
 
@@ -361,7 +370,6 @@ def energy(X: Matrix, weights: Array | None = None) -> float:
     xp = namespace(X)
     total = 0.0
     for start, block in row_blocks(X):
-        block = block.astype(np.float64)
-        squares = xp.einsum("ij,ij->i", block, block)
+        squares = xp.einsum("ij,ij->i", block, block, dtype=np.float64)
         total = total + (squares.sum() if weights is None else weights[start : start + len(block)] @ squares)
     return float(total)

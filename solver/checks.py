@@ -1,4 +1,4 @@
-"""Checks of what a caller gives: each refusal names the argument, what is wrong with it and what to do."""
+"""Checks of arguments. An error names the argument, says what is wrong with it and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .arrays import Array, compute_dtype, enter, namespace, row_blocks
+from .arrays import AnyArray, Array, compute_dtype, enter, namespace, row_blocks
+
+Passed: TypeAlias = Any
+"""An argument that goes on as it is to what knows its type, and checks it."""
 
 Seed: TypeAlias = "int | np.random.Generator | None"
 
@@ -64,8 +67,8 @@ def check_matrix(
     return 0 if largest == 0 or least <= largest <= most else int(np.frexp(largest)[1])
 
 
-def check_weights(weights: Any, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:
-    """Weights of the rows of X, finite, nonnegative and not all zero: float64 (n,) of at most 2, and their unit."""
+def check_weights(weights: AnyArray, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:
+    """Weights of the rows of X, float64 (n,), in multiples of a unit that makes the largest at most 2; and the unit."""
     w, _ = enter(weights, name, device, np.float64)
     if w.shape != (n,):
         raise ValueError(f"{name} must have one entry for each of the {n} rows of X, got shape {tuple(w.shape)}")
@@ -89,8 +92,8 @@ def check_labels(labels: Array, n: int, k: int) -> Array:
     return labels.astype(np.int32)
 
 
-def whole(name: str, value: Any, least: int, alternative: str = "") -> int:
-    """A whole number that is at least ``least``; anything else is refused by name."""
+def whole(name: str, value: object, least: int, alternative: str = "") -> int:
+    """A whole number of at least ``least``. An error names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be {alternative}a whole number, got {value!r}")
     if value < least:
@@ -98,14 +101,14 @@ def whole(name: str, value: Any, least: int, alternative: str = "") -> int:
     return int(value)
 
 
-def flag(name: str, value: Any) -> bool:
-    """True or False; anything else, which might be taken for either, is refused by name."""
+def flag(name: str, value: object) -> bool:
+    """True or False, and nothing that Python would take for either. An error names the argument."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
-def tolerance(tol: Any) -> float:
+def tolerance(tol: object) -> float:
     """tol as a number of at least 0."""
     if not isinstance(tol, Real) or not 0 <= float(tol) < np.inf:
         raise ValueError(f"tol must be a number >= 0, got {tol!r}")

@@ -6,19 +6,18 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 _BLOCK = 1 << 20
 
 
-def checksum_facts(facts: Any) -> int:
+def checksum_facts(facts: object) -> int:
     """CRC-32 of what JSON can tell; the order of names does not count."""
     return zlib.crc32(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
 
 
-def checksum_arrays(arrays: Mapping[str, np.ndarray], facts: Any = None) -> int:
+def checksum_arrays(arrays: Mapping[str, np.ndarray], facts: object = None) -> int:
     """CRC-32 of facts and of contiguous arrays: names, dtypes, shapes and every byte."""
     layout = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
     checksum = checksum_facts([facts, layout])

@@ -9,16 +9,16 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from .arrays import AnyArray, import_array
-from .budget import compress, parameters_within
-from .checks import Seed, check_weights
+from .budget import compress
+from .checks import Passed, Seed, check_weights
+from .coefficients import parameters_within
 from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown
 from .result import UNKNOWN
-from .storage import write_whole
+from .storage import Facts, write_json
 
 __all__ = ["CompressionCurve", "CurvePoint", "compression_curve"]
 
@@ -108,16 +108,16 @@ class CompressionCurve:
             raise KeyError(f"no method {method!r} here; there are {', '.join(self.methods)}")
         return found
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Facts]:
         """A dict for each point: the rows of a table, for instance ``pandas.DataFrame(curve.rows())``."""
         return [asdict(point) for point in self.points]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Facts:
         """All of it in types that JSON knows."""
         return {"shape": list(self.shape), "points": self.rows(), "ended": dict(self.ended)}
 
     @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> CompressionCurve:
+    def from_dict(cls, facts: Facts) -> CompressionCurve:
         """The inverse of :meth:`to_dict`; further entries are passed over.
 
         Raises
@@ -133,7 +133,7 @@ class CompressionCurve:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no compression curve, or not all of one: {error!r}") from None
 
-    def save(self, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], facts: Facts | None = None) -> None:
         """Save as JSON, whole or not at all, with further facts beside it that :meth:`load` passes over.
 
         Raises
@@ -141,7 +141,7 @@ class CompressionCurve:
         OSError
             When the folder is missing, read-only or full; a file that was there before is left as it was.
         """
-        write_whole(path, (json.dumps({**(facts or {}), **self.to_dict()}, indent=2) + "\n").encode())
+        write_json(path, {**(facts or {}), **self.to_dict()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CompressionCurve:
@@ -196,7 +196,7 @@ def compression_curve(
     *,
     methods: Iterable[str] | None = None,
     sample_weight: AnyArray | None = None,
-    exact_rows: Any = None,
+    exact_rows: AnyArray | None = None,
     warm: bool = False,
     device: str | None = None,
     seed: Seed = None,
@@ -317,7 +317,7 @@ class _Method:
     """A way of compressing: its name, what it asks of :func:`compress`, and whether by the weights."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Passed]
     weighted: bool
 
     @classmethod
@@ -328,7 +328,7 @@ class _Method:
                 f"unknown method {name!r}; there are 'svd', 'messi-K' with a number of clusters for K, and 'ours', "
                 f"each with '{WEIGHTED}' after it if it is to go by sample_weight"
             )
-        options: dict[str, Any] = {}
+        options: dict[str, Passed] = {}
         if found["way"] == "svd":
             options = {"k": 1}
         elif found["k"]:
@@ -342,7 +342,7 @@ class _Method:
         budget: int,
         larger: Factorization | None,
         warm: bool,
-        options: Mapping[str, Any],
+        options: Mapping[str, Passed],
     ) -> Factorization:
         """The factors of a size, given those of the next larger one."""
         if self.name.startswith("svd") and larger is not None:

@@ -1,8 +1,8 @@
-"""Rows that are decoded when they are asked for: what all compressed matrices have alike."""
+"""What all compressed matrices share: a row is decoded when it is asked for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class DecodedRows(Recorded):
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> AnyArray:
+    def __getitem__(self, rows: AnyArray) -> AnyArray:
         """Decoded rows: (d,) for one number, (b, d) for numbers (b,), a slice or a mask (n,).
 
         Raises
@@ -91,8 +91,8 @@ class DecodedRows(Recorded):
             return share(float((squares if weights is None else weights * squares).sum(dtype=np.float64)), total)
 
 
-def row_numbers(rows: Any, n: int) -> np.ndarray:
-    """Numbers from 0 to n - 1 of the rows that an index means, in the shape of the index, as an array would take it."""
+def row_numbers(rows: AnyArray, n: int) -> np.ndarray:
+    """Numbers from 0 to n - 1 of the rows that an index selects from an array, in the shape of the index."""
     if isinstance(rows, slice):
         return np.arange(*rows.indices(n))
     if isinstance(rows, (bool, np.bool_, tuple, str)) or rows is None:

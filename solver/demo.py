@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +153,7 @@ def _cached_folder(cache: str | Path | None) -> Path:
     return Path(cache or _default_cache()) / f"{DISTRIBUTION}-{VERSION}"
 
 
-def _read(path: Path) -> NDArray[Any]:
+def _read(path: Path) -> np.ndarray:
     table = read_table(f"{path}::{TENSOR}")
     if table.shape != SHAPE or table.dtype != np.float32:
         raise ValueError(f"{path}::{TENSOR} is {table.shape} {table.dtype}, expected {SHAPE} float32")
@@ -173,7 +172,7 @@ def _fetching(what: str) -> Iterator[None]:
         ) from error
 
 
-def _download(cached: Path) -> NDArray[Any]:
+def _download(cached: Path) -> np.ndarray:
     """Fetch the wheel, keep its one tensor under ``cached``."""
     from safetensors.numpy import save_file
 

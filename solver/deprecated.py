@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -35,15 +34,15 @@ class Error(float):
 
 
 class Counts(tuple[int, ...]):
-    """Rows of each cluster, which were an array before they were a tuple: what only arrays do is done, and warns."""
+    """Rows of each cluster: a tuple, which was an array before. What only arrays can do still works, and warns."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> AnyArray:
         if name.startswith("__") or not hasattr(np.ndarray, name):
             raise AttributeError(f"'tuple' object has no attribute {name!r}")
         warn(f"counts.{name}", "numpy.array(counts)")
         return getattr(np.array(self, dtype=np.int64), name)
 
-    def __getitem__(self, which: Any) -> Any:
+    def __getitem__(self, which: AnyArray) -> AnyArray:
         try:
             return super().__getitem__(which)
         except TypeError:
@@ -51,10 +50,10 @@ class Counts(tuple[int, ...]):
             return np.array(self, dtype=np.int64)[which]
 
 
-def _as_array(name: str) -> Callable[..., Any]:
+def _as_array(name: str) -> Callable[..., AnyArray]:
     """An operator of arrays; tuples are still equal as tuples are."""
 
-    def operate(counts: Counts, *others: Any) -> Any:
+    def operate(counts: Counts, *others: AnyArray) -> AnyArray:
         if name in ("__eq__", "__ne__") and isinstance(others[0], tuple):
             return getattr(tuple, name)(counts, *others)
         warn("arithmetic with counts", "numpy.array(counts)")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.factors import Factors
 
 from .arrays import NUMPY, AnyArray, Array, Home, import_array, namespace, scaled
 from .arrays import energy as total_energy
@@ -18,6 +19,7 @@ from .coefficients import split_coefficients
 from .decoded import DecodedRows, row_numbers
 from .deprecated import Error
 from .result import UNKNOWN, Record, Result, share
+from .storage import Facts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -90,7 +92,7 @@ class Factorization(DecodedRows, Result):
         return Coefficients(self)
 
     @cached_property
-    def _local(self) -> _Local:
+    def _local(self) -> Factors:
         """The factors as NumPy or CuPy arrays, with each row's place in its block."""
         labels = import_array(self.labels, "labels")
         xp = namespace(labels)
@@ -101,7 +103,7 @@ class Factorization(DecodedRows, Result):
             return [import_array(part, "factors") for part in parts]
 
         offsets = None if self.offsets is None else import_array(self.offsets, "offsets")
-        return _Local(labels, positions, own(self.blocks), own(self.bases), offsets)
+        return Factors(labels, positions, own(self.blocks), own(self.bases), offsets)
 
     def _decode(self, rows: np.ndarray) -> Array:
         return kernels.lookup(namespace(self._local.labels).asarray(rows), self._local)
@@ -143,14 +145,14 @@ class Factorization(DecodedRows, Result):
     def _stored(self) -> dict[str, np.ndarray]:
         return {**super()._stored(), "coefficients": np.concatenate([block.ravel() for block in self.blocks])}
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Facts:
         """Nothing of the record unless it is known."""
         own = {name: getattr(self.record, name) for name in RECORDED}
         known = np.isfinite([own["relative_error"], own["energy"], *own["history"]]).all()
         return {"ratio": self.ratio, **(own if known else {})}
 
     @classmethod
-    def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> Factorization:
+    def _of_parts(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Factorization:
         dims, flat = arrays["dims"].tolist(), arrays["coefficients"]
         counts = np.bincount(parts["labels"], minlength=len(dims)).tolist()
         size = sum(m * j for m, j in zip(counts, dims, strict=True))
@@ -168,15 +170,6 @@ class Factorization(DecodedRows, Result):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Local:
-    labels: Array
-    positions: Array
-    blocks: list[Array]
-    bases: list[Array]
-    offsets: Array | None
-
-
 class Coefficients(Sequence[AnyArray]):
     """The coefficients of a factorization by row number, without a second copy of them."""
 
@@ -186,7 +179,7 @@ class Coefficients(Sequence[AnyArray]):
     def __len__(self) -> int:
         return len(self._factorization)
 
-    def __getitem__(self, row: Any) -> Any:
+    def __getitem__(self, row: AnyArray) -> AnyArray:
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(len(self)))]
         local = self._factorization._local

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,12 @@ from .report import FitReport, SVDCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Series", "plot", "plot_series"]
+
+Style: TypeAlias = "dict[str, str | float]"
+"""Arguments of matplotlib's plot."""
 
 _SVD_COLOUR, _FIT_COLOUR = "#0072B2", "#D55E00"  # Okabe and Ito: told apart with any colour vision
 _OTHER_COLOURS, _OTHER_MARKERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "^vDP"
@@ -41,13 +45,9 @@ def plot(path: str | Path, report: FitReport, svd: SVDCurve, sweep: Sequence[tup
     ImportError
         matplotlib (extra ``cli``) is not installed.
     """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _figure(9.6, 4.2)
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     by_size, by_step = figure.subplots(1, 2)
     for axes, title in ((by_size, "Error against size"), (by_step, "Error after each step of the fit")):
         _furnish(axes, title)
@@ -56,7 +56,7 @@ def plot(path: str | Path, report: FitReport, svd: SVDCurve, sweep: Sequence[tup
 
     entries = report.shape[0] * report.shape[1]
     size = report.n_parameters / entries
-    marker: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": "white", "zorder": 3}
+    marker: Style = {"marker": "o", "markersize": 7, "markeredgecolor": "white", "zorder": 3}
     by_size.vlines(size, 0, max(report.relative_error, report.svd_relative_error), color="0.5", lw=1, linestyle=":")
     name = f"SVD: {report.svd_relative_error:.4f}"
     by_size.plot(svd.n_parameters / entries, svd.relative_error, color=_SVD_COLOUR, label=name)
@@ -119,13 +119,9 @@ def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Seri
     ImportError
         matplotlib (extra ``cli``) is not installed.
     """
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _figure(9.6 if len(panels) > 1 else 6.0, 4.8)
     from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator, PercentFormatter
 
-    figure = Figure(figsize=(9.6 if len(panels) > 1 else 6.0, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
     errors = [error for panel in panels.values() for series in panel for error in series.errors]
     wide = min(errors) > 0 and max(errors) > _WIDE * min(errors)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
@@ -150,6 +146,17 @@ def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Seri
     figure.savefig(path, dpi=150)
 
 
+def _figure(width: float, height: float) -> Figure:
+    """A figure that is drawn into files alone, whatever backend is set."""
+    require("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def _looks(ways: Iterable[str]) -> dict[str, tuple[str, str]]:
     """A colour and a marker for each way."""
     looks = {"svd": (_SVD_COLOUR, "s"), "ours": (_FIT_COLOUR, "o")}
@@ -158,7 +165,7 @@ def _looks(ways: Iterable[str]) -> dict[str, tuple[str, str]]:
     return looks
 
 
-def _style(colour: str, marker: str, weighted: bool) -> dict[str, Any]:
+def _style(colour: str, marker: str, weighted: bool) -> Style:
     return {
         "color": colour,
         "marker": marker,

@@ -2,68 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import repeat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from .alternation import FixedDims, State, alternate, finish
-from .arrays import AnyArray, Array, device_of, energy, entered, scaled
-from .breathing import ROUGH, breathe
+from .alternation import State, alternate
+from .arrays import AnyArray, AnyDtype, device_of, energy, entered, scaled
+from .blocked import BlockedDims, BlockedState, Blocks, is_dask, sample_size
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .problem import Problem
 from .progress import Bar, shown
+from .racing import fit_problem
 from .result import Record, share
-from .seeding import STARTS, given_labels
+from .seeding import Init, are_bases
 from .subspaces import Subspaces
 
-
-class Plan(NamedTuple):
-    """What a fit of up to so many flats does when it is left to choose.
-
-    Attributes
-    ----------
-    most : float
-        Flats.
-    raced : tuple of str
-        Kinds of the starts that are raced where there are no breaths. With many flats one start is as good as another:
-        what they end at no longer follows from what they have after a few steps. And there a start by direction wins
-        no race any more, which it does among few flats of embeddings.
-    breathing : tuple of str
-        Kinds of the starts that are raced to breathe.
-    breaths : int
-        Steps that breaths may take: about what the starts take that are not raced then.
-    whole : int
-        Steps that a whole fit takes, starts counted as well: what each further effort adds.
-    """
-
-    most: float
-    raced: tuple[str, ...]
-    breathing: tuple[str, ...]
-    breaths: int
-    whole: int
-
-
-PLANS = (
-    Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 30, 40),
-    Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 54, 90),
-    Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
-    Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
-)
-RACE_STEPS = 3
-POINTS = 4  # as many steps for flats of dimension 0, of which a start takes longer and a step less time
 SEARCHES = ("auto", "breathing", "starts")
-
-Start = Callable[[Problem, np.random.Generator], Array]
 
 
 @dataclass(frozen=True)
@@ -109,13 +70,13 @@ def fit_subspaces(
     device: str | None = None,
     affine: bool = False,
     sample_weight: AnyArray | None = None,
-    init: Any = "k-means++",
+    init: Init = "k-means++",
     n_init: int | str = "auto",
     search: str = "auto",
     effort: float = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
-    dtype: Any = None,
+    dtype: AnyDtype | None = None,
     seed: Seed = None,
     progress: bool = False,
     callback: Callable[[Step], bool | None] | None = None,
@@ -128,11 +89,11 @@ def fit_subspaces(
     Parameters
     ----------
     X : (n, d) array
-        NumPy, Torch or CuPy, or anything with ``__dlpack__``, ``__cuda_array_interface__`` or ``__array__``.
-        float16, bfloat16 and float32 are computed in float32, float64 and integers in float64. Never modified, and
-        not copied unless its dtype, the device or its scale demand it: where squares of its entries leave the range of
-        the precision computed in (float32: the largest above 1e17 or below 1e-12), X times a power of two is fitted,
-        which rounds nothing, and results come in X's own scale. n >= k; entries finite.
+        NumPy, Torch or CuPy, or anything with ``__dlpack__``, ``__cuda_array_interface__`` or ``__array__``; or a Dask
+        array, see the notes. float16, bfloat16 and float32 are computed in float32, float64 and integers in float64.
+        Never modified, and not copied unless its dtype, the device or its scale demand it: where squares of its entries
+        leave the range of the precision computed in (float32: the largest above 1e17 or below 1e-12), X times a power
+        of two is fitted, which rounds nothing, and results come in X's own scale. n >= k; entries finite.
     k : int
         Number of subspaces, 1 <= k <= n.
     j : int or sequence of k ints
@@ -153,7 +114,7 @@ def fit_subspaces(
     n_init : "auto" or int, default "auto"
         An int runs that many starts of the kind named to the end and keeps the best. "auto" races a few for 3 steps
         each and finishes the best: with ``search="starts"`` 4 up to k=64, 2 up to k=128, of which half are "k-means"
-        starts for ``init="k-means++"``, and beyond there is one; with breaths 2 up to k=16, and beyond one. With k=1,
+        starts for ``init="k-means++"``, and beyond there is one; with breaths there is one. With k=1,
         or a given start, there is one.
     search : {"auto", "breathing", "starts"}
         How to look for a better optimum than that of one start. "breathing" adds flats and takes others away, as the
@@ -202,11 +163,19 @@ def fit_subspaces(
     it. By default breaths take the time that races of more starts would take. Turn them off (``search="starts"``) to
     see the plain alternation, or where flats are found at once and time counts.
 
+    A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. A start is found on
+    a sample of its rows, drawn by weight and energy and weighted back (Feldman and Langberg 2011); from there the
+    alternation goes on over all rows, in one pass over the blocks a step, which persist where they were made: call
+    ``X.persist()`` where they are dear to make and there is memory for them. Nothing of n numbers is held in one place.
+    ``labels`` are a Dask array with X's chunks, the rest is NumPy's. The bits depend on the chunks, not on who works
+    on them. ``init``, ``n_init``, ``search`` and ``effort`` are for the start.
+
     References
     ----------
     Bradley and Mangasarian, "k-Plane Clustering" (2000). Tseng, "Nearest q-Flat to m Points" (2000). Maalouf, Lang,
     Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021), section 2. Fritzke, "The breathing
-    k-means algorithm" (2020), arXiv 2006.15666.
+    k-means algorithm" (2020), arXiv 2006.15666. Feldman and Langberg, "A Unified Framework for Approximating and
+    Clustering Data" (2011).
 
     Examples
     --------
@@ -227,6 +196,21 @@ def fit_subspaces(
     _check_search(search, effort, init, n_init)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
+    if is_dask(X):
+        blocks = Blocks(X, sample_weight, dtype)
+        if device is not None:
+            raise ValueError(
+                f"device={device!r} cannot be had for a Dask array: its blocks are worked on where they are"
+            )
+        if not isinstance(init, (str, Subspaces)) and not are_bases(init):
+            raise TypeError("init of a Dask array must be the name of a start, bases or a Subspaces, not labels")
+
+        def start(rows: np.ndarray, weights: np.ndarray, seed: int) -> Subspaces:
+            find = partial(fit_subspaces, init=init, n_init=n_init, search=search, effort=effort)
+            return find(rows, k, j, affine=affine, sample_weight=weights, seed=seed)
+
+        given = init if isinstance(init, Subspaces) else start
+        return _fit_blocks(blocks, k, j, max_iter, tol, seed, progress, callback, begun, given, affine)
     with entered(X, "X", device, dtype) as (array, home):
         kernels.prepare(array)
         exponent = check_matrix(array, "X")
@@ -255,119 +239,58 @@ def fit_subspaces(
         best, flats, labels, objective = fit_problem(
             problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
         )
-        record = Record(
-            objective,
-            total,
-            share(objective, total),
-            list(best.history),
-            best.converged,
-            best.n_reseeded,
-            time.perf_counter() - begun,
-        )
+        told = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
+        record = Record(objective, total, share(objective, total), *told)
         offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
         bases = [home.back(V) for V in flats.layout.split(flats.bases)]
         return Subspaces(bases, offsets, home.back(labels), home, record)
 
 
-def fit_problem(
-    problem: Problem,
-    init: Any,
-    n_init: int | str,
+def _fit_blocks(
+    blocks: Blocks,
+    k: int,
+    j: int | Sequence[int],
     max_iter: int,
     tol: float,
     seed: Seed,
-    bar: Bar | None = None,
-    search: str = "auto",
-    effort: float = 1,
-    *,
-    exponent: int = 0,
-    on_step: Callable[[int, int, float, State], bool] | None = None,
-) -> tuple[State, Flats, Array, float]:
-    """Race the starts, let the best breathe and finish it: where it ended; flats, labels and objective of the exact
-    finish.
+    progress: bool,
+    callback: Callable[[Step], bool | None] | None,
+    begun: float,
+    start: Subspaces | Callable[[np.ndarray, np.ndarray, int], Subspaces],
+    affine: bool,
+) -> Subspaces:
+    """A fit of a sample, from which the alternation goes on over all rows."""
+    if k > blocks.n:
+        raise ValueError(f"k={k} subspaces need at least {k} rows, but X has {blocks.n}; choose a smaller k")
+    rule = BlockedDims(blocks, _check_dims(j, k, blocks.d), affine)
+    total, mass = blocks.survey()
+    drawing, fitting = (int(rng.integers(2**63)) for rng, _ in zip(generators(seed), range(2), strict=False))
+    if not isinstance(start, Subspaces):
+        rows, weights = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), total, mass, drawing)
+        start = start(rows, weights, fitting)
+    flats = Flats.from_bases(start.bases, start.offsets)
+    bar = Bar(total, max_iter) if progress else None
 
-    ``init`` is given in the scale of ``2^exponent`` times the problem's rows; ``on_step`` is told the numbers of the
-    start and the breath and the least objective so far.
-    """
-    plan = next(plan for plan in PLANS if problem.k <= plan.most)
-    breathes = _breathes(search, init, n_init, problem)
-    starts, race_steps = _starts(init, n_init, problem, device_of(problem.X), exponent, plan, breathes, effort)
-    steps = max_iter if race_steps is None else min(race_steps, max_iter)
-    rough = max(tol, ROUGH) if breathes else tol
-    number, breath, least = 0, 0, math.inf
+    def on_step(state: BlockedState) -> bool:
+        step = len(state.history)
+        if bar is not None:
+            bar.update(f"all rows, step {step}", state.objective, f"{state.moved} moved", step)
+        told = step, state.objective, state.moved, state.n_reseeded, time.perf_counter() - begun, 0, min(state.history)
+        return bool(callback is not None and callback(Step(0, *told)))
 
-    def run(problem_: Problem, state: State, most: int, tol: float = 0.0) -> State:
-        def report(state: State) -> bool:
-            nonlocal least
-            if problem_ is problem:
-                least = min(least, state.objective)
-            if bar is not None:
-                step, place = len(state.history), f"breath {breath}" if breath else f"start {number}"
-                bar.update(f"{place}, step {step}", least if breath else state.objective, f"{state.moved} moved", step)
-            return on_step is not None and on_step(number, breath, least, state)
-
-        return alternate(state, FixedDims(problem_), max_iter=most, tol=tol, on_step=report)
-
-    best: State | None = None
-    seeds = generators(seed)
     with shown(bar):
-        for number, (start, rng) in enumerate(zip(starts, seeds, strict=False)):
-            state = run(problem, State(start(problem, rng)), steps, rough)
-            if best is None or state.objective < best.objective:
-                best, winner = state, number
-            if state.stopped:
-                best = replace(best, stopped=True)
-                break
-        assert best is not None
-        number = winner
-        best = run(problem, best, max_iter, rough)
-        if breathes and best.converged and not best.stopped:
-            allowed = (plan.breaths + (effort - 1) * plan.whole) * (1 if any(problem.dims) else POINTS)
-            breath = 1
-            try:
-                for found in breathe(problem, best, next(seeds), allowed, run):
-                    best, breath = found, breath + 1
-            except KeyboardInterrupt:
-                warnings.warn("interrupted: this is the best result so far", RuntimeWarning, stacklevel=3)
-                best = replace(best, stopped=True)
-            breath = 0
-            best = run(problem, replace(best, converged=False), len(best.history) + max_iter, tol)
+        begin = BlockedState(None, flats=flats)  # type: ignore[arg-type]
+        best = alternate(begin, rule, max_iter=max_iter, tol=tol, on_step=on_step)
+        assert best.flats is not None
+        flats, labels, objective = rule.finish(best.flats)
         if bar is not None:
             bar.finish()
-    return best, *finish(problem, best.labels)
+    ended = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
+    record = Record(objective, total, share(objective, total), *ended)
+    return Subspaces(flats.layout.split(flats.bases), flats.offsets, blocks.array(labels), record=record)
 
 
-def _breathes(search: str, init: Any, n_init: int | str, problem: Problem) -> bool:
-    if search != "auto":
-        return search == "breathing"
-    return isinstance(init, str) and n_init == "auto" and not problem.on_card
-
-
-def _starts(
-    init: Any,
-    n_init: int | str,
-    problem: Problem,
-    device: str,
-    exponent: int,
-    plan: Plan,
-    breathes: bool,
-    effort: float,
-) -> tuple[Iterable[Start], int | None]:
-    """The starts to run, and how many steps each is given before the best goes on; None for all it takes."""
-    if n_init != "auto":
-        n_init = whole("n_init", n_init, 1, "'auto' or ")
-    if isinstance(init, str) and init in STARTS:
-        if problem.k == 1:
-            return [STARTS[init]], None
-        if n_init == "auto":
-            kinds = plan.breathing if breathes else plan.raced * round(effort)
-            return [STARTS[kind if init == "k-means++" else init] for kind in kinds], RACE_STEPS
-        return repeat(STARTS[init], int(n_init)), None
-    labels = given_labels(init, problem, device, exponent)
-    return [lambda problem, rng: labels], None
-
-
-def _check_search(search: str, effort: float, init: Any, n_init: int | str) -> None:
+def _check_search(search: str, effort: float, init: Init, n_init: int | str) -> None:
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
     if isinstance(effort, bool) or not isinstance(effort, Real) or not 1 <= effort < np.inf:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import AnyArray, import_array, to_numpy
 from .budget import compress
+from .checks import Passed
 from .decoded import row_numbers
 from .factorization import Factorization
 
@@ -18,7 +18,7 @@ __all__ = ["compress_in_metric", "metric_roots"]
 RIDGE = 1e-6  # of the mean eigenvalue: directions that were hardly seen still count a little
 
 
-def compress_in_metric(A: AnyArray, metric: AnyArray, ratio: float | None = None, **options: Any) -> Factorization:
+def compress_in_metric(A: AnyArray, metric: AnyArray, ratio: float | None = None, **options: Passed) -> Factorization:
     """As :func:`compress`, but the error of a row a is ``(a - a') M (a - a')^T``.
 
     With A the weight (out, in) of a linear layer and M the second moment of its inputs, ``E[x^T x]``, that is the mean

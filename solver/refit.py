@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
-from ksubspaces.kernels.moments import measure_captured, traces
+from ksubspaces.kernels.moments import traces
+from ksubspaces.kernels.products import measure_captured, side_by_side
 
 from .arrays import Array, namespace
 from .problem import Problem
@@ -21,6 +23,7 @@ UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewe
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
 UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
 KEPT_SHARE = 0.005  # of a cluster's rows that may come and go before its eigenvectors are computed anew
+SOLVED_BYTES = 8 << 20  # of second moments that are solved at a time where they are not kept
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
 
 
@@ -62,6 +65,7 @@ class RunningMoments:
                 self.labels, self.updates = labels, self.updates + 1
                 if not self._faded(self.moments):
                     return self.moments
+        self.moments = None  # lest old and new ones are held together
         self.moments, _ = self._afresh(labels)
         self.labels, self.updates, self.peak = labels, 0, None
         if not fresh:
@@ -98,7 +102,8 @@ class RunningMoments:
         In X's precision ``exact`` or some steps from ``start``; in another one, nothing is kept. Clusters whose second
         moments take too much memory together are taken some at a time.
         """
-        p, at_once, precision = self.problem, max(1, RESIDENT_BYTES // (8 * self.d**2)), dtype or self.problem.X.dtype
+        p, precision = self.problem, dtype or self.problem.X.dtype
+        at_once = max(1, (RESIDENT_BYTES if dtype is None or p.on_card else SOLVED_BYTES) // (8 * self.d**2))
         if dtype is not None:
             self.moments = self.labels = None
         if self.products and not (self.resident if dtype is None else self.k <= at_once):
@@ -118,16 +123,20 @@ class RunningMoments:
         drift: np.ndarray = np.zeros(k)
         vectors, values = np.empty((k, d, d), dtype), np.empty((k, d))
         if self.solved is not None:
-            then = self.solved.labels
+            then, before = self.solved.labels, self.solved.vectors
             moved = kernels.changed_rows(then, labels)
             drift = self.solved.drift + sum(kernels.label_counts(own[moved], k) for own in (then, labels))
             stale = drift > KEPT_SHARE * kernels.label_counts(labels, k)
             anew, kept = np.flatnonzero(stale), np.flatnonzero(~stale)
-            vectors[kept] = self.solved.vectors[kept]
-            values[kept] = measure_captured(S[kept], vectors[kept])
-        if len(anew):
-            spaces = kernels.top_eigenspaces(S[anew], [d] * len(anew), dtype)
-            vectors[anew], values[anew], drift[anew] = spaces.bases.reshape(-1, d, d), spaces.eigenvalues, 0
+
+            def keep(c: int) -> None:
+                vectors[c], values[c] = before[c], measure_captured(S[c], before[c])
+
+            deque(side_by_side(keep, kept.tolist(), len(kept) * d**3), maxlen=0)
+        at_once = max(4, SOLVED_BYTES // (8 * d * d))
+        for part in (anew[first : first + at_once] for first in range(0, len(anew), at_once)):
+            spaces = kernels.top_eigenspaces(S[part], [d] * len(part), dtype)
+            vectors[part], values[part], drift[part] = spaces.bases.reshape(-1, d, d), spaces.eigenvalues, 0
         self.solved = _Solved(labels, vectors, drift)
         return Eigenspaces(kernels.layout_of(d, (d,) * k), vectors.reshape(-1, d), values, vectors[:0, 0])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ class SVDCurve:
         return float(np.interp(n_parameters, self.n_parameters, self.relative_error))
 
 
-def svd_curve(X: NDArray[Any], weights: NDArray[np.float64] | None = None) -> SVDCurve:
+def svd_curve(X: np.ndarray, weights: NDArray[np.float64] | None = None) -> SVDCurve:
     """Error of the truncated SVD at every rank, from the eigenvalues of the smaller Gram matrix in float64.
 
     Parameters
@@ -111,28 +110,23 @@ def make_report(fit: Subspaces, factorization: Factorization, svd: SVDCurve, sec
 
     ``factorization`` and ``svd`` are of the table that was fitted; ``seconds`` is how long the fit took.
     """
-    n, d = factorization.shape
+    own = ("dims", "objective", "relative_error", "n_iter", "converged", "n_reseeded")
     return FitReport(
-        shape=(int(n), int(d)),
-        dims=fit.dims,
-        counts=tuple(fit.counts),
-        objective=float(fit.objective),
-        relative_error=float(fit.relative_error),
+        shape=factorization.shape,
+        n_parameters=factorization.n_parameters,
+        ratio=factorization.ratio,
         svd_relative_error=svd.at(factorization.n_parameters),
-        n_parameters=int(factorization.n_parameters),
-        ratio=float(factorization.ratio),
-        n_iter=int(fit.n_iter),
-        converged=bool(fit.converged),
-        n_reseeded=int(fit.n_reseeded),
-        seconds=seconds,
         history=tuple(f / fit.energy if fit.energy > 0 else 0.0 for f in fit.history),
+        seconds=seconds,
+        counts=tuple(fit.counts),
+        **{name: getattr(fit, name) for name in own},
     )
 
 
 def dimension_sweep(
-    X: NDArray[Any], fit: Subspaces, *, device: str | None = None, max_iter: int = 2
+    X: np.ndarray, fit: Subspaces, *, device: str | None = None, max_iter: int = 2
 ) -> Iterator[tuple[int, float]]:
-    """Other points of the curve a fit lies on: a few steps from its labels, with smaller and larger dimensions.
+    """Further points of a fit's curve: a few steps from its labels with smaller and larger dimensions.
 
     Parameters
     ----------

@@ -1,24 +1,25 @@
-"""What :class:`Subspaces` and :class:`Factorization` have alike: sizes, the record of the fit, moves, files."""
+"""What results share: the record of the fit, files, sizes, moves."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
 from .arrays import AnyArray, Home, import_array, move, place
 from .coefficients import count_parameters
-from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+from .storage import Facts, load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 
+F = TypeVar("F", bound="Saved")
 R = TypeVar("R", bound="Result")
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a fit went, and how near its rows came; by default, that this is not known.
+    """How a fit went, and its error. The defaults stand for what is not known.
 
     The results tell its attributes as their own.
     """
@@ -32,8 +33,8 @@ class Record:
     seconds: float = float("nan")
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Record:
-        """What a file tells of a fit: its energy, and its objective or relative error, of which the other follows."""
+    def from_facts(cls, facts: Facts) -> Record:
+        """The record in a file, which has objective or relative error; the other follows from the energy."""
         told = facts["relative_error"] if "relative_error" in facts else facts["objective"]
         energy, history = facts["energy"], facts["history"]
         if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in [told, energy, *history]):
@@ -96,7 +97,7 @@ class Recorded:
 
     @property
     def n_reseeded(self) -> int:
-        """How many times a cluster with fewer rows than its flat passes through anyway was filled with others."""
+        """How many times a cluster had fewer rows than determine its flat, and was filled with other rows."""
         return self.record.n_reseeded
 
     @property
@@ -105,7 +106,58 @@ class Recorded:
         return self.record.seconds
 
 
-class Result(Recorded):
+class Saved:
+    """What files hold."""
+
+    _KIND: ClassVar[str]  # in files
+
+    if TYPE_CHECKING:
+
+        def to(self: F, target: str) -> F: ...
+
+        def _stored(self) -> dict[str, np.ndarray]:
+            """The arrays that are saved of a result in NumPy's."""
+
+        def _facts(self) -> Facts:
+            """What is saved beside them."""
+
+        @classmethod
+        def _restored(cls: type[F], arrays: dict[str, np.ndarray], facts: Facts) -> F:
+            """What was saved."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to a safetensors file, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            When the folder is missing, read-only or full; a file that was there before is left as it was.
+        ValueError
+            When there are numbers that are not finite.
+        """
+        save_arrays(path, self._KIND, self.to("numpy")._stored(), self._facts())
+
+    @classmethod
+    def load(cls: type[F], path: str | os.PathLike[str], *, verify: bool = True) -> F:
+        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool, default True
+            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
+
+        Raises
+        ------
+        OSError, ValueError
+            When there is no such file, or it is damaged or holds something else.
+        """
+        arrays, facts = load_arrays(path, cls._KIND, verify)
+        with reading(path):
+            return cls._restored(arrays, facts)
+
+
+class Result(Recorded, Saved):
     """Rows in k clusters, each with a flat."""
 
     bases: list[AnyArray]
@@ -113,7 +165,6 @@ class Result(Recorded):
     labels: AnyArray
     home: Home
 
-    _KIND: ClassVar[str]  # in files
     _ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "bases", "offsets")
 
     if TYPE_CHECKING:
@@ -157,51 +208,20 @@ class Result(Recorded):
 
         return replace(self, home=home, **{name: moved(getattr(self, name)) for name in self._ARRAYS})  # type: ignore[type-var]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save to a safetensors file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder is missing, read-only or full; a file that was there before is left as it was.
-        ValueError
-            When there are numbers that are not finite.
-        """
-        save_arrays(path, self._KIND, self.to("numpy")._stored(), self._facts())
-
-    @classmethod
-    def load(cls: type[R], path: str | os.PathLike[str], *, verify: bool = True) -> R:
-        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
-
-        Parameters
-        ----------
-        path : path
-        verify : bool, default True
-            Refuse a file that is not what was written, by its checksum, and numbers that are not finite.
-
-        Raises
-        ------
-        OSError, ValueError
-            When there is no such file, or it is damaged or holds something else.
-        """
-        arrays, facts = load_arrays(path, cls._KIND, verify)
-        with reading(path):
-            bases = split_bases(arrays)
-            labels = unpack_labels(arrays["labels"], len(bases))
-            return cls._restored(arrays, facts, bases=bases, offsets=arrays.get("offsets"), labels=labels)
-
     def _stored(self) -> dict[str, np.ndarray]:
-        """What is saved of a result in NumPy's arrays."""
         arrays = {**stack_bases(self.bases), "labels": pack_labels(self.labels, self.k)}
         return arrays if self.offsets is None else {**arrays, "offsets": self.offsets}
 
+    @classmethod
+    def _restored(cls: type[R], arrays: dict[str, np.ndarray], facts: Facts) -> R:
+        bases = split_bases(arrays)
+        labels = unpack_labels(arrays["labels"], len(bases))
+        return cls._of_parts(arrays, facts, bases=bases, offsets=arrays.get("offsets"), labels=labels)
+
     if TYPE_CHECKING:
 
-        def _facts(self) -> dict[str, Any]:
-            """What is saved of the record."""
-
         @classmethod
-        def _restored(cls: type[R], arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> R:
+        def _of_parts(cls: type[R], arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> R:
             """A result of its parts and of what a file holds beside them."""
 
 

@@ -1,18 +1,19 @@
-"""Starts of the alternation: each is a function (problem, rng) -> labels (n,) int32; and those that a caller gives."""
+"""Starts of the alternation: functions (problem, rng) -> labels (n,) int32, and starts that a caller gives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.products import project
 
 from .alternation import FixedDims, State, alternate
-from .arrays import Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
+from .arrays import AnyArray, Array, Matrix, enter, namespace, row_blocks, scaled, squared_lengths
 from .checks import check_labels
 from .problem import Problem
 from .refit import fit_flats
@@ -77,7 +78,7 @@ def _draw(
 
 
 class Through:
-    """Makes flats through rows drawn: fitted to the rows closest to each, if they are more than points."""
+    """Makes a flat for each row drawn, fitted to the rows closest to it; for dimension 0 it is the row itself."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem, X, weights = problem, problem.X, problem.weights
@@ -112,7 +113,7 @@ def _cosines(X: Matrix, lengths: Array, drawn: Array) -> Array:
     lengths = xp.maximum(lengths, np.sqrt(np.finfo(X.dtype).tiny))
     units, cosines = X[drawn] / lengths[drawn, None], xp.empty((len(drawn), len(X)), X.dtype)
     for start, block in row_blocks(X):
-        cosines[:, start : start + len(block)] = units @ block.T
+        cosines[:, start : start + len(block)] = project(block, units.T).T
     cosines /= lengths
     return cosines
 
@@ -148,7 +149,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         found = norms > 0
         centres = xp.where(found, sums / (norms + ~found), centres)
         units = centres.T.astype(X.dtype)
-        assigned = xp.concatenate([(block @ units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
+        assigned = xp.concatenate([project(block, units).argmax(axis=1) for _, block in row_blocks(X)]).astype(np.int32)
         settled = not problem.on_card and bool((assigned == labels).all())  # a card goes on rather than wait
         labels = assigned
         if settled:
@@ -163,6 +164,9 @@ def _angles(X: Matrix, lengths: Array, drawn: Array) -> Array:
     return angles.T
 
 
+Init: TypeAlias = "str | Subspaces | AnyArray"
+"""The name of a start, or labels, a list of bases or flats to start from."""
+
 STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {
     "k-means++": kmeans_plusplus,
     "k-means": kmeans,
@@ -170,7 +174,7 @@ STARTS: dict[str, Callable[[Problem, np.random.Generator], Array]] = {
 }
 
 
-def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Array:
+def given_labels(init: Init, problem: Problem, device: str, exponent: int) -> Array:
     """Labels that a caller starts from, or those of the flats given; the problem's rows are ``2^-exponent X``."""
     names = ", ".join(repr(name) for name in STARTS)
     (n, d), k, dtype = problem.X.shape, problem.k, problem.X.dtype
@@ -178,8 +182,8 @@ def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Arr
         raise ValueError(f"init must be one of {names}, or labels, bases or a Subspaces; got {init!r}")
     offsets = None
     if isinstance(init, Subspaces):
-        init, offsets = init.bases, init.offsets
-    elif not _are_bases(init):
+        offsets, init = init.offsets, init.bases
+    elif not are_bases(init):
         given = enter(init, "init", device, np.float64)[0]
         try:
             return check_labels(given, n, k)
@@ -200,7 +204,7 @@ def given_labels(init: Any, problem: Problem, device: str, exponent: int) -> Arr
     return kernels.assign(problem.X, Flats.from_bases(bases, offsets))[0]
 
 
-def _are_bases(init: Any) -> bool:
+def are_bases(init: Init) -> bool:
     """Whether this is a list of matrices, or one array of them (k, j, d)."""
     if isinstance(init, (list, tuple)):
         return len(init) > 0 and all(len(getattr(part, "shape", np.shape(part))) == 2 for part in init)

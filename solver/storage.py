@@ -8,13 +8,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from .checksums import checksum_arrays
+
+Facts: TypeAlias = "dict[str, Any]"
+"""What JSON can tell, by name."""
 
 FORMAT = "ksubspaces"
 VERSION = 2  # 1 had no checksum
@@ -23,7 +26,7 @@ CHECKSUM = "crc32"
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it, what the system refuses (a full disk, say) names the file."""
+    """Within it, an OSError (of a full disk, say) names the file."""
     try:
         yield
     except OSError as error:
@@ -57,7 +60,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             raise
 
 
-def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+def write_json(path: str | os.PathLike[str], facts: Facts) -> None:
+    """Write facts to a file of JSON, as :func:`write_whole`."""
+    write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     """Save named arrays and JSON facts, with a checksum over all, as a file of ``kind`` ("Subspaces", say).
 
     Raises
@@ -70,7 +78,7 @@ def save_arrays(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.nd
     write_whole(path, to_bytes(kind, arrays, facts))
 
 
-def to_bytes(kind: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> bytes:
+def to_bytes(kind: str, arrays: dict[str, np.ndarray], facts: Facts) -> bytes:
     """What :func:`save_arrays` writes.
 
     Raises
@@ -103,9 +111,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{os.fspath(path)} is damaged: {error}") from None
 
 
-def load_arrays(
-    path: str | os.PathLike[str], kind: str, verify: bool = True
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_arrays(path: str | os.PathLike[str], kind: str, verify: bool = True) -> tuple[dict[str, np.ndarray], Facts]:
     """Arrays and facts of a file that :func:`save_arrays` wrote, now or in an earlier version, without a checksum.
 
     Raises
@@ -122,7 +128,7 @@ def load_arrays(
     return _checked(path, kind, verify, *_read(path))
 
 
-def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], Facts]:
     """The inverse of :func:`to_bytes`.
 
     Raises
@@ -142,7 +148,7 @@ def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], dict[s
 
 def _checked(
     path: str | Path, kind: str, verify: bool, metadata: dict[str, str], arrays: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+) -> tuple[dict[str, np.ndarray], Facts]:
     """Arrays and facts, once they are of this kind, of a known version, and what was written."""
     if metadata.get("format") != FORMAT or metadata.get("kind") != kind:
         found = metadata.get("kind", "something else")
@@ -163,7 +169,7 @@ def _checked(
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and arrays of a safetensors file, the latter as views of one block: several times faster than singly."""
+    """Metadata and arrays of a safetensors file. Arrays are views of one block: faster than one by one."""
     with naming(path), path.open("rb") as file:
         try:
             with safe_open(path, framework="numpy"):  # which refuses parts that overlap, leave gaps or have no room
@@ -182,7 +188,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         }
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def _dtype(name: str) -> np.dtype:
     """The dtype of NumPy that safetensors calls F32, I64, U8 or so."""
     return np.dtype(f"<{name[0].lower()}{int(name[1:]) // 8}")
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from .coefficients import split_coefficients
 from .deprecated import Counts
 from .factorization import Factorization, factorize
 from .result import UNKNOWN, Record, Result
+from .storage import Facts
 
 GATHERED = 8192  # rows at a time
 
@@ -75,7 +75,7 @@ class Subspaces(Result):
 
     @contextmanager
     def _entered(self, Y: AnyArray) -> Iterator[tuple[Array, Home, int]]:
-        """Rows of a caller beside the bases, checked, and the exponent at which distances between them are taken."""
+        """A caller's rows, checked, on the device of the bases, and the exponent that keeps distances in range."""
         flats = self._flats
         with entered(Y, "Y", self.home.device, flats.bases.dtype) as (array, home):
             yield array, home, check_matrix(array, "Y", columns=self.d, min_rows=0, beside=flats.offsets)
@@ -191,7 +191,7 @@ class Subspaces(Result):
                 points[rows] = part if self._flats.offsets is None else part + self._flats.offsets[c]
             return home.back(points)
 
-    def _labels(self, labels: Any, m: int) -> Array:
+    def _labels(self, labels: AnyArray, m: int) -> Array:
         return check_labels(place(import_array(labels, "labels"), self.home.device), m, self.k)
 
     def factorize(self, X: AnyArray) -> Factorization:
@@ -203,11 +203,11 @@ class Subspaces(Result):
         record = replace(self.record, objective=own.objective, energy=own.energy, relative_error=own.relative_error)
         return replace(factors, record=record)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Facts:
         return {name: getattr(self, name) for name in ("objective", "energy", "history", "converged", "n_reseeded")}
 
     @classmethod
-    def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any], **parts: AnyArray) -> Subspaces:
+    def _of_parts(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Subspaces:
         bases = parts["bases"]
         if (most := max(map(len, bases))) > bases[0].shape[1]:
             raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")

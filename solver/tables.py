@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ _ENDINGS = {".npy", ".npz", ".safetensors", ".csv", *WORDS}
 _NUMPY_TYPES = {"F64", "F32", "F16", "BOOL", *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64))}
 
 
-def read_table(spec: str) -> NDArray[Any]:
+def read_table(spec: str) -> np.ndarray:
     """Read a 2-D array of real numbers from a NumPy or safetensors file.
 
     Parameters
@@ -93,7 +92,7 @@ def _tables_in(folder: Path) -> str:
     return f" (in this folder: {', '.join(found[:8])}{', ...' if len(found) > 8 else ''})" if found else ""
 
 
-def _check_table(array: NDArray[Any], what: str) -> NDArray[Any]:
+def _check_table(array: np.ndarray, what: str) -> np.ndarray:
     if array.ndim != 2:
         raise ValueError(f"{what} has shape {array.shape}: a table has two dimensions, rows x columns")
     if array.dtype.kind not in "fiub":
@@ -126,13 +125,13 @@ def _reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
         raise ValueError(f"{path} is not a readable {kind} file of plain numbers ({error})") from error
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_npy(path: Path) -> np.ndarray:
     with _reading(path, ValueError, EOFError):
         # np.load would also open other formats, and refuses an empty file with advice about pickles
         return np.lib.format.open_memmap(path, mode="r")
 
 
-def _read_npz(path: Path, name: str) -> NDArray[Any]:
+def _read_npz(path: Path, name: str) -> np.ndarray:
     damage = (zipfile.BadZipFile, zlib.error, EOFError, ValueError)
     with _reading(path, *damage), zipfile.ZipFile(path) as archive:
         members = {member.removesuffix(".npy"): member for member in archive.namelist() if member.endswith(".npy")}
@@ -151,7 +150,7 @@ def _npz_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
         return read(file)[0]
 
 
-def _read_safetensors(path: Path, name: str) -> NDArray[Any]:
+def _read_safetensors(path: Path, name: str) -> np.ndarray:
     with _reading(path, SafetensorError), safe_open(path, framework="numpy") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         chosen = _choose({key: tuple(part.get_shape()) for key, part in slices.items()}, name, path)

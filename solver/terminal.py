@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .curve import CompressionCurve, CurvePoint
@@ -10,7 +10,9 @@ from .extras import require
 from .report import FitReport
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
+    from rich.table import Table
+    from rich.text import TextType
 
 __all__ = ["render", "render_curve"]
 
@@ -27,14 +29,10 @@ def render(report: FitReport) -> RenderableType:
     """
     require("rich")
     from rich.console import Group
-    from rich.table import Table
 
     n, d = report.shape
     fewer = f"{abs(report.ratio):.1%} {'fewer' if report.ratio >= 0 else 'more'}"
-    summary = Table(show_header=False, box=None, pad_edge=False)
-    summary.add_column(style="bold")
-    summary.add_column()
-    for name, value in (
+    facts = [
         ("table", f"{n:,} x {d:,}"),
         ("objective", f"{report.objective:.6g}  (sum of squared distances)"),
         ("relative error", f"{report.relative_error:.4f}"),
@@ -42,22 +40,37 @@ def render(report: FitReport) -> RenderableType:
         ("parameters", f"{report.n_parameters:,}  ({fewer} than {n * d:,})"),
         ("steps", f"{report.n_iter}  ({'converged' if report.converged else 'stopped at max_iter'})"),
         ("seconds", f"{report.seconds:.2f}"),
-    ):
-        summary.add_row(name, value)
-    if report.n_reseeded:
-        summary.add_row("clusters re-seeded", str(report.n_reseeded))
+        *([("clusters re-seeded", str(report.n_reseeded))] if report.n_reseeded else []),
+    ]
+    summary = lay_out(("", ""), ((f"[bold]{name}[/]", value) for name, value in facts), left=2)
+    summary.show_header = False
     return Group(summary, "", _cluster_table(report))
 
 
-def _cluster_table(report: FitReport) -> RenderableType:
+def lay_out(
+    headings: Sequence[str],
+    rows: Iterable[Iterable[str]],
+    title: TextType | None = None,
+    *,
+    left: int = 0,
+    no_wrap: bool = False,
+) -> Table:
+    """A table of rich without rules: the first ``left`` columns begin at the left, the others end at the right."""
     from rich.table import Table
 
-    clusters = Table(box=None, pad_edge=False, title=None)
-    for heading in ("cluster", "rows", "share", "dimension"):
-        clusters.add_column(heading, justify="right", header_style="bold")
-    listed = zip(report.counts[:_LISTED_CLUSTERS], report.dims, strict=False)
-    for number, (count, dim) in enumerate(listed):
-        clusters.add_row(str(number), f"{count:,}", f"{count / report.shape[0]:.1%}", str(dim))
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for number, heading in enumerate(headings):
+        justify: JustifyMethod = "left" if number < left else "right"
+        table.add_column(heading, justify=justify, header_style="bold", no_wrap=no_wrap)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cluster_table(report: FitReport) -> Table:
+    listed = enumerate(zip(report.counts[:_LISTED_CLUSTERS], report.dims, strict=False))
+    rows = [(str(c), f"{count:,}", f"{count / report.shape[0]:.1%}", str(dim)) for c, (count, dim) in listed]
+    clusters = lay_out(("cluster", "rows", "share", "dimension"), rows)
     hidden = len(report.counts) - _LISTED_CLUSTERS
     if hidden > 0:
         low, high = min(report.counts), max(report.counts)
@@ -91,19 +104,14 @@ def render_curve(curve: CompressionCurve) -> RenderableType:
 
 def _curve_table(
     curve: CompressionCurve, title: str, tell: Callable[[CurvePoint], str], bold: Iterable[CurvePoint] = ()
-) -> RenderableType:
-    from rich.table import Table
+) -> Table:
+    by_method, marked = [curve.of(method) for method in curve.methods], set(bold)
 
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    for heading in ("saved", *curve.methods):
-        table.add_column(heading, justify="right", header_style="bold", no_wrap=True)
-    by_method = [curve.of(method) for method in curve.methods]
-    marked = set(bold)
-    for ratio in curve.ratios:
-        points = [points.get(ratio) for points in by_method]
-        cells = ["" if p is None else f"[bold]{tell(p)}[/]" if p in marked else tell(p) for p in points]
-        table.add_row(f"{100 * ratio:g}%", *cells)
-    return table
+    def cell(point: CurvePoint | None) -> str:
+        return "" if point is None else f"[bold]{tell(point)}[/]" if point in marked else tell(point)
+
+    rows = [(f"{100 * ratio:g}%", *(cell(points.get(ratio)) for points in by_method)) for ratio in curve.ratios]
+    return lay_out(("saved", *curve.methods), rows, title, no_wrap=True)
 
 
 def _best(curve: CompressionCurve, weighted: bool) -> list[CurvePoint]:

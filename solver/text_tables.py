@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,6 @@ def read_words(path: Path) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     return tuple(vectors), np.stack(list(vectors.values()))
 
 
-def has_words(path: Any) -> bool:
+def has_words(path: str | os.PathLike[str]) -> bool:
     """Whether a file is one of words, by its ending."""
     return Path(path).suffix in WORDS

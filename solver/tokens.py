@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import import_array, to_numpy
+from .arrays import AnyArray, import_array, to_numpy
 
 __all__ = ["count_tokens", "token_weights", "zipf_counts"]
+
+Tokenizer: TypeAlias = Any
+"""Of transformers, sentence-transformers or tokenizers, or a callable that gives ``input_ids``: they share no type."""
 
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 1 << 20
 _PLACEHOLDER = re.compile(r"\[\w[^\[\]]*\]|<[^<>]+>")  # [unused7], <extra_id_0>, <0x0A>
@@ -22,7 +25,7 @@ _ASCII_PLACE = 1000  # how many words come before the other ASCII characters
 
 
 def token_weights(
-    tokenizer_or_counts: Any,
+    tokenizer_or_counts: Tokenizer | AnyArray,
     texts: Iterable[str] | None = None,
     *,
     power: float = 0.5,
@@ -79,7 +82,7 @@ def token_weights(
     return weights
 
 
-def count_tokens(tokenizer: Any, texts: Iterable[str], n_rows: int | None = None) -> NDArray[np.float64]:
+def count_tokens(tokenizer: Tokenizer, texts: Iterable[str], n_rows: int | None = None) -> NDArray[np.float64]:
     """How often each token occurs in texts, as the model meets them: special tokens included, padding left out.
 
     Parameters
@@ -122,7 +125,7 @@ def count_tokens(tokenizer: Any, texts: Iterable[str], n_rows: int | None = None
 
 
 def zipf_counts(
-    tokenizer: Any, n_rows: int | None = None, *, exponent: float = 1.0, total: float = 1e6
+    tokenizer: Tokenizer, n_rows: int | None = None, *, exponent: float = 1.0, total: float = 1e6
 ) -> NDArray[np.float64]:
     """Counts to expect of each token by its place in the vocabulary alone: Zipf's law, ``count ~ rank ** -exponent``.
 
@@ -167,7 +170,7 @@ def zipf_counts(
     return counts
 
 
-def _counts(given: Any, texts: Iterable[str] | None, n_rows: int | None) -> NDArray[np.float64]:
+def _counts(given: Tokenizer | AnyArray, texts: Iterable[str] | None, n_rows: int | None) -> NDArray[np.float64]:
     if hasattr(given, "encode_batch") or hasattr(given, "get_vocab") or callable(given):
         return zipf_counts(given, n_rows) if texts is None else count_tokens(given, texts, n_rows)
     if isinstance(given, (str, bytes)) or given is None:
@@ -191,7 +194,7 @@ def _counts(given: Any, texts: Iterable[str] | None, n_rows: int | None) -> NDAr
     return np.pad(counts, (0, n - len(counts)))
 
 
-def _encoder(tokenizer: Any) -> Callable[[list[str]], NDArray[np.int64]]:
+def _encoder(tokenizer: Tokenizer) -> Callable[[list[str]], NDArray[np.int64]]:
     """A function from texts to the numbers of all their tokens, one after the other, without padding."""
     if hasattr(tokenizer, "encode_batch") and not callable(tokenizer):  # tokenizers.Tokenizer
 
@@ -220,7 +223,7 @@ def _encoder(tokenizer: Any) -> Callable[[list[str]], NDArray[np.int64]]:
     return call
 
 
-def _flat(ids: Any, mask: Any) -> NDArray[np.int64]:
+def _flat(ids: Iterable[AnyArray], mask: Iterable[AnyArray] | None) -> NDArray[np.int64]:
     try:
         rows = [np.asarray(row) for row in ids]
         if any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
@@ -231,7 +234,7 @@ def _flat(ids: Any, mask: Any) -> NDArray[np.int64]:
         raise TypeError(f"tokenizer must give a list of whole numbers for each text: {error}") from None
 
 
-def _rows(tokenizer: Any, n_rows: int | None) -> int:
+def _rows(tokenizer: Tokenizer, n_rows: int | None) -> int:
     given = _check_rows(n_rows)
     if given is not None:
         return given
@@ -276,7 +279,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _by_frequency(tokenizer: Any) -> list[int]:
+def _by_frequency(tokenizer: Tokenizer) -> list[int]:
     """Numbers of the tokens to be expected, from the most to the least frequent; see :func:`zipf_counts`."""
     frame = list(dict.fromkeys(_encoder(tokenizer)([""]).tolist()))  # an empty text is what is added to every text
     words, alphabet = _words_and_alphabet(tokenizer.get_vocab(), set(frame))

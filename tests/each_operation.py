@@ -6,7 +6,6 @@ Results are not looked at here, other tests do that. Shapes are small, for a san
 import faulthandler
 import importlib
 import sys
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -15,6 +14,7 @@ from transfers import converted
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats, cuda
+from ksubspaces.kernels.factors import Factors
 
 LOOKUP = importlib.import_module("ksubspaces.kernels.cuda.lookup")  # the module, whose function has the same name
 
@@ -90,9 +90,7 @@ def look_up(xp, rng, n, dims, labels, bases, offsets):
     blocks = [xp.asarray(rng.normal(size=(m, j)).astype(bases[0].dtype)) for m, j in zip(counts, dims, strict=True)]
     for most in (LOOKUP.DIRECT_BYTES, 0):
         with mock.patch.object(LOOKUP, "DIRECT_BYTES", most):
-            factors = SimpleNamespace(
-                labels=labels, positions=xp.asarray(positions), blocks=blocks, bases=bases, offsets=offsets
-            )
+            factors = Factors(labels, xp.asarray(positions), blocks, bases, offsets)
             kernels.lookup(xp.asarray(rng.integers(0, n, 200)), factors)
 
 

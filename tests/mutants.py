@@ -492,18 +492,18 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("a group's last rows are in no slot", "groups.cu", " + chunk - 1) / chunk", ") / chunk"),
         Mutant("slots are counted up to and with a group", "groups.cu", "sums[t] - own", "sums[t]"),
         Mutant("a slot runs into the next group", "slots.cuh", "left < chunk ? (int)left : chunk", "chunk"),
-        Mutant("a stage is not waited for", "moments.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
+        Mutant("a stage is not waited for", "tile.cuh", "cp_async_wait<RING - 2>", "cp_async_wait<RING - 1>"),
         Mutant(
             "a stage is read before others have it, and filled while they read",
-            "moments.cu",
+            "tile.cuh",
             "__syncthreads();  // this stage",
             "// this stage",
         ),
         Mutant(
             "a stage too few is kept apart",
-            "moments.cu",
-            "begin(step + STAGES - 1)",
-            "begin(step + STAGES)",
+            "tile.cuh",
+            "start(step + RING - 1)",
+            "start(step + RING)",
         ),
         Mutant("the wrong origin", "moments.cu", "shift + TILE + c", "shift + c"),
         Mutant("weights count twice", "moments.cu", "(Real)sqrt(weights[i])", "(Real)weights[i]"),
@@ -727,10 +727,10 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
     ],
     "exercise_lookup": [
-        Mutant("a stage is not waited for", "lookup.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
+        Mutant("a stage is not waited for", "tile.cuh", "cp_async_wait<RING - 2>", "cp_async_wait<RING - 1>"),
         Mutant(
             "a stage is read before others have it, and filled while they read",
-            "lookup.cu",
+            "tile.cuh",
             "__syncthreads();  // this stage",
             "// this stage",
         ),
@@ -780,8 +780,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
     ],
     "exercise_packed": [
-        Mutant("a stage is not waited for", "packed.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
-        Mutant("a stage is filled while others read", "packed.cu", "__syncthreads();  // this stage", "// this stage"),
+        Mutant("a stage is not waited for", "tile.cuh", "cp_async_wait<RING - 2>", "cp_async_wait<RING - 1>"),
+        Mutant("a stage is filled while others read", "tile.cuh", "__syncthreads();  // this stage", "// this stage"),
         Mutant(
             "rows are looked for before all are counted",
             "packed.cu",

@@ -223,7 +223,7 @@ def stop_the_work(monkeypatch: pytest.MonkeyPatch, error: BaseException, when: s
         monkeypatch.setattr(cli.fit, "fit_subspaces", stop)
         monkeypatch.setattr(cli.curve, "compression_curve", stop)
     else:
-        monkeypatch.setattr(cli.fit, "write_whole", stop)
+        monkeypatch.setattr(cli.fit, "write_json", stop)
         monkeypatch.setattr(CompressionCurve, "plot", stop)
 
 

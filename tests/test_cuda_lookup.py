@@ -4,7 +4,6 @@ What ``lookup`` means is tested in ``contract/``.
 """
 
 import importlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from emulator import emulated, modes, needs_compiler
 from ksubspaces import Factorization
 from ksubspaces.kernels import reference
 from ksubspaces.kernels.cuda import loader, lookup
+from ksubspaces.kernels.factors import Factors
 
 pytestmark = needs_compiler
 module = importlib.import_module(lookup.__module__)
@@ -47,7 +47,7 @@ def from_bits(bits):
 @pytest.mark.parametrize("d", [16, 33, 136])
 def test_lookup_of_bfloat16(d, affine, direct):
     made, rng = factors(300, d, [8, 0, 11, 16], np.float32, affine)
-    stored = SimpleNamespace(
+    stored = Factors(
         labels=made.labels,
         positions=made.positions,
         blocks=[as_bits(block) for block in made.blocks],

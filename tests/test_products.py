@@ -1,5 +1,7 @@
 """Products side by side on the CPU: those of BLAS, and the same bits on however many threads."""
 
+from threading import get_ident
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ def test_products_are_those_of_blas(m, d, p, dtype):
     close = {"rtol": 0, "atol": 8 * max(m, d) * np.finfo(dtype).eps}
     found = products.multiply(V, A, np.empty((p, m), dtype))
     np.testing.assert_allclose(found, V.astype(float) @ A.T.astype(float), **close)
+    if p * d:
+        np.testing.assert_allclose(products.project(A, V.T), A.astype(float) @ V.T.astype(float), **close)
     squares = products.gram(A)
     np.testing.assert_allclose(squares, A.T.astype(float) @ A.astype(float), **close)
     np.testing.assert_array_equal(squares, squares.T)
@@ -49,3 +53,47 @@ def test_the_same_bits_on_any_number_of_threads(monkeypatch):
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_work_within_a_task_stays_on_its_thread(monkeypatch):
+    monkeypatch.setattr(products, "count_threads", lambda: 2)
+
+    def nested(_):
+        return set(products.side_by_side(lambda _: get_ident(), range(9))), {get_ident()}
+
+    assert all(inner == own for inner, own in products.side_by_side(nested, range(9)))
+
+
+def test_after_an_error_nothing_goes_on(monkeypatch):
+    monkeypatch.setattr(products, "count_threads", lambda: 2)
+    done = []
+
+    def work(i):
+        done.append(i)
+        return 1 / (i - 1)
+
+    with pytest.raises(ZeroDivisionError):
+        list(products.side_by_side(work, range(100)))
+    before = len(done)
+    assert before < 10
+    assert list(products.side_by_side(lambda i: i, range(20))) == list(range(20))
+    assert len(done) == before
+
+
+def test_a_forked_process_has_threads_of_its_own(monkeypatch):
+    monkeypatch.setattr(products, "count_threads", lambda: 2)
+    here, there = (products._workers(2, process) for process in (1, 2))
+    assert here is not there
+    assert here is products._workers(2, 1)
+    for pool in (here, there):
+        pool.shutdown()
+    products._workers.cache_clear()
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1.0, 1e60, 0.0])
+def test_what_vectors_capture(scale):
+    rng = np.random.default_rng()
+    A = rng.normal(size=(50, 37))
+    S, V = A.T @ A, np.linalg.qr(rng.normal(size=(37, 20)))[0].T
+    found = products.measure_captured(S * scale, V.astype("f4"))
+    np.testing.assert_allclose(found, np.diag(V @ S @ V.T) * scale, rtol=1e-4)

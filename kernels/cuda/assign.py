@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from ..flats import Array, Flats, Layout
+from ..flats import Array, Flats, Kept, Layout
 from . import loader, screen
 from .columns import BLOCKS_PER_MULTIPROCESSOR, CHUNK_BYTES, CHUNKS, ROWS, Columns, shared_memory
-from .memory import or_null
+from .memory import Place, or_null
 
 VARIANTS: list[loader.Variant] = [
     ("assign", {"PRODUCT": p, "RESIDENT": r}) for p in ("SplitTF32", "Double") for r in (0, 1)
@@ -49,7 +47,7 @@ def assign(
     weights: Array | None = None,
     *,
     residuals: bool = True,
-    kept: dict[Any, Any] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[Array, Array | None]:
     """Nearest flat of each row and the squared distance to it; see :func:`ksubspaces.kernels.assign`.
 
@@ -122,8 +120,9 @@ class _Plan:
     """
 
     def __init__(
-        self, xp: ModuleType, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int
+        self, where: Place, layout: Layout, along_complements: bool, affine: bool, splits: int, tile: int
     ) -> None:
+        xp = where[0]
         directions = layout.shorter if along_complements else layout
         self.exact = layout.wide if along_complements else layout.narrow
         sizes, lengthened = np.diff(directions.starts), ~self.exact & affine
@@ -140,10 +139,7 @@ class _Plan:
         self.tiles, self.first = (xp.asarray(part.astype(np.int32)) for part in (columns.tiles, columns.first))
 
 
-@functools.lru_cache(maxsize=16)
-def _plan(where: tuple[Any, ...], *shapes: Any) -> _Plan:
-    """The plan for these shapes; ``where`` is the module of the arrays, and on a card the device and the stream."""
-    return _Plan(where[0], *shapes)
+_plan = functools.lru_cache(maxsize=16)(_Plan)
 
 
 class _Search:
@@ -205,7 +201,7 @@ class _Search:
         """Kernel of ``assign.cu`` for this search."""
         return loader.kernel("assign", name, {"PRODUCT": self.product, "RESIDENT": int(self.resident)})
 
-    def _measure_rows(self) -> Any:
+    def _measure_rows(self) -> loader.Argument:
         """|x|^2 of each row about the centre, where a flat needs it."""
         if self.plan.exact.all():
             return loader.NULL
@@ -215,33 +211,14 @@ class _Search:
         self.kernel("measure_rows")((rows // 8,), (256,), args)
         return energy
 
-    def launch(
-        self, penalty: Array | None, weights: Array | None, labels: Any, residuals: Any, costs: Any, distances: Any
-    ) -> None:
-        """Run the search into (splits, n) labels, residuals and costs, or into (k, n) distances."""
+    def launch(self, penalty: Array | None, weights: Array | None, *outputs: loader.Argument) -> None:
+        """Run the search into (splits, n) labels, residuals and costs, or into (k, n) distances, the last output."""
         xp, plan = self.xp, self.plan
         if penalty is not None:
             self.terms[:-2, 2] = xp.asarray(penalty)
-        args = (
-            self.X,
-            np.int64(self.n),
-            np.int32(self.d),
-            self.directions,
-            self.shifts,
-            plan.ends,
-            self.terms,
-            plan.tiles,
-            plan.first,
-            np.int32(self.splits),
-            or_null(self.centre),
-            self._measure_rows(),
-            loader.NULL,
-            loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype)),
-            labels,
-            residuals,
-            costs,
-            distances,
-            loader.NULL,
-            loader.NULL,
-        )
+        own = loader.NULL if weights is None else xp.ascontiguousarray(xp.asarray(weights, dtype=self.dtype))
+        operands = self.X, np.int64(self.n), np.int32(self.d), self.directions, self.shifts
+        columns = plan.ends, self.terms, plan.tiles, plan.first, np.int32(self.splits)
+        of_rows = or_null(self.centre), self._measure_rows(), loader.NULL, own
+        args = (*operands, *columns, *of_rows, *outputs, loader.NULL, loader.NULL)
         self.kernel("assign")((self.row_tiles * self.splits,), (ROWS,), args, shared_mem=self.shared)

@@ -11,12 +11,13 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import libraries
 from ..flats import Array
+from ..libraries import Untyped
 from . import loader
 from .memory import address
 
@@ -77,7 +78,7 @@ def eigh_each(S: Array) -> tuple[Array, Array]:
 
 
 @functools.cache
-def library() -> Any:
+def library() -> Untyped:
     """The cuSOLVER that CuPy is linked with; its functions are found through CuPy's own module."""
     try:
         from cupy_backends.cuda.libs import cusolver
@@ -109,7 +110,7 @@ class _Lane(NamedTuple):
     """What cuSOLVER works with at a time: its handle, and a stream of CuPy's."""
 
     handle: int
-    stream: Any
+    stream: Untyped
 
 
 class _Solver:
@@ -140,17 +141,17 @@ class _Solver:
         self._call("cusolverDnSetStream", lane.handle, lane.stream.ptr)
         self._call(self.name, *self._problem(lane, results, c), *buffers, info, *self.batch)
 
-    def _problem(self, lane: _Lane, results: _Results, c: int) -> tuple[Any, ...]:
+    def _problem(self, lane: _Lane, results: _Results, c: int) -> tuple[object, ...]:
         real, size = REALS[self.dtype], self.d * self.dtype.itemsize
         vectors, values = address(results.vectors) + c * self.d * size, address(results.values) + c * size
         matrix = self.d, real, vectors, self.d  # rows lie one after another; symmetric, so columns do as well
         return lane.handle, self.params, VECTORS, LOWER, *matrix, real, values, real
 
-    def _call(self, name: str, *args: Any) -> None:
+    def _call(self, name: str, *args: object) -> None:
         _call(self.library, name, *args)
 
 
-def _call(library: Any, name: str, *args: Any) -> None:
+def _call(library: Untyped, name: str, *args: object) -> None:
     function = getattr(library, name)
     function.argtypes, function.restype = PROTOTYPES[name], _int
     status = function(*args)
@@ -180,7 +181,7 @@ def _side_by_side(lanes: int, work: Callable[[int, _Lane], None]) -> None:
     own = [_lane(device) for _ in range(lanes)]
     ready = caller.record()
 
-    def run(i: int) -> Any:
+    def run(i: int) -> Untyped:
         with cuda.Device(device):
             own[i].stream.wait_event(ready)
             work(i, own[i])

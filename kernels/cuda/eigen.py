@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -61,7 +61,7 @@ PROBES = 16
 """Rows of signs that wrong vectors would have to be wrong for in turn."""
 
 
-def _defines(dtype: np.dtype, layout: Layout) -> dict[str, Any]:
+def _defines(dtype: np.dtype, layout: Layout) -> loader.Defines:
     real = "float" if dtype == np.float32 else "double"
     return {"REAL": real, "ROWS": layout.rows, "COLUMNS": layout.columns, "BLOCKS": layout.blocks}
 
@@ -170,19 +170,9 @@ def _jacobi(S: Array, dtype: np.dtype) -> tuple[Array, Array, Array]:
     tolerance = np.finfo(dtype).eps * np.sqrt(d)
     # A sweep with cosines and sines of at most s leaves cosines of at most 2 d s^2.
     settled = np.sqrt(tolerance / (2 * d))
-    loader.kernel("eigen", "eigen", _defines(dtype, layout))(
-        (k,),
-        (32 * -(-d // layout.columns),),
-        (
-            xp.ascontiguousarray(S, dtype=np.float64),
-            np.int32(d),
-            dtype.type(tolerance),
-            dtype.type(settled),
-            values,
-            vectors,
-            sweeps,
-        ),
-    )
+    threads, limits = 32 * -(-d // layout.columns), (dtype.type(tolerance), dtype.type(settled))
+    args = (xp.ascontiguousarray(S, dtype=np.float64), np.int32(d), *limits, values, vectors, sweeps)
+    loader.kernel("eigen", "eigen", _defines(dtype, layout))((k,), (threads,), args)
     return values, vectors, sweeps
 
 

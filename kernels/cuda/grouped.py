@@ -3,8 +3,6 @@ of one group after another for flats of many."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -21,7 +19,7 @@ NARROW = 256  # columns up to which the kernel takes flats of any dimension ...
 FEW = 32  # ... and beyond which, of so many dimensions on average
 
 
-def _defines(dtype: DTypeLike, d: int) -> dict[str, Any]:
+def _defines(dtype: DTypeLike, d: int) -> loader.Defines:
     each = next(each for each in COLUMNS if 32 * each >= d or each == COLUMNS[-1])
     return {"REAL": "float" if dtype == np.float32 else "double", "EACH": each, "CHUNK": CHUNK}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class Slots(NamedTuple):
     owners: Array
 
     @property
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[loader.Argument, ...]:
         """What kernels take to find the rows of a slot."""
         return self.groups.order, self.groups.starts, self.slots, self.owners, np.int32(self.groups.k)
 
@@ -105,7 +105,7 @@ def cut(groups: Groups, chunk: int) -> Slots:
     return Slots(groups, *groups.kept[chunk])
 
 
-def _cut(groups: Groups, totals: Any, chunk: int) -> None:
+def _cut(groups: Groups, totals: loader.Argument, chunk: int) -> None:
     """Find the slots, and where groups start if the rows of each are given."""
     xp, n, k = loader.namespace(groups.order), len(groups.order), groups.k
     most = min(n, k)  # groups that hold a row, hence slots that may be short of rows

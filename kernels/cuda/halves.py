@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ..flats import Array
+from ..flats import Array, Kept
 from . import loader
 
 VARIANTS: list[loader.Variant] = [("halves", {})]
@@ -43,7 +41,7 @@ class HalfRows:
         run((-(-n // 8),), (256,), (*args, self.energy, self.lost, self.scales))
 
 
-def half_rows(X: Array, centre: Array | None, width: int, kept: dict[Any, Any] | None) -> HalfRows:
+def half_rows(X: Array, centre: Array | None, width: int, kept: Kept | None) -> HalfRows:
     """Rows in float16; those kept, if there are any, about whatever centre was the first, for any near one will do."""
     name = "halves", width, centre is not None
     if kept is None:

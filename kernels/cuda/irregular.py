@@ -10,7 +10,6 @@ they are compiled and not where they were before.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -98,5 +97,5 @@ def _blocks(rows: Array) -> int:
     return -(-len(rows) // CHUNK)
 
 
-def _launch(kernel: str, blocks: int, *args: Any) -> None:
+def _launch(kernel: str, blocks: int, *args: loader.Argument) -> None:
     loader.numba_kernel("irregular", kernel)((blocks,), (THREADS,), args)

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import libraries
 from ..flats import Array
+from ..libraries import Untyped
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("--std=c++17", f"-I{FOLDER}")
@@ -33,7 +34,13 @@ NULL = np.uint64(0)
 Launch = Callable[..., None]
 """``launch(grid, block, args, *, shared_mem=0)``, on the current stream; a grid without blocks is no launch."""
 
-Variant = tuple[str, Mapping[str, Any]]
+Argument: TypeAlias = "Array | np.generic"
+"""Of a kernel: an array, to which it gets a pointer, or one of NumPy's numbers."""
+
+Defines = Mapping[str, str | int]
+"""What is defined in a ``.cu`` file."""
+
+Variant = tuple[str, Defines]
 """A ``.cu`` file, and what is defined in it."""
 
 Kinds = tuple[tuple[np.dtype, bool], ...]
@@ -57,14 +64,14 @@ class Limits(NamedTuple):
     multiprocessors: int
 
 
-def kernel(source: str, name: str, defines: Mapping[str, Any] | None = None) -> Launch:
+def kernel(source: str, name: str, defines: Defines | None = None) -> Launch:
     """Kernel ``name`` of ``<source>.cu``, compiled for the current device with these definitions."""
     import cupy
 
     return _launch(cupy.cuda.Device().id, source, name, _ordered(defines or {}))
 
 
-def prepare(variants: Iterable[Variant]) -> list[Future[Any]]:
+def prepare(variants: Iterable[Variant]) -> list[Future[Untyped]]:
     """Begin to compile these for the current device, side by side; who asks for a kernel waits for its own alone."""
     import cupy
 
@@ -103,7 +110,7 @@ def numba_kernel(source: str, name: str) -> Launch:
 
     device = cupy.cuda.Device().id
 
-    def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0) -> None:
+    def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Argument], *, shared_mem: int = 0) -> None:
         if all(grid):
             run = _numba_compiled(device, source, name, kinds(args))
             run(tuple(grid), tuple(block), tuple(args), shared_mem=shared_mem)
@@ -111,7 +118,7 @@ def numba_kernel(source: str, name: str) -> Launch:
     return launch
 
 
-def kinds(args: Sequence[Any]) -> Kinds:
+def kinds(args: Sequence[Argument]) -> Kinds:
     """Kinds of the arguments of a Numba kernel."""
     return tuple((arg.dtype, not isinstance(arg, np.generic)) for arg in args)
 
@@ -132,7 +139,7 @@ def namespace(array: Array) -> ModuleType:
     return cupy
 
 
-def read(source: str, defines: Mapping[str, Any]) -> str:
+def read(source: str, defines: Defines) -> str:
     """Text of ``<source>.cu``, after its definitions and before a digest of the headers.
 
     Compilers find the headers in this folder, but CuPy's cache on disk knows nothing of them: without the digest
@@ -148,18 +155,18 @@ def _headers() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.cuh")))).hexdigest()
 
 
-Defines = tuple[tuple[str, Any], ...]
-_Which = tuple[int, str, Defines]
+_Ordered = tuple[tuple[str, str | int], ...]
+_Which = tuple[int, str, _Ordered]
 
-_modules: dict[_Which, Future[Any]] = {}
+_modules: dict[_Which, Future[Untyped]] = {}
 _modules_lock = threading.Lock()
 
 
-def _ordered(defines: Mapping[str, Any]) -> Defines:
+def _ordered(defines: Defines) -> _Ordered:
     return tuple(sorted(defines.items()))
 
 
-def _begun(which: _Which) -> tuple[Future[Any], _Which | None]:
+def _begun(which: _Which) -> tuple[Future[Untyped], _Which | None]:
     """The module, compiled or being so, and what is to be compiled if nobody has begun to."""
     with _modules_lock:
         if which in _modules:
@@ -167,7 +174,7 @@ def _begun(which: _Which) -> tuple[Future[Any], _Which | None]:
         return _modules.setdefault(which, Future()), which
 
 
-def _compile(module: Future[Any], which: _Which) -> None:
+def _compile(module: Future[Untyped], which: _Which) -> None:
     import cupy
 
     device, source, defines = which
@@ -182,14 +189,14 @@ def _compile(module: Future[Any], which: _Which) -> None:
 
 
 @functools.cache
-def _launch(device: int, source: str, name: str, defines: Defines) -> Launch:
+def _launch(device: int, source: str, name: str, defines: _Ordered) -> Launch:
     module, which = _begun((device, source, defines))
     if which:
         _compile(module, which)
     function = module.result().get_function(name)
     granted = function.max_dynamic_shared_size_bytes
 
-    def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], *, shared_mem: int = 0) -> None:
+    def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Argument], *, shared_mem: int = 0) -> None:
         nonlocal granted
         if shared_mem > granted:  # more than 48 KiB has to be asked for
             function.max_dynamic_shared_size_bytes = granted = shared_mem

@@ -96,27 +96,19 @@ decode_grouped(const long long* rows, const long long* positions, const unsigned
   __syncthreads();
 
   const int steps = (j + DEPTH - 1) / DEPTH;
-  auto begin = [&](int step) {
-    if (step < steps) {
-      const int stage = step % STAGES, t0 = step * DEPTH;
-      auto coefficients = [&](int r) { return sources[r]; };
-      auto vector = [&](int t) { return t0 + t < j ? basis + (long long)(t0 + t) * d : nullptr; };
-      fetch<CHUNK, DEPTH, LDA, THREADS>(left + stage * CHUNK * LDA, coefficients, t0, j, block);
-      fetch<DEPTH, WIDTH, LDB, THREADS>(right + stage * DEPTH * LDB, vector, column, d, basis);
-    }
-    cp_async_commit();
+  auto begin = [&](int step, int stage) {
+    const int t0 = step * DEPTH;
+    auto coefficients = [&](int r) { return sources[r]; };
+    auto vector = [&](int t) { return t0 + t < j ? basis + (long long)(t0 + t) * d : nullptr; };
+    fetch<CHUNK, DEPTH, LDA, THREADS>(left + stage * CHUNK * LDA, coefficients, t0, j, block);
+    fetch<DEPTH, WIDTH, LDB, THREADS>(right + stage * DEPTH * LDB, vector, column, d, basis);
   };
-
   Tile tile;
-  for (int step = 0; step < STAGES - 1; step++) begin(step);
-  for (int step = 0; step < steps; step++) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // this stage is complete, and everyone has left the one before it, which is filled next
-    begin(step + STAGES - 1);
-    const Stored* a = left + step % STAGES * CHUNK * LDA;
-    const Stored* b = right + step % STAGES * DEPTH * LDB;
+  auto add = [&](int stage) {
+    const Stored *a = left + stage * CHUNK * LDA, *b = right + stage * DEPTH * LDB;
     tile.template add<DEPTH, LDA, 1, LDB>(a, b, slot.size);
-  }
+  };
+  pipeline<STAGES>(steps, begin, [](int, int) {}, add);
   tile.each([&](int m, int n, Real value) {
     if (m >= slot.size || column + n >= d) return;
     if (offsets) value += widen(offsets[(long long)c * d + column + n]);

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..factors import Factors
 from ..flats import Array
 from . import loader
 from .groups import cut, group_rows
@@ -20,11 +21,11 @@ DIRECT_BYTES = 64 << 20  # of bases read by rows decoded one by one; beyond it, 
 STORED = {"float32": "float", "float64": "double", "float16": "Half", "uint16": "BFloat16", "bfloat16": "BFloat16"}
 
 
-def _defines(stored: str, width: int) -> dict[str, Any]:
+def _defines(stored: str, width: int) -> loader.Defines:
     return {"STORED": stored, "CHUNK": CHUNK, "WIDTH": width, "DEPTH": DEPTH, "STAGES": STAGES}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+VARIANTS: list[loader.Variant] = [
     ("lookup", _defines(stored, width))
     for stored in ("float", "double", "Half", "BFloat16")
     for width in ((64,) if stored == "double" else (64, 128))
@@ -41,7 +42,7 @@ class _Tables(NamedTuple):
     kept: list[Array]
 
 
-def lookup(rows: Array, factorization: Any) -> Array:
+def lookup(rows: Array, factorization: Factors) -> Array:
     bases = factorization.bases
     xp, d, dtype = loader.namespace(bases[0]), bases[0].shape[1], bases[0].dtype
     if dtype.name not in STORED:
@@ -55,11 +56,10 @@ def lookup(rows: Array, factorization: Any) -> Array:
     return out
 
 
-def _tables(factorization: Any) -> _Tables:
+def _tables(factorization: Factors) -> _Tables:
     """Tables of a factorization, made once: its arrays do not change."""
-    kept = vars(factorization).get("_tables")
-    if kept is not None:
-        return kept
+    if "tables" in factorization.kept:
+        return factorization.kept["tables"]
     xp, dtype = loader.namespace(factorization.bases[0]), factorization.bases[0].dtype
     arrays = [xp.ascontiguousarray(part) for part in (*factorization.blocks, *factorization.bases)]
     if any(array.dtype != dtype for array in arrays):
@@ -74,7 +74,7 @@ def _tables(factorization: Any) -> _Tables:
         offsets=None if offsets is None else xp.ascontiguousarray(offsets, dtype=dtype),
         kept=arrays,
     )
-    vars(factorization)["_tables"] = tables
+    factorization.kept["tables"] = tables
     return tables
 
 

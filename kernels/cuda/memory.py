@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 
 from ..flats import Array
 from . import loader
+
+Place: TypeAlias = "tuple[ModuleType] | tuple[ModuleType, int, int]"
+"""Whose arrays are made, and on a card the device and the stream: what else than shapes a plan is for."""
 
 WIDEST = 16  # bytes of the widest asynchronous copy
 
@@ -23,6 +27,6 @@ def pieces(dtype: np.dtype, length: int, array: Array | None = None) -> int:
     return WIDEST // dtype.itemsize if aligned else 1
 
 
-def or_null(array: Array | None) -> Any:
+def or_null(array: Array | None) -> loader.Argument:
     """The array, or what a kernel takes for none."""
     return loader.NULL if array is None else array

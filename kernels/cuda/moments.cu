@@ -72,35 +72,29 @@ products(const Real* X, const double* weights, const Real* origins, const long l
 
   // Pieces are copied, and later transformed, by the same thread: column c of the tiles, in some of a stage's rows.
   const int steps = (slot.size + DEPTH - 1) / DEPTH;
-  auto begin = [&](int step) {
-    if (step < steps) {
-      own_pieces<DEPTH, TILE, PIECE, THREADS>([&](int r, int c) {
-        const Real* x = rows[step * DEPTH + r];
-        const int at = step % STAGES * STAGE + r * LD + c;
-        copy_async<PIECE>(left + at, x + row + c, x && row + c < d);
-        if (!diagonal) copy_async<PIECE>(right + at, x + column + c, x);
-      });
-    }
-    cp_async_commit();
+  auto begin = [&](int step, int stage) {
+    own_pieces<DEPTH, TILE, PIECE, THREADS>([&](int r, int c) {
+      const Real* x = rows[step * DEPTH + r];
+      const int at = stage * STAGE + r * LD + c;
+      copy_async<PIECE>(left + at, x + row + c, x && row + c < d);
+      if (!diagonal) copy_async<PIECE>(right + at, x + column + c, x);
+    });
   };
-
+  auto own = [&](int step, int stage) {
+    if (!moved) return;
+    own_pieces<DEPTH, TILE, PIECE, THREADS>([&](int r, int c) {
+      const Real root = scale[step * DEPTH + r];
+      const int at = stage * STAGE + r * LD + c;
+      transform(left + at, root, shift + c);
+      if (!diagonal) transform(right + at, root, shift + TILE + c);
+    });
+  };
   Tile tile;
-  for (int step = 0; step < STAGES - 1; step++) begin(step);
-  for (int step = 0; step < steps; step++) {
-    Real* a = left + step % STAGES * STAGE;
-    Real* b = right + step % STAGES * STAGE;
-    cp_async_wait<STAGES - 2>();
-    if (moved) {
-      own_pieces<DEPTH, TILE, PIECE, THREADS>([&](int r, int c) {
-        const Real root = scale[step * DEPTH + r];
-        transform(a + r * LD + c, root, shift + c);
-        if (!diagonal) transform(b + r * LD + c, root, shift + TILE + c);
-      });
-    }
-    __syncthreads();  // this stage is complete, and everyone has left the one before it, which is filled next
-    begin(step + STAGES - 1);
-    if (!(diagonal && tile.above_diagonal())) tile.template add<DEPTH, 1, LD, LD>(a, diagonal ? a : b, d - row);
-  }
+  auto add = [&](int stage) {
+    const Real *a = left + stage * STAGE, *b = diagonal ? a : right + stage * STAGE;
+    if (!(diagonal && tile.above_diagonal())) tile.template add<DEPTH, 1, LD, LD>(a, b, d - row);
+  };
+  pipeline<STAGES>(steps, begin, own, add);
   if (diagonal && tile.above_diagonal()) return;
   partial += (long long)blockIdx.x * TILE * TILE;
   tile.each([&](int m, int n, Real value) { partial[m * TILE + n] = value; });

@@ -6,8 +6,6 @@ float32), everything beyond a slot is float64. Extra memory is at most ``WORKSPA
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -24,11 +22,11 @@ PATCH = 32
 WORKSPACE = 256 << 20  # bytes of partial products at a time
 
 
-def _of_sums(dtype: DTypeLike) -> dict[str, Any]:
+def _of_sums(dtype: DTypeLike) -> loader.Defines:
     return {"REAL": "float" if dtype == np.float32 else "double", "CHUNK": CHUNK}
 
 
-def _of_products(dtype: DTypeLike, tile: int, piece: int) -> dict[str, Any]:
+def _of_products(dtype: DTypeLike, tile: int, piece: int) -> loader.Defines:
     return {**_of_sums(dtype), "TILE": tile, "PIECE": piece, "DEPTH": DEPTH, "STAGES": STAGES}
 
 

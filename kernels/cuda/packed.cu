@@ -111,46 +111,38 @@ decode_packed(const long long* rows, int n_rows, const unsigned char* codes, con
   __syncthreads();
   const long long first = bounds[g];
   const int terms = (int)(bounds[g + 1] - first), steps = (terms + DEPTH - 1) / DEPTH;
-  auto begin = [&](int step) {
-    if (step < steps) {
-      const int stage = step % STAGES, t0 = step * DEPTH;
-      auto vector = [&](int t) {
-        return t0 + t < terms ? bases + (long long)directions[first + t0 + t] * d : nullptr;
-      };
-      fetch<DEPTH, WIDTH, LDB, THREADS>(right + stage * DEPTH * LDB, vector, column, d, bases);
-      float* coefficients = left + stage * CHUNK * LDA;
-      const int own = t0 + threadIdx.x % DEPTH;
-      const long long e = first + own;
-      const bool inside = own < terms;
-      const int skip = inside ? skips[e] : 0, shift = inside ? shifts[e] : 0, mask = inside ? masks[e] : 0;
-      const float* table = levels + (inside ? tables[e] : 0);
-      const float scale = inside ? scales[e] : 0;
-      const float* gain = gains && inside ? gains + blocks[e] : nullptr;
-      own_pieces<CHUNK, DEPTH, 1, THREADS>([&](int r, int t) {
-        float z = 0;
-        if (inside && r < slot.size) {
-          const long long bit = firsts[r] + skip;
-          const unsigned short* word = (const unsigned short*)codes + (bit >> 4);
-          const unsigned bits = (unsigned)word[0] | (unsigned)word[1] << 16;
-          z = scale * table[(bits >> (int)(bit & 15)) << shift & mask];
-          if (gain) z *= gain[slot.numbers[r] * columns];
-        }
-        coefficients[r * LDA + t] = z;
-      });
-    }
-    cp_async_commit();
+  auto begin = [&](int step, int stage) {
+    const int t0 = step * DEPTH;
+    auto vector = [&](int t) {
+      return t0 + t < terms ? bases + (long long)directions[first + t0 + t] * d : nullptr;
+    };
+    fetch<DEPTH, WIDTH, LDB, THREADS>(right + stage * DEPTH * LDB, vector, column, d, bases);
+    float* coefficients = left + stage * CHUNK * LDA;
+    const int own = t0 + threadIdx.x % DEPTH;
+    const long long e = first + own;
+    const bool inside = own < terms;
+    const int skip = inside ? skips[e] : 0, shift = inside ? shifts[e] : 0, mask = inside ? masks[e] : 0;
+    const float* table = levels + (inside ? tables[e] : 0);
+    const float scale = inside ? scales[e] : 0;
+    const float* gain = gains && inside ? gains + blocks[e] : nullptr;
+    own_pieces<CHUNK, DEPTH, 1, THREADS>([&](int r, int t) {
+      float z = 0;
+      if (inside && r < slot.size) {
+        const long long bit = firsts[r] + skip;
+        const unsigned short* word = (const unsigned short*)codes + (bit >> 4);
+        const unsigned bits = (unsigned)word[0] | (unsigned)word[1] << 16;
+        z = scale * table[(bits >> (int)(bit & 15)) << shift & mask];
+        if (gain) z *= gain[slot.numbers[r] * columns];
+      }
+      coefficients[r * LDA + t] = z;
+    });
   };
-
   Tile tile;
-  for (int step = 0; step < STAGES - 1; step++) begin(step);
-  for (int step = 0; step < steps; step++) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // this stage is complete, and everyone has left the one before it, which is filled next
-    begin(step + STAGES - 1);
-    const float* a = left + step % STAGES * CHUNK * LDA;
-    const float* b = right + step % STAGES * DEPTH * LDB;
+  auto add = [&](int stage) {
+    const float *a = left + stage * CHUNK * LDA, *b = right + stage * DEPTH * LDB;
     tile.add<DEPTH, LDA, 1, LDB>(a, b, slot.size);
-  }
+  };
+  pipeline<STAGES>(steps, begin, [](int, int) {}, add);
   const float* offset = offsets ? offsets + (long long)clusters[g] * d + column : nullptr;
   tile.each([&](int m, int n, float value) {
     if (m >= slot.size || column + n >= d) return;

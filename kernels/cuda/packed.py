@@ -13,8 +13,6 @@ themselves are those of the whole, bit for bit.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..flats import Array
@@ -28,11 +26,11 @@ STAGES = 3
 BATCH = 8192  # rows of a launch; each of its blocks looks through all of them
 
 
-def _defines(width: int) -> dict[str, Any]:
+def _defines(width: int) -> loader.Defines:
     return {"CHUNK": CHUNK, "WIDTH": width, "DEPTH": DEPTH, "STAGES": STAGES}
 
 
-VARIANTS: list[tuple[str, dict[str, Any]]] = [("packed", _defines(width)) for width in (64, 128)]
+VARIANTS: list[loader.Variant] = [("packed", _defines(width)) for width in (64, 128)]
 
 
 def decode(rows: Array, packed: PackedRows) -> Array:

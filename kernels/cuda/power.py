@@ -13,7 +13,6 @@ factors of the library took five times as long, most of it on the host.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -35,7 +34,7 @@ REACH = 128
 THREADS, PANEL, PIECES = 256, 32, 32  # as in the sources
 
 
-def _defines(dtype: DTypeLike) -> dict[str, Any]:
+def _defines(dtype: DTypeLike) -> loader.Defines:
     return {"REAL": "float" if dtype == np.float32 else "double"}
 
 
@@ -81,21 +80,12 @@ def _shared_memory(layout: Layout, dtype: np.dtype) -> int:
 
 
 def _by_kernel(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
-    loader.kernel("power", "power", _defines(bases.dtype))(
-        (layout.k,),
-        (THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2,),
-        (
-            loader.namespace(S).ascontiguousarray(S, dtype=np.float64),
-            np.int32(layout.d),
-            layout.sent(S, "starts"),
-            np.int32(_pitch(layout)),
-            np.int32(FIRST_STEPS if start is None else CHEAP_STEPS),
-            or_null(start),
-            bases,
-            ok,
-        ),
-        shared_mem=_shared_memory(layout, bases.dtype),
-    )
+    S = loader.namespace(S).ascontiguousarray(S, dtype=np.float64)
+    shape = np.int32(layout.d), layout.sent(S, "starts"), np.int32(_pitch(layout))
+    steps = np.int32(FIRST_STEPS if start is None else CHEAP_STEPS)
+    threads = THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2
+    run, shared = loader.kernel("power", "power", _defines(bases.dtype)), _shared_memory(layout, bases.dtype)
+    run((layout.k,), (threads,), (S, *shape, steps, or_null(start), bases, ok), shared_mem=shared)
 
 
 def _by_products(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
@@ -116,7 +106,7 @@ def _by_products(S: Array, layout: Layout, start: Array | None, bases: Array, ok
     _launch("end", layout.k * PIECES, V, *shape, *where, ok, bases)
 
 
-def _launch(name: str, blocks: int, *args: Any) -> None:
+def _launch(name: str, blocks: int, *args: loader.Argument) -> None:
     loader.kernel("subspace", name)((blocks,), (THREADS,), args)
 
 

@@ -29,14 +29,14 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from ..flats import Array, Flats, Layout
+from ..flats import Array, Flats, Kept, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
 from .halves import half_rows, steps_of
+from .memory import Place
 
 VARIANTS: list[loader.Variant] = [
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
@@ -59,7 +59,7 @@ def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
     return wide + narrow
 
 
-def _of_assign(product: str, resident: bool) -> dict[str, Any]:
+def _of_assign(product: str, resident: bool) -> loader.Defines:
     return {"PRODUCT": product, "RESIDENT": int(resident), **({} if product == "Half" else {"LISTED": 1})}
 
 
@@ -79,7 +79,7 @@ MOST_SPLITS = 16
 MOST_BLOCKS = 1 << 14  # that find nothing to do for rows that are not listed
 
 
-def pays(X: Array, flats: Flats, *, residuals: bool, kept: dict[Any, Any] | None) -> bool:
+def pays(X: Array, flats: Flats, *, residuals: bool, kept: Kept | None) -> bool:
     """Whether labels come faster by screening."""
     n, d = X.shape
     directions = flats.direction_layout
@@ -108,7 +108,7 @@ def assign(
     weights: Array | None,
     *,
     residuals: bool,
-    kept: dict[Any, Any] | None,
+    kept: Kept | None,
 ) -> tuple[Array, Array | None]:
     """Labels, and residuals of narrow flats if asked for; see :func:`ksubspaces.kernels.assign`."""
     search = _Screening(X, flats, penalty, weights, {} if kept is None else kept)
@@ -137,14 +137,14 @@ class _Plan:
 
     def __init__(
         self,
-        xp: ModuleType,
+        where: Place,
         layout: Layout,
         along_complements: bool,
         affine: bool,
         narrow: bool,
         splits: tuple[int, int],
     ) -> None:
-        directions = layout.shorter if along_complements else layout
+        xp, directions = where[0], layout.shorter if along_complements else layout
         exact = layout.wide if along_complements else layout.narrow
         d, k, dims = layout.d, layout.k, np.array(directions.dims)
         lengthened = ~exact & affine
@@ -218,18 +218,13 @@ def _splits(narrow: bool, n_tiles: int, k: int, directions: int) -> tuple[int, i
     return min(range(1, min(most, MOST_SPLITS) + 1), key=waves), max(1, min(most, MOST_BLOCKS // n_tiles))
 
 
-@functools.lru_cache(maxsize=16)
-def _plan(where: tuple[Any, ...], *shapes: Any) -> _Plan:
-    """The plan for these shapes; ``where`` is the module of the arrays, and on a card the device and the stream."""
-    return _Plan(where[0], *shapes)
+_plan = functools.lru_cache(maxsize=16)(_Plan)
 
 
 class _Screening:
     """Rows and flats made ready, and the launches over them."""
 
-    def __init__(
-        self, X: Array, flats: Flats, penalty: Array | None, weights: Array | None, kept: dict[Any, Any]
-    ) -> None:
+    def __init__(self, X: Array, flats: Flats, penalty: Array | None, weights: Array | None, kept: Kept) -> None:
         self.xp = xp = loader.namespace(X)
         self.X, self.k = xp.ascontiguousarray(X), flats.k
         self.n, self.d = X.shape
@@ -249,30 +244,12 @@ class _Screening:
         self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if self.affine else loader.NULL
         self.directions = xp.ascontiguousarray(flats.directions, dtype=np.float32)
         self.defines = {"STEPS": plan.steps, "PLAIN": int(plan.narrow and plan.single and penalty is None)}
-        args = (
-            self.directions,
-            np.int32(self.d),
-            plan.pieces,
-            self.offsets,
-            self.rows.centre,
-            loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64),
-            np.int32(plan.narrow and self.affine),
-            np.int32(plan.tile),
-            np.int32(plan.steps),
-            np.int32(plan.steps32),
-            plan.halves,
-            plan.floats,
-            plan.shifts,
-            plan.shifts32,
-            plan.terms,
-            plan.keys,
-            plan.screened.starts,
-            plan.screened.terms,
-            plan.listed.starts,
-            plan.listed.terms,
-            plan.losses,
-            plan.counters,
-        )
+        prices = loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64)
+        given = self.directions, np.int32(self.d), plan.pieces, self.offsets, self.rows.centre, prices
+        shape = (np.int32(size) for size in (plan.narrow and self.affine, plan.tile, plan.steps, plan.steps32))
+        placed = plan.halves, plan.floats, plan.shifts, plan.shifts32, plan.terms, plan.keys
+        parts = plan.screened.starts, plan.screened.terms, plan.listed.starts, plan.listed.terms
+        args = (*given, *shape, *placed, *parts, plan.losses, plan.counters)
         loader.kernel("halves", "place_flats")((len(plan.pieces),), (256,), args)
         self.labels = xp.empty(self.n, dtype=np.int32)
         if "work" not in kept or kept["work"][0] is not plan:
@@ -282,7 +259,7 @@ class _Screening:
     def _room(self) -> tuple[Array, tuple[Array, ...]]:
         """Room for the list, and for what each way to screen needs besides."""
         plan, (n, m) = self.plan, (self.n, self.plan.listed.splits * self.n)
-        rooms: list[tuple[Any, int]] = [(np.float32, max(plan.screened.count, plan.listed.count) * n)]
+        rooms: list[tuple[type[np.generic], int]] = [(np.float32, max(plan.screened.count, plan.listed.count) * n)]
         if plan.narrow:
             rooms = [(np.int32, n), (np.int32, n), (np.int32, m), (np.float32, m)]
         return self.xp.empty(n, np.int32), tuple(self.xp.empty(size, dtype) for dtype, size in rooms)
@@ -291,38 +268,20 @@ class _Screening:
         """Labels by screen.cu."""
         plan, rows = self.plan, self.rows
         pairs, seconds, found, costs = self.work
-        args: tuple[Any, ...] = (
-            rows.halves,
-            np.int64(self.n),
-            plan.halves,
-            np.int32(self.k),
-            np.int32(plan.n_stages),
-            np.uint32((1 << (self.k - 1).bit_length()) - 1),
-            plan.sizes,
-            plan.names,
-            np.int32(self.affine),
-            plan.keys,
-            plan.losses,
-            rows.energy,
-            rows.lost,
-            rows.scales,
-            self.weights,
-            self.labels,
-            pairs,
-            seconds,
-            self.list,
-            plan.counters,
-        )
+        mask = np.uint32((1 << (self.k - 1).bit_length()) - 1)  # of a flat's number in its key
+        shape = rows.halves, np.int64(self.n), plan.halves, np.int32(self.k), np.int32(plan.n_stages), mask
+        bounds = plan.sizes, plan.names, np.int32(self.affine), plan.keys, plan.losses, rows.energy, rows.lost
+        outputs = rows.scales, self.weights, self.labels, pairs, seconds, self.list, plan.counters
+        args = (*shape, *bounds, *outputs)
         blocks = -(-self.n // (4 * 16 * MTILES[plan.steps]))
         loader.kernel("screen", "screen", self.defines)((blocks,), (128,), args, shared_mem=STAGES * STAGE_BYTES)
         decided = (self.weights, pairs, seconds, plan.counters, self.labels)
         blocks = min(-(-self.n // 8), 8 * loader.limits().multiprocessors)
         loader.kernel("screen", "decide_pairs", self.defines)((blocks,), (256,), (self.X, *self._flats(), *decided))
         self._assign("SplitTF32", (self.weights, found, loader.NULL, costs, loader.NULL))
-        shape = np.int64(self.n), np.int32(plan.listed.splits)
-        args = (found, loader.NULL, costs, *shape, self.labels, loader.NULL, self.list)
+        parts = found, loader.NULL, costs, np.int64(self.n), np.int32(plan.listed.splits)
         run, _ = self._kernel("nearest", "SplitTF32")
-        run((-(-self.n // 256),), (256,), (*args, plan.several))
+        run((-(-self.n // 256),), (256,), (*parts, self.labels, loader.NULL, self.list, plan.several))
         return self.labels
 
     def screen_wide(self) -> Array:
@@ -331,20 +290,13 @@ class _Screening:
         (parts,) = self.work
         distances = (*(loader.NULL,) * 4, parts)
         self._assign("Half", distances)
-        args: tuple[Any, ...] = (
-            parts,
-            plan.screened.starts,
-            plan.terms,
-            np.int32(self.k),
-            plan.losses,
-            plan.piece_starts,
-        )
-        args = (*args, np.int32(self.d), rows.energy, rows.lost, rows.scales, self.weights, n, self.labels, self.list)
-        blocks = (-(-self.n // 256),)
-        loader.kernel("halves", "list_rows")(blocks, (256,), (*args, plan.several))
+        k, d, blocks = np.int32(self.k), np.int32(self.d), (-(-self.n // 256),)
+        flats = parts, plan.screened.starts, plan.terms, k, plan.losses, plan.piece_starts, d
+        of_rows = rows.energy, rows.lost, rows.scales, self.weights, n
+        loader.kernel("halves", "list_rows")(blocks, (256,), (*flats, *of_rows, self.labels, self.list, plan.several))
         self._assign("SplitTF32", distances)
-        args = (parts, plan.listed.starts, plan.terms, np.int32(self.k), self.weights, n, self.list, plan.several)
-        loader.kernel("halves", "decide_listed")(blocks, (256,), (*args, self.labels))
+        listed = parts, plan.listed.starts, plan.terms, k, self.weights, n, self.list, plan.several
+        loader.kernel("halves", "decide_listed")(blocks, (256,), (*listed, self.labels))
         return self.labels
 
     def _kernel(self, name: str, product: str) -> tuple[loader.Launch, int]:
@@ -353,32 +305,20 @@ class _Screening:
         resident, shared = shared_memory(self.plan.steps if half else self.plan.steps32, TILE, 4)
         return loader.kernel("assign", name, _of_assign(product, resident)), shared
 
-    def _assign(self, product: str, outputs: tuple[Any, ...]) -> None:
+    def _assign(self, product: str, outputs: tuple[loader.Argument, ...]) -> None:
         """Launch assign.cu: "Half" on all rows, "SplitTF32" on the listed."""
         plan, rows, half = self.plan, self.rows, product == "Half"
         parts = plan.screened if half else plan.listed
-        args = (
-            rows.halves.view(np.uint16) if half else self.X,
-            np.int64(self.n),
-            np.int32(plan.steps * STEP if half else self.d),
-            plan.halves_as_chunks if half else plan.floats,
-            plan.shifts if half else plan.shifts32,
-            parts.ends,
-            parts.terms,
-            parts.tiles,
-            parts.first,
-            np.int32(parts.splits),
-            loader.NULL if half else rows.centre,
-            rows.energy,
-            rows.scales,
-            *outputs,
-            self.list,
-            plan.several,
-        )
+        d = np.int32(plan.steps * STEP if half else self.d)
+        operands = (plan.halves_as_chunks, plan.shifts) if half else (plan.floats, plan.shifts32)
+        columns = parts.ends, parts.terms, parts.tiles, parts.first, np.int32(parts.splits)
+        of_rows = loader.NULL if half else rows.centre, rows.energy, rows.scales
+        X = rows.halves.view(np.uint16) if half else self.X
+        args = (X, np.int64(self.n), d, *operands, *columns, *of_rows, *outputs, self.list, plan.several)
         run, shared = self._kernel("assign", product)
         run((self.n_tiles * parts.splits,), (ROWS,), args, shared_mem=shared)
 
-    def _flats(self) -> tuple[Any, ...]:
+    def _flats(self) -> tuple[loader.Argument, ...]:
         return np.int32(self.d), self.directions, self.plan.starts, self.offsets, self.plan.terms
 
     def residuals(self, labels: Array) -> Array:

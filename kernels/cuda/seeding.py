@@ -9,11 +9,10 @@ neighbours and sums of costs that is enough.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ..flats import Array
+from ..flats import Array, Kept
 from . import loader
 from .halves import half_rows, steps_of
 from .memory import or_null
@@ -41,7 +40,7 @@ def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
 
 
 def seed(
-    X: Array, dims: Sequence[int], weights: Array | None, rng: np.random.Generator, kept: dict[Any, Any] | None = None
+    X: Array, dims: Sequence[int], weights: Array | None, rng: np.random.Generator, kept: Kept | None = None
 ) -> Array | None:
     """Labels of a greedy start, or ``None`` for rows and flats that the kernels do not hold.
 
@@ -62,7 +61,7 @@ def seed(
 
 
 def seed_directions(
-    X: Array, k: int, weights: Array | None, rng: np.random.Generator, kept: dict[Any, Any] | None = None
+    X: Array, k: int, weights: Array | None, rng: np.random.Generator, kept: Kept | None = None
 ) -> Array | None:
     """Labels by direction, or ``None``; see :func:`ksubspaces.kernels.seed_directions`."""
     n, d = X.shape
@@ -107,9 +106,7 @@ class _Seeding:
         """Whether flats have dimensions, and so many that a block can hold four of them."""
         return self.most > 0 and max(self._shared_memory(self.most)) <= loader.limits().shared_memory - 1024
 
-    def begin(
-        self, X: Array, weights: Array | None, kept: dict[Any, Any] | None = None, of_directions: bool = False
-    ) -> None:
+    def begin(self, X: Array, weights: Array | None, kept: Kept | None = None, of_directions: bool = False) -> None:
         xp, n, width, four = loader.namespace(X), self.n, self.width, CANDIDATES
         self.weights = or_null(None if weights is None else xp.ascontiguousarray(weights, dtype=np.float32))
         rows = half_rows(xp.ascontiguousarray(X), None, width, kept)
@@ -150,7 +147,7 @@ class _Seeding:
         self._run("directions", self.multipliers, *self._rows_measured(), *trials)
         self._choose(c)
 
-    def _rows_measured(self) -> tuple[Any, ...]:
+    def _rows_measured(self) -> tuple[loader.Argument, ...]:
         return self.halves, self.energy, self.scales, self.weights, np.int64(self.n)
 
     def _draw_rows(self, uniforms: Array) -> None:
@@ -161,6 +158,8 @@ class _Seeding:
         trials = self.potentials, np.int32(self.multipliers), self.residuals, self.weights, np.int64(self.n)
         self._run("choose", self.blocks, *trials, np.int32(c), self.costs, self.labels, self.sums)
 
-    def _run(self, name: str, grid: int | tuple[int, int], *args: Any, threads: int = THREADS, shared: int = 0) -> None:
+    def _run(
+        self, name: str, grid: int | tuple[int, int], *args: loader.Argument, threads: int = THREADS, shared: int = 0
+    ) -> None:
         run = loader.kernel("candidates" if name == "power" else "seeding", name, {"STEPS": self.steps})
         run((grid,) if isinstance(grid, int) else grid, (threads,), args, shared_mem=shared)

@@ -57,6 +57,26 @@ __device__ __forceinline__ void fetch(T* tile, Source source, int first, int len
   else fetch_pieces<HEIGHT, BREADTH, LD, THREADS, 1>(tile, source, first, length);
 }
 
+// ---- a pipeline
+
+// Operands of `steps` products go through a ring of stages, of which one is multiplied while the others are under way.
+// begin(step, stage) begins to copy, own(step, stage) may change what this very thread copied, add(stage) multiplies.
+template <int RING, class Begin, class Own, class Add>
+__device__ __forceinline__ void pipeline(int steps, Begin begin, Own own, Add add) {
+  auto start = [&](int step) {
+    if (step < steps) begin(step, step % RING);
+    cp_async_commit();
+  };
+  for (int step = 0; step < RING - 1; step++) start(step);
+  for (int step = 0; step < steps; step++) {
+    cp_async_wait<RING - 2>();
+    own(step, step % RING);
+    __syncthreads();  // this stage is complete, and everyone has left the one before it, which is filled next
+    start(step + RING - 1);
+    add(step % RING);
+  }
+}
+
 // ---- multiplying on tensor cores
 
 // x = high + low up to 2^-22 |x|, as tensor cores read them: without their last 13 bits. With one product instead of

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
-from typing import Any
 
 import numpy as np
 
-from ..arrays import AnyArray, entered, scaled, to_numpy
+from ..arrays import AnyArray, AnyDtype, Array, entered, scaled, to_numpy
 from ..checks import Seed, check_matrix, check_weights, flag, generators, whole
 from ..progress import Bar, shown
 from ..result import Record, share
@@ -28,9 +28,9 @@ def quantize(
     sample_weight: AnyArray | None,
     relative: bool,
     coder: str,
-    exact: Any,
+    exact: Callable[[Array], Array | None],
     device: str | None,
-    dtype: Any,
+    dtype: AnyDtype | None,
     seed: Seed,
     progress: bool,
 ) -> QuantizedFactorization:

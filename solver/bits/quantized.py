@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from ksubspaces import kernels
 from ksubspaces.kernels.packed import PackedRows
 
-from ..arrays import NUMPY, Array, Home, move, namespace, place, scaled
+from ..arrays import NUMPY, AnyArray, Array, Home, move, namespace, place, scaled
 from ..decoded import DecodedRows
-from ..result import UNKNOWN, Record
-from ..storage import from_bytes, load_arrays, reading, save_arrays, to_bytes
+from ..result import UNKNOWN, Record, Saved
+from ..storage import Facts, from_bytes, reading, to_bytes
 from .stored import Stored
-
-KIND = "QuantizedFactorization"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class QuantizedFactorization(DecodedRows):
+class QuantizedFactorization(DecodedRows, Saved):
     """Rows as packed bits of their coefficients in the basis of their cluster, whose entries are packed bits as well.
 
     Attributes
@@ -49,6 +46,8 @@ class QuantizedFactorization(DecodedRows):
     winner: str
     home: Home = NUMPY
     record: Record = UNKNOWN
+
+    _KIND = "QuantizedFactorization"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,7 +123,9 @@ class QuantizedFactorization(DecodedRows):
         if self.home.device == "cpu":
             return self._unpacked
         parts = vars(self._unpacked).items()
-        moved: dict[str, Any] = {name: None if part is None else place(part, self.home.device) for name, part in parts}
+        moved: dict[str, AnyArray] = {
+            name: None if part is None else place(part, self.home.device) for name, part in parts
+        }
         return PackedRows(**moved)
 
     def _decode(self, rows: np.ndarray) -> Array:
@@ -152,44 +153,18 @@ class QuantizedFactorization(DecodedRows):
         """The same, decoded to "numpy", "torch" or "cupy" arrays, or on another device ("cpu", "cuda")."""
         return replace(self, home=move(self.home, target))
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Facts:
         lost = {"relative_error": self.relative_error, "energy": self.energy}
         known = np.isfinite(list(lost.values())).all()
         return {**self.stored.facts, "winner": self.winner, **(lost if known else {})}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save to a safetensors file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder is missing, read-only or full; a file that was there before is left as it was.
-        """
-        save_arrays(path, KIND, dict(self.stored.arrays), self._facts())
+    def _stored(self) -> dict[str, np.ndarray]:
+        return dict(self.stored.arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> QuantizedFactorization:
-        """Load what :meth:`save` wrote, as NumPy arrays; :meth:`to` takes them elsewhere.
-
-        Parameters
-        ----------
-        path : path
-        verify : bool, default True
-            Refuse a file that is not what was written, by its checksum.
-
-        Raises
-        ------
-        OSError, ValueError
-            When there is no such file, or it is damaged or holds something else.
-        """
-        arrays, facts = load_arrays(path, KIND, verify)
-        with reading(path):
-            return cls._restored(arrays, facts)
-
-    @classmethod
-    def _restored(cls, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> QuantizedFactorization:
+    def _restored(cls, arrays: dict[str, np.ndarray], facts: Facts) -> QuantizedFactorization:
         own = {name: facts[name] for name in ("n", "d", "dtype", "exponent", "scale_unit", "gain_unit")}
-        lost: dict[str, Any] = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
+        lost: Facts = {name: facts[name] for name in ("relative_error", "energy") if name in facts}
         record = Record.from_facts({**lost, "history": [], "converged": True}) if lost else UNKNOWN
         result = cls(Stored(arrays, own), str(facts["winner"]), record=record)
         _ = result._unpacked, result.dtype  # which finds parts that do not fit together
@@ -197,7 +172,7 @@ class QuantizedFactorization(DecodedRows):
 
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""
-        return to_bytes(KIND, dict(self.stored.arrays), self._facts())
+        return to_bytes(self._KIND, self._stored(), self._facts())
 
     @classmethod
     def from_bytes(cls, content: bytes) -> QuantizedFactorization:
@@ -208,9 +183,9 @@ class QuantizedFactorization(DecodedRows):
         ValueError
             When they are not whole.
         """
-        with reading("what should be a " + KIND):
-            return cls._restored(*from_bytes(content, KIND))
+        with reading("what should be a " + cls._KIND):
+            return cls._restored(*from_bytes(content, cls._KIND))
 
     def __repr__(self) -> str:
         n, d = self.shape
-        return f"{KIND}({n} x {d} in {self.bits:.2f} bits a number, {self.nbytes:,} bytes: {self.winner})"
+        return f"{self._KIND}({n} x {d} in {self.bits:.2f} bits a number, {self.nbytes:,} bytes: {self.winner})"

@@ -7,27 +7,34 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..extras import require
 from ..folders import Holding, check_folder, folders_around, whole_folder
-from ..tokens import token_weights
+from ..storage import Facts
+from ..tokens import Tokenizer, token_weights
 from .texts import open_texts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_options(parser: argparse.ArgumentParser, plot: str) -> None:
-    """Options of every command; ``plot`` is the name of the image it draws."""
+    """Options of commands that draw; ``plot`` is the name of the image it draws."""
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (%(default)s)")
     parser.add_argument("--no-plot", dest="plot", action="store_false", help=f"leave out {plot}")
+    add_output_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """How much to print."""
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -73,6 +80,14 @@ def several(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     return parse
 
 
+def or_auto(text: str) -> int | str:
+    """A type for argparse: a whole number or "auto"."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None
+
+
 def prepare(options: argparse.Namespace, holding: Holding) -> Console | None:
     """Find out before the work, not after it, what would stop its results from being shown or saved."""
     check_out(options, holding)
@@ -113,7 +128,7 @@ def results(options: argparse.Namespace, holding: Holding) -> Iterator[Path]:
         yield folder
 
 
-def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
+def status(console: Console | None, text: str) -> AbstractContextManager[object]:
     """A line on the console for as long as something takes."""
     if console is None:
         return nullcontext()
@@ -122,8 +137,8 @@ def status(console: Console | None, text: str) -> AbstractContextManager[Any]:
     return console.status(escape(text))
 
 
-def gather_options(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Options as given, for a file of results."""
+def gather_options(options: argparse.Namespace, *names: str) -> Facts:
+    """Options by name, paths as text: for a file of results, or to pass on."""
     given = {name: getattr(options, name) for name in names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
 
@@ -158,7 +173,7 @@ def _read_weights(path: Path, n: int) -> NDArray[np.float64]:
     return weights.astype(np.float64)
 
 
-def _read_tokenizer(folder: Path) -> Any:
+def _read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json" if folder.is_dir() else folder
     if not path.is_file():
         raise FileNotFoundError(

@@ -8,14 +8,26 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..curve import CompressionCurve, compression_curve
 from ..folders import folders_around
 from ..page import write_page
 from ..tables import is_table
-from ..tokens import token_weights
-from .common import add_options, add_out_options, check_out, check_parent, open_console, several, status
+from ..terminal import lay_out
+from ..tokens import Tokenizer, token_weights
+from .common import (
+    Commands,
+    add_options,
+    add_out_options,
+    check_out,
+    check_parent,
+    gather_options,
+    open_console,
+    or_auto,
+    several,
+    status,
+)
 from .compress_table import compress_table
 from .texts import open_texts
 
@@ -29,7 +41,7 @@ _CURVE_METHODS = ("svd", "messi-5", "ours")
 _CURVE_WEIGHTED = ("svd-weighted", "ours-weighted")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = (
         "Compress the embedding table of a model, or other tables of it, and save the model. Tokens count by how often "
@@ -63,7 +75,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--storage", choices=("float32", "float16", "bfloat16", "int8"), help="of coefficients (default: the model's)"
     )
-    parser.add_argument("--k", type=_clusters, default="auto", help="number of clusters, or auto (%(default)s)")
+    parser.add_argument("--k", type=or_auto, default="auto", help="number of clusters, or auto (%(default)s)")
     parser.set_defaults(command=compress)
     add_options(parser, "the curve in --report, which takes most of its time")
 
@@ -93,19 +105,9 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
     with status(console, f"opening {options.model}"):
         model, tokenizer = open_model(options.model)
         model.to(options.device or "cpu")
-    report = models.compress_model(
-        model,
-        options.ratio,
-        bits=options.bits,
-        nbytes=options.nbytes,
-        texts=texts,
-        tokenizer=tokenizer,
-        modules=options.modules or "embeddings",
-        storage=options.storage,
-        k=options.k,
-        seed=options.seed,
-        progress=console is not None,
-    )
+    given = gather_options(options, "ratio", "bits", "nbytes", "storage", "k", "seed")
+    given |= {"texts": texts, "tokenizer": tokenizer, "modules": options.modules or "embeddings"}
+    report = models.compress_model(model, progress=console is not None, **given)
     written = []
     if options.out is not None:
         with status(console, "saving the model"), folders_around(options.out):
@@ -156,7 +158,7 @@ def _check_report(options: argparse.Namespace) -> None:
 
 def _curves(
     report: ModelReport,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     texts: Iterable[str] | None,
     options: argparse.Namespace,
     console: Console | None,
@@ -190,7 +192,7 @@ def _ratios(asked: float) -> list[float]:
     return [asked if ratio == nearest else ratio for ratio in _CURVE_RATIOS]
 
 
-def _texts(tokenizer: Any) -> Callable[[int], str] | None:
+def _texts(tokenizer: Tokenizer) -> Callable[[int], str] | None:
     """The text of a token by its number."""
     if tokenizer is None:
         return None
@@ -223,19 +225,14 @@ def _render(report: ModelReport) -> RenderableType:
 
 
 def _sizes(module: ModuleReport) -> RenderableType:
-    from rich.table import Table
     from rich.text import Text
 
-    title = Text(" = ".join([module.name, *module.tied]))
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    for heading in ("", "before", "after", "saved"):
-        table.add_column(heading, justify="right" if heading else "left", header_style="bold")
-    for name, before, after in (
+    sizes = (
         ("parameters", module.n_parameters_before, module.n_parameters),
         ("bytes", module.nbytes_before, module.nbytes),
-    )[module.bits is not None :]:
-        table.add_row(name, f"{before:,}", f"{after:,}", f"{1 - after / before:.1%}")
-    return table
+    )[module.bits is not None :]
+    rows = ((name, f"{before:,}", f"{after:,}", f"{1 - after / before:.1%}") for name, before, after in sizes)
+    return lay_out(("", "before", "after", "saved"), rows, Text(" = ".join([module.name, *module.tied])), left=1)
 
 
 def _clusters_told(module: ModuleReport) -> str:
@@ -246,19 +243,8 @@ def _clusters_told(module: ModuleReport) -> str:
 
 
 def _errors(module: ModuleReport) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("relative squared error", "here", f"SVD, same {'parameters' if module.bits is None else 'bytes'}"):
-        table.add_column(heading, justify="left" if heading.startswith("relative") else "right", header_style="bold")
+    rows = [("all rows alike", f"{module.relative_error:.4f}", f"{module.svd_relative_error:.4f}")]
     if module.weighted_error is not None:
-        table.add_row("weighted", f"{module.weighted_error:.4f}", f"{module.svd_weighted_error:.4f}")
-    table.add_row("all rows alike", f"{module.relative_error:.4f}", f"{module.svd_relative_error:.4f}")
-    return table
-
-
-def _clusters(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None
+        rows.insert(0, ("weighted", f"{module.weighted_error:.4f}", f"{module.svd_weighted_error:.4f}"))
+    svd = f"SVD, same {'parameters' if module.bits is None else 'bytes'}"
+    return lay_out(("relative squared error", "here", svd), rows, left=1)

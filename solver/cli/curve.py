@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from .._version import __version__
 from ..curve import RATIOS, compression_curve
@@ -13,6 +12,7 @@ from ..folders import Holding
 from ..tables import read_table
 from ..terminal import render_curve
 from .common import (
+    Commands,
     add_options,
     add_out_options,
     add_weight_options,
@@ -28,7 +28,7 @@ CURVE = Holding.of_files("a curve", "curve.json", "curve.png")
 _MINILM = "minilm"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = (
         "Compress a table to several sizes in several ways; a table and a plot of the errors. "
@@ -72,21 +72,13 @@ def curve(options: argparse.Namespace) -> None:
         table = read_table(options.table)
     with status(console, "weighing the rows"):
         weights = row_weights(options, len(table), own)
-    measured = compression_curve(
-        table,
-        options.ratios,
-        methods=options.methods,
-        sample_weight=weights,
-        warm=options.warm,
-        device=options.device,
-        seed=options.seed,
-        progress=console is not None,
-    )
+    passed = gather_options(options, "ratios", "methods", "warm", "device", "seed")
+    measured = compression_curve(table, sample_weight=weights, progress=console is not None, **passed)
     if console:
         n, d = measured.shape
         console.print(f"{options.table}, {n:,} x {d:,}\n", markup=False, soft_wrap=True)
         console.print(render_curve(measured))
-    given = gather_options(options, "ratios", "methods", "weights", "tokenizer", "texts", "warm", "seed", "device")
+    given = {**passed, **gather_options(options, "weights", "tokenizer", "texts")}
     with results(options, CURVE) as folder:
         measured.save(folder / "curve.json", {"table": options.table, "version": __version__, "options": given})
         written = ["curve.json"]

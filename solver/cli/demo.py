@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..demo import minilm_table, planted_table
-from .common import add_out_options, prepare, status
+from .common import Commands, add_out_options, prepare, status
 from .fit import RESULTS, add_fit_options, run
 
 _K, _J = 5, 215
 _PLANTED = {"n": 8000, "d": 128, "k": 5, "j": 24}
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = f"Fit {_K} subspaces of dimension {_J} to the word embeddings of all-MiniLM-L6-v2."
     parser = commands.add_parser("demo", help="fit the word embeddings of a real encoder", description=about)

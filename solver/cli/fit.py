@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
+import numpy as np
 
 from .._version import __version__
 from ..factorization import Factorization
@@ -17,21 +16,23 @@ from ..figures import plot
 from ..fit import SEARCHES, fit_subspaces
 from ..folders import Holding
 from ..report import FitReport, dimension_sweep, make_report, svd_curve
-from ..storage import write_whole
+from ..seeding import Init
+from ..storage import write_json
 from ..subspaces import Subspaces
 from ..tables import read_table
 from ..terminal import render
-from .common import add_options, add_out_options, gather_options, prepare, results, several, status
+from .common import Commands, add_options, add_out_options, gather_options, or_auto, prepare, results, several, status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FACTORS, SUBSPACES, REPORT, PLOT = "factorization.safetensors", "subspaces.safetensors", "report.json", "report.png"
 RESULTS = Holding.of_files("results of a fit", FACTORS, SUBSPACES, REPORT, PLOT)
+_PASSED = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "dtype", "seed", "device")
 _INITS = ("k-means++", "random", "k-means")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("fit", help="fit a table of your own", description="Fit a table of your own.")
     parser.add_argument("table", metavar="TABLE", help="x.npy, x.npz::name or model.safetensors::tensor_name")
@@ -48,7 +49,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", default="k-means++", help=f"{', '.join(_INITS)}, or a saved subspaces.safetensors (%(default)s)"
     )
-    parser.add_argument("--n-init", type=_n_init, default="auto", help="number of starts, or auto (%(default)s)")
+    parser.add_argument("--n-init", type=or_auto, default="auto", help="number of starts, or auto (%(default)s)")
     parser.add_argument("--search", choices=SEARCHES, default="auto", help="for better optima (%(default)s)")
     parser.add_argument("--effort", type=float, default=1, help="for how much longer to search (%(default)s)")
     parser.add_argument("--max-iter", type=int, default=100, help="most steps of a descent (%(default)s)")
@@ -67,27 +68,12 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def run(
-    table: NDArray[Any], name: str, k: int, j: int | list[int], options: argparse.Namespace, console: Console | None
+    table: np.ndarray, name: str, k: int, j: int | list[int], options: argparse.Namespace, console: Console | None
 ) -> None:
     """Fit, show and save."""
-    init = _init(options.init)
+    given = {**gather_options(options, *_PASSED), "init": _init(options.init)}
     started = time.perf_counter()
-    model = fit_subspaces(
-        table,
-        k,
-        j,
-        device=options.device,
-        affine=options.affine,
-        init=init,
-        n_init=options.n_init,
-        search=options.search,
-        effort=options.effort,
-        max_iter=options.max_iter,
-        tol=options.tol,
-        dtype=options.dtype,
-        seed=options.seed,
-        progress=console is not None,
-    )
+    model = fit_subspaces(table, k, j, progress=console is not None, **given)
     seconds = time.perf_counter() - started
     with status(console, "factoring the table, and its SVD to compare"):
         factorization = model.factorize(table)
@@ -108,7 +94,7 @@ def run(
         console.print(f"\nwrote {', '.join(written)} in {options.out}", markup=False, soft_wrap=True)
 
 
-def _init(init: str) -> Any:
+def _init(init: str) -> Init:
     if init in _INITS:
         return init
     if not Path(init).is_file():
@@ -121,15 +107,6 @@ def _save(
 ) -> list[str]:
     factorization.save(out / FACTORS)
     model.save(out / SUBSPACES)
-    names = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "dtype", "seed", "device")
-    given = gather_options(options, *names)
-    facts = {"table": name, "version": __version__, "options": given, **asdict(report)}
-    write_whole(out / REPORT, (json.dumps(facts, indent=2) + "\n").encode())
+    given = gather_options(options, *_PASSED)
+    write_json(out / REPORT, {"table": name, "version": __version__, "options": given, **asdict(report)})
     return [FACTORS, SUBSPACES, REPORT]
-
-
-def _n_init(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number or auto, got '{text}'") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from ksubspaces.kernels.libraries import cupy as load_cupy
 from ..arrays import resolve_device
 from ..budget import compress
 from ..fit import fit_subspaces
-from .common import open_console, status
+from .common import Commands, add_output_options, open_console, status
 
 SHAPES = ((400, 48, 3, 4), (400, 40, 2, 30), (100, 160, 3, 4), (700, 136, 3, 100), (20_000, 64, 32, 8))
 """Rows, columns, flats and dimensions of problems that together take every way there is."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = (
         "Compile the kernels of a CUDA device, ours and those of CuPy that small problems take. They are kept on disk, "
@@ -27,8 +27,7 @@ def add(commands: Any) -> None:
     )
     parser = commands.add_parser("warmup", help="compile a card's kernels beforehand", description=about)
     parser.add_argument("--device", default="cuda", help="cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_output_options(parser)
     parser.set_defaults(command=warm_up)
 
 
@@ -54,7 +53,7 @@ def warm_up(options: argparse.Namespace) -> None:
         console.print(f"{count} variants of kernels are ready for {device}, after {time.perf_counter() - begun:.1f} s")
 
 
-def _solve(cupy: Any, n: int, d: int, k: int, j: int, dtype: str, affine: bool) -> None:
+def _solve(cupy: ModuleType, n: int, d: int, k: int, j: int, dtype: str, affine: bool) -> None:
     rng = np.random.default_rng(0)
     X, weights = cupy.asarray(rng.normal(size=(n, d)).astype(dtype)), cupy.asarray(rng.random(n))
     for sample_weight in (None, weights):
@@ -62,6 +61,7 @@ def _solve(cupy: Any, n: int, d: int, k: int, j: int, dtype: str, affine: bool) 
         model.transform(X)
     model.factorize(X).measure_error(X)
     fit_subspaces(X, k, 0, affine=affine, init="random", max_iter=2, seed=0)
+    fit_subspaces(X, k, j, affine=affine, search="breathing", max_iter=2, seed=0)
     fit_subspaces(X[:2], 2, 2, affine=affine, init="random", max_iter=2, seed=0)  # which has clusters to fill
     if k < 8:
         compress(X, 0.5, sample_weight=weights, affine=affine, max_iter=2, seed=0).reconstruct()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..tokens import Tokenizer
 from ._modules import check_model
 from ._saved import outer_models
 
@@ -19,7 +19,7 @@ _BATCH = 32
 
 @torch.no_grad()
 def activation_metric(
-    model: nn.Module, modules: Iterable[str], texts: Iterable[str], tokenizer: Any = None
+    model: nn.Module, modules: Iterable[str], texts: Iterable[str], tokenizer: Tokenizer | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Second moments ``E[x^T x]`` of the inputs of linear layers, as ``metric`` of ``compress_model``.
 
@@ -64,7 +64,7 @@ def activation_metric(
     }
     counts = dict.fromkeys(layers, 0)
 
-    def watch(name: str) -> Any:
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach().flatten(0, -2).double()
             sums[name] += (x.T @ x).cpu()

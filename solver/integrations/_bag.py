@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import Passed
 from ._embedding import SubspaceEmbedding
-from ._lookup import decode_distinct, in_own_dtype
+from ._lookup import check_ids, decode_distinct, in_own_dtype
+from ._types import AnyClass, AnyModule
 
 MODES = ("sum", "mean", "max")
 
@@ -41,7 +42,7 @@ class SubspaceEmbeddingBag(SubspaceEmbedding):
     torch.Size([2, 16])
     """
 
-    _dense: Any = nn.EmbeddingBag
+    _dense: AnyClass = nn.EmbeddingBag
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class SubspaceEmbeddingBag(SubspaceEmbedding):
         *,
         mode: str = "mean",
         include_last_offset: bool = False,
-        **options: Any,
+        **options: Passed,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, counts, dims, **options)
         if mode not in MODES:
@@ -61,7 +62,7 @@ class SubspaceEmbeddingBag(SubspaceEmbedding):
         self.include_last_offset = include_last_offset
 
     @staticmethod
-    def _options_of(embedding: Any) -> dict[str, Any]:
+    def _options_of(embedding: AnyModule) -> dict[str, Passed]:
         return {"mode": embedding.mode, "include_last_offset": embedding.include_last_offset}
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
@@ -89,7 +90,7 @@ class SubspaceEmbeddingBag(SubspaceEmbedding):
                 rows = F.pad(rows, (0, 0, 0, 1))
                 numbers = torch.where(input == self.padding_idx, padding, numbers)
         else:
-            self._check_ids(input)
+            check_ids(input)
             with in_own_dtype(input.device):
                 rows, numbers, padding = decode_distinct(
                     input, self.table(), -1 if self.padding_idx is None else self.padding_idx

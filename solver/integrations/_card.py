@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ..storage import write_whole
+from ..storage import Facts, write_whole
 
 CARD = "README.md"
 _BEGIN, _END = "<!-- ksubspaces: this part is written anew whenever the model is saved -->", "<!-- ksubspaces: end -->"
 _LIBRARIES = {"transformers": "transformers", "sentence_transformers": "sentence-transformers"}
 
 
-def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
+def write_card(folder: Path, facts: Facts) -> None:
     """Write the card of a folder, or the part of it that is about the compression, below what people wrote."""
     path = folder / CARD
     own = f"{_BEGIN}\n{_describe(facts)}{_END}\n"
@@ -25,7 +23,7 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     write_whole(path, f"{around}\n\n{own}".encode())
 
 
-def _describe(facts: Mapping[str, Any]) -> str:
+def _describe(facts: Facts) -> str:
     report = facts["report"]
     sizes = "" if report is None else (
         f" It takes {report['nbytes'] / 1e6:,.1f} MB instead of {report['nbytes_before'] / 1e6:,.1f} MB, and has "
@@ -48,7 +46,7 @@ To open it, `pip install "ksubspaces[transformers]"`, then:
 """
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def _table(facts: Facts) -> str:
     if facts["report"] is None:
         lines = ["| table | shape | clusters |", "|---|---|---|"]
         for name, entry in facts["modules"].items():
@@ -71,7 +69,7 @@ def _table(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _example(facts: Mapping[str, Any]) -> str:
+def _example(facts: Facts) -> str:
     kind = facts["class"]
     first = "import ksubspaces.integrations.transformers  # which tells transformers of factored layers"
     call = f'{kind}("PATH")' if facts["library"] == "sentence_transformers" else f'{kind}.from_pretrained("PATH")'

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
+from ..arrays import AnyArray
+from ..checks import Passed
 from ..decoded import row_numbers
 from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
-from ._lookup import check_padding, decode, decode_static, lookup
+from ._lookup import check_ids, check_padding, decode, decode_static, lookup
 from ._packed import PackedEmbedding, refuse_beside_bits
-from ._scaling import PLAIN, Scaling, scaling_of
+from ._scaling import PLAIN, Scaling, scaling_of, tell_options
+from ._types import AnyClass, AnyModule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,7 +105,7 @@ class SubspaceEmbedding(Factors):
     True
     """
 
-    _dense: Any = nn.Embedding
+    _dense: AnyClass = nn.Embedding
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class SubspaceEmbedding(Factors):
         storage: str | None = None,
         scaling: tuple[float, bool] = PLAIN,
         n_fixed: int = 0,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         shapes = (num_embeddings, embedding_dim, counts, dims)
@@ -135,8 +139,8 @@ class SubspaceEmbedding(Factors):
         scaling: tuple[float, bool] = PLAIN,
         n_fixed: int = 0,
         dtype: torch.dtype | None = None,
-        device: Any = None,
-        **more: Any,
+        device: Device = None,
+        **more: Passed,
     ) -> Self:
         """An embedding with a copy of given factors.
 
@@ -165,17 +169,17 @@ class SubspaceEmbedding(Factors):
     @classmethod
     def from_embedding(
         cls,
-        embedding: Any,
+        embedding: AnyModule,
         ratio: float | None = None,
         *,
         n_parameters: int | None = None,
         bits: float | None = None,
         nbytes: int | None = None,
-        token_weights: Any = None,
+        token_weights: AnyArray | None = None,
         storage: str | None = None,
-        k: Any = "auto",
+        k: int | str = "auto",
         seed: int | None = None,
-        **options: Any,
+        **options: Passed,
     ) -> Self | PackedEmbedding:
         """Compress an embedding; it is left as it is.
 
@@ -243,7 +247,7 @@ class SubspaceEmbedding(Factors):
                 raise ValueError("a bag has no form in packed bits; give ratio, keep or n_parameters")
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
             options |= {"bits": bits, "nbytes": nbytes}
-            found: Any = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
+            found = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
             packed = PackedEmbedding.from_factorization(
                 found, padding_idx=padding_idx, scaling=scaling, dtype=table.dtype, device=table.device
             )
@@ -269,7 +273,7 @@ class SubspaceEmbedding(Factors):
         return layer.train(embedding.training)
 
     @staticmethod
-    def _options_of(embedding: Any) -> dict[str, Any]:
+    def _options_of(embedding: AnyModule) -> dict[str, Passed]:
         """What more an embedding of this kind is made with."""
         return {}
 
@@ -287,7 +291,7 @@ class SubspaceEmbedding(Factors):
         TypeError
             When ids are not integers.
         """
-        self._check_ids(ids)
+        check_ids(ids)
         table = self.table()
         padding_idx = -1 if self.padding_idx is None else self.padding_idx
         if not self._is_static(ids):
@@ -297,23 +301,15 @@ class SubspaceEmbedding(Factors):
         return self.scaling(decode_static(ids, table))
 
     @staticmethod
-    def _check_ids(ids: Tensor) -> None:
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
-            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
-
-    @staticmethod
     def _is_static(ids: Tensor) -> bool:
         """Whether shapes may not depend on the ids: compiled, traced, exported, or on the meta device."""
         return torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(ids, "is_meta", False)
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        scaling = "" if self.scaling == PLAIN else f", scaling={tuple(self.scaling)}"
-        return super().extra_repr() + padding + scaling
+        return super().extra_repr() + tell_options(self.padding_idx, self.scaling)
 
 
-def _and_row(exact_rows: Any, row: int, n: int) -> Any:
+def _and_row(exact_rows: AnyArray | None, row: int, n: int) -> AnyArray:
     """Numbers of rows, and one more; what is none, as it is, for compress to refuse."""
     try:
         return sorted({row, *([] if exact_rows is None else row_numbers(exact_rows, n).tolist())})

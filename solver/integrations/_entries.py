@@ -7,29 +7,30 @@ name of the layer whose factors it shares: its owner.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..storage import Facts
 from ._bag import SubspaceEmbeddingBag
 from ._factors import Factors
 from ._linear import SubspaceLinear
 from ._modules import KINDS, LAYERS, factored_layers
 from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import PLAIN
+from ._types import AnyModule
 
 
-def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
+def describe_layers(model: nn.Module) -> dict[str, Facts]:
     """The factored layers of a model by name: shapes and options, or only whose factors they share."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Facts] = {}
     owners: dict[int, str] = {}
     layers = factored_layers(model)
     for name, layer in sorted(layers.items(), key=lambda entry: isinstance(entry[1], SubspaceLinear)):
-        factors: Any = layer.factors if isinstance(layer, SubspaceLinear) else layer
-        entry: dict[str, Any] = {"shape": list(factors.shape)}
+        factors: Factors | PackedFactors = layer.factors if isinstance(layer, SubspaceLinear) else layer
+        entry: Facts = {"shape": list(factors.shape)}
         if not isinstance(layer, SubspaceLinear):
             entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
             if isinstance(layer, SubspaceEmbeddingBag):
@@ -47,7 +48,7 @@ def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _describe_factors(factors: Factors) -> dict[str, Any]:
+def _describe_factors(factors: Factors) -> Facts:
     dtype = str(factors.bases.tensors()[0].dtype).removeprefix("torch.")
     entry = {
         "counts": list(factors.counts),
@@ -59,7 +60,7 @@ def _describe_factors(factors: Factors) -> dict[str, Any]:
     return {**entry, "n_fixed": factors.n_fixed} if factors.n_fixed else entry
 
 
-def _describe_packed(factors: PackedFactors) -> dict[str, Any]:
+def _describe_packed(factors: PackedFactors) -> Facts:
     shapes = factors.parameter_shapes
     entry = {"packed_bytes": factors.stored.numel()}
     return entry if shapes is None else {**entry, "unfrozen": {name: list(shape) for name, shape in shapes.items()}}
@@ -79,39 +80,37 @@ class Waiting(nn.Linear):
         return torch.empty(self.out_features, self.in_features, device="meta")
 
 
-def empty(entry: Mapping[str, Any]) -> nn.Module:
+def empty(entry: Facts) -> nn.Module:
     """The layer of an entry, before it is loaded."""
     if "tied_to" in entry:
         return Waiting(*_features(entry), entry.get("bias", False))
     if "packed_bytes" in entry:
         return _empty_packed(entry)
-    clusters: dict[str, Any] = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
+    clusters: Facts = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
     if entry["kind"] in ("embedding", "bag"):
         names = ("padding_idx", "scaling", "n_fixed", "mode", "include_last_offset")
-        options: dict[str, Any] = {name: entry[name] for name in names if name in entry}
+        options: Facts = {name: entry[name] for name in names if name in entry}
         n, d = entry["shape"]
         return LAYERS[entry["kind"]][1](n, d, **clusters, **options)
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
 
 
-def _empty_packed(entry: Mapping[str, Any]) -> nn.Module:
+def _empty_packed(entry: Facts) -> nn.Module:
     (n, d), nbytes, unfrozen = entry["shape"], entry["packed_bytes"], entry.get("unfrozen")
     if entry["kind"] == "embedding":
-        options: dict[str, Any] = {name: entry[name] for name in ("padding_idx", "scaling") if name in entry}
+        options: Facts = {name: entry[name] for name in ("padding_idx", "scaling") if name in entry}
         return PackedEmbedding(n, d, nbytes, unfrozen=unfrozen, **options)
     bias = torch.zeros(_features(entry)[1]) if entry["bias"] else None
     return SubspaceLinear.around(PackedFactors(n, d, nbytes, unfrozen=unfrozen), by=entry["by"], bias=bias)
 
 
-def _features(entry: Mapping[str, Any]) -> tuple[int, int]:
+def _features(entry: Facts) -> tuple[int, int]:
     """In and out, as of a linear layer with the weight of the entry."""
     n, d = entry["shape"]
     return (n, d) if entry.get("by") == "columns" else (d, n)
 
 
-def of_class(
-    model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]], files: Iterable[str]
-) -> dict[str, Mapping[str, Any]]:
+def of_class(model: PreTrainedModel, entries: Mapping[str, Facts], files: Iterable[str]) -> dict[str, Facts]:
     """The entries for a model of the class saved or of another: heads may be gone, and others be tied now.
 
     Raises
@@ -119,7 +118,7 @@ def of_class(
     ValueError
         When a table that was compressed has no place in the model, or is dense in the files that are to be loaded.
     """
-    holders: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    holders: dict[str, AnyModule] = dict(model.named_modules(remove_duplicate=False))
     base, dense = f"{model.base_model_prefix}.", _dense(files)
 
     def names(name: str) -> tuple[str, ...]:
@@ -129,7 +128,7 @@ def of_class(
     def is_dense(name: str) -> bool:
         return not dense.isdisjoint(names(name))
 
-    def place(name: str, entry: Mapping[str, Any]) -> str | None:
+    def place(name: str, entry: Facts) -> str | None:
         found = next((candidate for candidate in names(name) if candidate in holders), None)
         holder = holders.get(found or "")
         if found is None or not isinstance(holder, KINDS):
@@ -142,7 +141,7 @@ def of_class(
         return found
 
     places = {name: place(name, entry) for name, entry in entries.items()}
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Facts] = {}
     for name, entry in entries.items():
         owner = entry.get("tied_to", name)
         if places.get(owner) is None and (places[name] is not None or entry["kind"] == "embedding"):
@@ -167,7 +166,7 @@ def of_class(
     return found
 
 
-def _ties(model: PreTrainedModel, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _ties(model: PreTrainedModel, entries: Mapping[str, Facts]) -> Iterator[tuple[str, str]]:
     """Modules without an entry that the model ties to an embedding with one, and the owner of its factors."""
     for pair in model.all_tied_weights_keys.items():
         tied = [key.removesuffix(".weight") for key in pair]

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import accumulate
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
-from ..arrays import Home
+from ..arrays import AnyArray, Home
+from ..checks import Passed
 from ..coefficients import count_parameters
 from ..decoded import row_numbers
 from ..factorization import Factorization
+from ..storage import Facts
 from ._lookup import Table, decode, in_own_dtype
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ STORAGE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 LEVELS = 127  # int8 codes go from -LEVELS to LEVELS
 
 
-def check_exact(given: Any, shape: Sequence[int], storage: str | None, dtype: torch.dtype) -> None:
+def check_exact(given: AnyArray | None, shape: Sequence[int], storage: str | None, dtype: torch.dtype) -> None:
     """Refuse rows to be kept exactly that would not be: those beyond the first d are stored as coefficients are."""
     n, d = shape
     if given is None or storage is None or torch.promote_types(_storage_dtype(storage), dtype) == STORAGE[storage]:
@@ -68,7 +71,7 @@ class Blocks(nn.Module):
         for name in self.empty_names():
             setattr(self, name, torch.empty_like(getattr(self, name), device=device))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Passed) -> None:
         for name in self.empty_names():
             state_dict.pop(prefix + name, None)  # where earlier versions had them
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -116,7 +119,7 @@ class Factors(nn.Module):
         affine: bool = False,
         storage: str | None = None,
         n_fixed: int = 0,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -183,7 +186,7 @@ class Factors(nn.Module):
         return sum(part.numel() * part.element_size() for part in [*self.parameters(), *self.buffers()])
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: Facts, *args: Passed
     ) -> None:
         if (key := f"{prefix}places") in state_dict:
             state_dict[key] = state_dict[key].int()  # of 16 bits before
@@ -291,7 +294,9 @@ def _storage_dtype(storage: str) -> torch.dtype:
         raise ValueError(f"storage must be None or one of {', '.join(map(repr, STORAGE))}, got {storage!r}") from None
 
 
-def read_shapes(factorization: Any, dtype: torch.dtype | None, device: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def read_shapes(
+    factorization: object, dtype: torch.dtype | None, device: Device
+) -> tuple[tuple[int, int, tuple[int, ...], tuple[int, ...]], dict[str, Passed]]:
     """Shapes of a factorization (n, d, counts, dims), and whether it is affine, its dtype and device if not given."""
     if not isinstance(factorization, Factorization):
         raise TypeError(f"factorization must be a ksubspaces.Factorization, got {type(factorization).__name__}")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import transformers
 from safetensors import SafetensorError
 
+from ..storage import Facts
+from ..tokens import Tokenizer
 from ._manifest import MANIFEST
 from ._saving import sentence_class
+from ._types import AnyModule
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
 
-def open_model(folder: Path) -> tuple[Any, Any]:
+def open_model(folder: Path) -> tuple[AnyModule, Tokenizer | None]:
     """A model on the CPU in the dtype that it is saved in, and its tokenizer, None if it has none beside it.
 
     Raises
@@ -38,7 +40,7 @@ def open_model(folder: Path) -> tuple[Any, Any]:
         raise ValueError(f"{folder} could not be opened, something in it is damaged or missing: {error}") from error
 
 
-def _load_dense(folder: Path) -> tuple[Any, Any]:
+def _load_dense(folder: Path) -> tuple[AnyModule, Tokenizer | None]:
     if (folder / "modules.json").exists():
         name = _facts(folder / "config_sentence_transformers.json").get("model_type")
         kind = sentence_class(name)
@@ -59,7 +61,7 @@ def _load_dense(folder: Path) -> tuple[Any, Any]:
     return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> Facts:
     try:
         facts = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
+from ..arrays import AnyArray
 from ..bits.quantized import QuantizedFactorization
+from ..checks import Passed
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
@@ -79,7 +82,7 @@ class SubspaceLinear(nn.Module):
         bias: bool = True,
         affine: bool = False,
         storage: str | None = None,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -124,7 +127,7 @@ class SubspaceLinear(nn.Module):
         by: str = "rows",
         storage: str | None = None,
         dtype: torch.dtype | None = None,
-        device: Any = None,
+        device: Device = None,
     ) -> Self:
         """A linear layer with a copy of given factors, of W (out, in) by rows and of W.T by columns.
 
@@ -163,12 +166,12 @@ class SubspaceLinear(nn.Module):
         n_parameters: int | None = None,
         bits: float | None = None,
         nbytes: int | None = None,
-        sample_weight: Any = None,
+        sample_weight: AnyArray | None = None,
         storage: str | None = None,
-        k: Any = "auto",
+        k: int | str = "auto",
         seed: int | None = None,
-        metric: Any = None,
-        **options: Any,
+        metric: AnyArray | None = None,
+        **options: Passed,
     ) -> Self:
         """Compress the weight of a linear layer, which is left as it is; the bias is kept.
 
@@ -220,7 +223,7 @@ class SubspaceLinear(nn.Module):
         if bits is not None or nbytes is not None:
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage, metric=metric)
             options |= {"bits": bits, "nbytes": nbytes}
-            found: Any = compress(table, k=k, sample_weight=sample_weight, seed=seed, **options)
+            found = compress(table, k=k, sample_weight=sample_weight, seed=seed, **options)
             factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(found)
             return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)

@@ -8,15 +8,16 @@ just what factored layers need: no dense table is ever made. The method is regis
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from ..storage import Facts
 from ._entries import describe_layers, empty, of_class
 from ._factors import Blocks, Factors
 from ._manifest import METHOD, report_beside
@@ -24,6 +25,7 @@ from ._methods import take_over
 from ._modules import factored_layers, put, tied_linear
 from ._packed import PackedFactors
 from ._saving import NOTICE
+from ._types import AnyModule
 
 VERSION = 4  # 1 knew of no scaling, 2 of no clusters that are fixed, 3 of no packed bits
 
@@ -32,12 +34,12 @@ VERSION = 4  # 1 knew of no scaling, 2 of no clusters that are fixed, 3 of no pa
 class FactoredConfig(QuantizationConfigMixin):
     """The factored layers of a model, by name, as :mod:`._entries` tells them."""
 
-    def __init__(self, modules: Mapping[str, Any] | None = None, version: int = VERSION, **_: Any) -> None:
+    def __init__(self, modules: Mapping[str, Facts] | None = None, version: int = VERSION, **_: object) -> None:
         if version > VERSION:
             raise ValueError(
                 f"the model was compressed by a later version of ksubspaces (format {version}); upgrade it"
             )
-        self.quant_method: Any = METHOD
+        self.quant_method = METHOD  # type: ignore[assignment]
         self.version = version
         self.modules = dict(modules or {})
 
@@ -60,12 +62,10 @@ class FactoredLoader(HfQuantizer):
 
     update_tp_plan = update_attn_implementation  # the call before transformers 5.18
 
-    def is_serializable(self, *_: Any, **__: Any) -> bool:
+    def is_serializable(self, *_: object, **__: object) -> bool:
         return True
 
-    def get_state_dict_and_metadata(
-        self, model: PreTrainedModel, *_: Any
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def get_state_dict_and_metadata(self, model: PreTrainedModel, *_: object) -> tuple[dict[str, torch.Tensor], Facts]:
         """What ``save_pretrained`` writes: factors that are shared, once."""
         state_dict = model.state_dict() if self.state_dict is None else self.state_dict
         attach(model)
@@ -77,7 +77,7 @@ class FactoredLoader(HfQuantizer):
         return {key: tensor for key, tensor in state_dict.items() if not key.startswith(tied)}, {}
 
     def _process_model_before_weight_loading(
-        self, model: PreTrainedModel, checkpoint_files: Iterable[Any] | None = None, **_: Any
+        self, model: PreTrainedModel, checkpoint_files: Iterable[str | os.PathLike[str]] | None = None, **_: object
     ) -> None:
         files = [str(file) for file in checkpoint_files or ()]
         if pickled := [file for file in files if not file.endswith(".safetensors")]:
@@ -87,7 +87,8 @@ class FactoredLoader(HfQuantizer):
         layers = {name: empty(entry) for name, entry in modules.items()}
         put(model, layers)
         _untie(model, modules)
-        ignored: Any = model._keys_to_ignore_on_load_unexpected  # a list, or a set from transformers 5.18 on
+        # A list, or a set from transformers 5.18 on.
+        ignored: AnyModule = model._keys_to_ignore_on_load_unexpected
         empty_before = [
             rf"\b{re.escape(f'{name}.{c}')}$"
             for layer, part in layers.items()
@@ -99,11 +100,11 @@ class FactoredLoader(HfQuantizer):
             [*(ignored or ()), *empty_before]
         )
 
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: object) -> None:
         for name, entry in self.quantization_config.modules.items():
             if "tied_to" in entry:
-                waiting: Any = model.get_submodule(name)
-                layer: Any = model.get_submodule(entry["tied_to"])
+                waiting: AnyModule = model.get_submodule(name)
+                layer: AnyModule = model.get_submodule(entry["tied_to"])
                 if entry["kind"] == "linear":
                     layer = tied_linear(layer).train(layer.training)
                     layer.bias = waiting.bias
@@ -142,7 +143,7 @@ def _own_config(model: PreTrainedModel) -> None:
             part.config = own  # type: ignore[assignment]
 
 
-def _untie(model: PreTrainedModel, modules: Mapping[str, Any]) -> None:
+def _untie(model: PreTrainedModel, modules: Mapping[str, Facts]) -> None:
     """Take out of transformers' own ties those that are now ties of factors."""
     for prefix, part in model.named_modules():
         if isinstance(part, PreTrainedModel):

@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..checks import Passed
+from ._types import Context
 
 
 class Table(NamedTuple):
@@ -61,7 +64,7 @@ class Table(NamedTuple):
         return products if self.offsets is None else products + self.offsets[c]
 
 
-def in_own_dtype(device: torch.device) -> AbstractContextManager[Any]:
+def in_own_dtype(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off: what is looked up has the dtype of the table, as it has in ``nn.Embedding``."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -175,26 +178,32 @@ def scatter(gradient: Tensor, indices: Tensor, n: int, padding: int = -1) -> Ten
 
 
 @lookup.register_fake
-def _(ids: Tensor, places: Any, starts: Any, blocks: Any, bases: Sequence[Tensor], *_: Any) -> Tensor:
+def _(ids: Tensor, places: Tensor, starts: object, blocks: object, bases: Sequence[Tensor], *_: object) -> Tensor:
     return bases[0].new_empty(*ids.shape, bases[0].shape[1])
 
 
 @lookup_backward.register_fake
 def _(
-    gradient: Any, ids: Any, places: Any, starts: Any, blocks: Sequence[Tensor], bases: Sequence[Tensor], *rest: Any
+    gradient: Tensor,
+    ids: Tensor,
+    places: Tensor,
+    starts: object,
+    blocks: list[Tensor],
+    bases: list[Tensor],
+    *rest: Tensor,
 ) -> list[Tensor]:
-    parts = [block for block in blocks if block.is_floating_point()] + list(bases)
     offsets = rest[1]
+    parts = [block for block in blocks if block.is_floating_point()] + list(bases)
     return [torch.empty_like(part) for part in [*parts, *([] if offsets is None else [offsets])]]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Context, inputs: tuple[Passed, ...], output: Tensor) -> None:
     ids, places, ctx.starts, blocks, bases, scales, offsets, ctx.padding_idx = inputs
     ctx.k = len(blocks)
     ctx.save_for_backward(ids, places, *blocks, *bases, scales, offsets)
 
 
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+def _gradients(ctx: Context, gradient: Tensor) -> tuple[object, ...]:
     ids, places, *factors, scales, offsets = ctx.saved_tensors
     blocks, bases = factors[: ctx.k], factors[ctx.k :]
     found = lookup_backward(gradient, ids, places, ctx.starts, blocks, bases, scales, offsets, ctx.padding_idx)
@@ -205,6 +214,13 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 
 lookup.register_autograd(_gradients, setup_context=_keep)
+
+
+def check_ids(ids: Tensor) -> None:
+    """Refuse what are no numbers of rows."""
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
 
 
 def check_padding(padding_idx: int | None, n: int) -> int | None:

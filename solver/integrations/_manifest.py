@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ..checksums import checksum_facts, checksum_file
-from ..storage import naming, write_whole
+from ..storage import Facts, naming, write_json
 from ._model_report import ModelReport
 
 FORMAT = "ksubspaces compressed model"
@@ -20,7 +19,7 @@ _FACTS = ("library", "class", "is_of_library", "modules", "report")
 _REMEDY = "copy it or compress the model anew, or load it with verify=False if it was changed on purpose"
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any], files: Iterable[Path]) -> None:
+def write_manifest(folder: Path, facts: Facts, files: Iterable[Path]) -> None:
     """Record facts about a model, and these files of its folder, once they are there."""
     names = {path.relative_to(folder).as_posix(): path for path in files}
     manifest = {
@@ -34,7 +33,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], files: Iterable[Path]
         },
     }
     manifest["crc32"] = checksum_facts(manifest)
-    write_whole(folder / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+    write_json(folder / MANIFEST, manifest)
 
 
 def report_beside(folder: str) -> ModelReport | None:
@@ -45,7 +44,7 @@ def report_beside(folder: str) -> ModelReport | None:
         return None
 
 
-def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
+def read_manifest(folder: Path, verify: bool) -> Facts:
     """The manifest of a folder, whose files are all what was written unless ``verify`` is false.
 
     Where there is none, since only what transformers wrote was copied, its ``config.json`` tells what is needed.
@@ -89,7 +88,7 @@ def read_manifest(folder: Path, verify: bool) -> dict[str, Any]:
     return manifest
 
 
-def _facts_of_config(folder: Path) -> dict[str, Any] | None:
+def _facts_of_config(folder: Path) -> Facts | None:
     for path in sorted(folder.rglob("config.json"), key=lambda path: len(path.parts)):
         try:
             config = json.loads(path.read_bytes())
@@ -102,7 +101,7 @@ def _facts_of_config(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _list_files(manifest: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
+def _list_files(manifest: Facts) -> list[tuple[str, int, int | None]]:
     """Name, length and checksum of each file that a manifest tells of."""
     if manifest["version"] > 1:
         return [(name, entry["bytes"], entry["crc32"]) for name, entry in manifest["files"].items()]

@@ -7,14 +7,14 @@ of the model alone. Copies and pickles of the model keep them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..checks import Passed
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors
 from ._linear import SubspaceLinear
@@ -22,22 +22,22 @@ from ._modules import put
 from ._packed import PackedEmbedding, PackedFactors
 from ._resizing import resize
 from ._saving import completing, save_transformer
+from ._types import AnyModule
 
 
 def take_over(model: nn.Module) -> None:
     """Give a model of transformers, or a pipeline of sentence-transformers, its methods."""
-    methods: Mapping[str, Any] = OF_TRANSFORMERS if isinstance(model, PreTrainedModel) else OF_PIPELINES
-    for name, method in methods.items():
+    for name, method in (OF_TRANSFORMERS if isinstance(model, PreTrainedModel) else OF_PIPELINES).items():
         setattr(model, name, partial(method, model))
 
 
 def save_pretrained(
-    model: Any,
+    model: AnyModule,
     save_directory: str | os.PathLike[str],
     is_main_process: bool = True,
-    state_dict: dict[str, Any] | None = None,
+    state_dict: dict[str, Tensor] | None = None,
     push_to_hub: bool = False,
-    **options: Any,
+    **options: Passed,
 ) -> None:
     """As in transformers; the folder is complete."""
     options |= {"is_main_process": is_main_process, "state_dict": state_dict}
@@ -54,7 +54,7 @@ def save_pretrained(
         save_transformer(model, save_directory, **options)
 
 
-def save_pipeline(model: Any, path: str | None, *args: Any, **options: Any) -> None:
+def save_pipeline(model: AnyModule, path: str | None, *args: Passed, **options: Passed) -> None:
     """The ``save`` of a pipeline; the folder is complete."""
     if path is None:
         return
@@ -64,12 +64,12 @@ def save_pipeline(model: Any, path: str | None, *args: Any, **options: Any) -> N
 
 
 def get_resized_embeddings(
-    model: Any,
+    model: AnyModule,
     old: nn.Module,
     new_num_tokens: int | None = None,
     pad_to_multiple_of: int | None = None,
-    *args: Any,
-    **options: Any,
+    *args: Passed,
+    **options: Passed,
 ) -> nn.Module:
     """As in transformers, which says what new rows are; they are added exactly."""
     method = type(model)._get_resized_embeddings
@@ -96,7 +96,7 @@ def _check_resizable(factors: nn.Module, n: int | None) -> None:
 
 
 def get_resized_lm_head(
-    model: Any, old: nn.Module, new_num_tokens: int | None = None, *args: Any, **options: Any
+    model: AnyModule, old: nn.Module, new_num_tokens: int | None = None, *args: Passed, **options: Passed
 ) -> nn.Module:
     """The same for a head; where its factors are those of an embedding, they have changed already."""
     method = type(model)._get_resized_lm_head
@@ -109,7 +109,7 @@ def get_resized_lm_head(
     dense = nn.Linear(old.in_features, before, device="meta")
     dense.weight = nn.Parameter(nn.functional.pad(rows, (0, 0, 0, max(0, before - len(rows))))[:before])
     dense.register_parameter("bias", old.bias)
-    resized: Any = method(model, dense, new_num_tokens, *args, **options)
+    resized: AnyModule = method(model, dense, new_num_tokens, *args, **options)
     if old.factors.shape[0] != new_num_tokens:
         assert isinstance(old.factors, Factors)
         resize(old.factors, new_num_tokens, resized.weight[before:])
@@ -117,7 +117,7 @@ def get_resized_lm_head(
     return old
 
 
-def tie_weights(model: Any, *args: Any, **options: Any) -> None:
+def tie_weights(model: AnyModule, *args: Passed, **options: Passed) -> None:
     """As in transformers, for a head whose class ties it: to the factors of the embedding, or to a table that is dense
     again.
     """
@@ -138,10 +138,10 @@ def tie_weights(model: Any, *args: Any, **options: Any) -> None:
     put(model, dict.fromkeys(names, tied.train(head.training)))
 
 
-OF_TRANSFORMERS = {
+OF_TRANSFORMERS: dict[str, Callable[..., object]] = {
     "save_pretrained": save_pretrained,
     "_get_resized_embeddings": get_resized_embeddings,
     "_get_resized_lm_head": get_resized_lm_head,
     "tie_weights": tie_weights,
 }
-OF_PIPELINES = {"save": save_pipeline}
+OF_PIPELINES: dict[str, Callable[..., object]] = {"save": save_pipeline}

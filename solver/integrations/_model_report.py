@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import scaled
-from ..checks import check_matrix
+from ..checks import Passed, check_matrix
 from ..report import svd_curve
+from ..storage import Facts
 
 LISTED_ROWS = 20
 _BLOCK = 1 << 20  # numbers decoded at once
 
-Decoded = Callable[[int, int], NDArray[Any]]
+Decoded = Callable[[int, int], np.ndarray]
 """Rows from one number up to another, decoded from what the table has become."""
 
 
@@ -130,7 +130,7 @@ class ModelReport:
     nbytes_before: int
     nbytes: int
     seconds: float
-    options: Mapping[str, Any]
+    options: Facts
     left: tuple[str, ...] = ()
 
     def after(self, earlier: ModelReport | None) -> ModelReport:
@@ -146,12 +146,12 @@ class ModelReport:
             left=tuple(name for name in earlier.left if all(name != module.name for module in self.modules)),
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Facts:
         """All of it in types that JSON knows."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> ModelReport:
+    def from_dict(cls, facts: Facts) -> ModelReport:
         """The inverse of :meth:`to_dict`.
 
         Raises
@@ -194,7 +194,7 @@ class ModelReport:
         return "\n".join(lines)
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: Passed) -> Passed:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -208,17 +208,17 @@ class Baseline:
     weights : ndarray of shape (n,), optional
     """
 
-    def __init__(self, table: NDArray[Any], weights: NDArray[np.float64] | None) -> None:
+    def __init__(self, table: np.ndarray, weights: NDArray[np.float64] | None) -> None:
         self.table, self.weights = table, weights
         self.exponent = check_matrix(table, "weight", dtype=np.float64)
         self.plain, self.weighted = svd_curve(table), None
         if weights is not None:
             self.weighted = svd_curve(table, weights)
 
-    def compare(self, decoded: Decoded, n_parameters: int) -> dict[str, Any]:
+    def compare(self, decoded: Decoded, n_parameters: int) -> Facts:
         """Errors of decoded rows, those of the SVD, and the rows that lost most: entries of a ModuleReport."""
         errors, energies = _by_row(self.table, decoded, self.exponent)
-        found: dict[str, Any] = {
+        found: Facts = {
             "relative_error": _ratio(errors.sum(), energies.sum()),
             "svd_relative_error": self.plain.at(n_parameters),
             "weighted_error": None,
@@ -239,7 +239,7 @@ class Baseline:
         return {**found, "most_lost": listed(shares), "most_distorted": listed(relative)}
 
 
-def _by_row(table: NDArray[Any], decoded: Decoded, exponent: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _by_row(table: np.ndarray, decoded: Decoded, exponent: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Squared error and squared norm of each row of ``2^-exponent`` the table."""
     n, d = table.shape
     errors, energies = np.empty(n), np.empty(n)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._bag import SubspaceEmbeddingBag
 from ._embedding import SubspaceEmbedding
@@ -16,8 +15,9 @@ from ._factors import Factors
 from ._linear import SubspaceLinear
 from ._packed import PackedEmbedding, PackedFactors
 from ._scaling import scaling_of
+from ._types import AnyClass, AnyModule
 
-LAYERS: Mapping[str, tuple[Any, Any]] = {
+LAYERS: Mapping[str, tuple[AnyClass, AnyClass]] = {
     "embedding": (nn.Embedding, SubspaceEmbedding),
     "bag": (nn.EmbeddingBag, SubspaceEmbeddingBag),
     "linear": (nn.Linear, SubspaceLinear),
@@ -46,7 +46,7 @@ class SharedTable:
     holders: Mapping[str, nn.Module]
 
     @property
-    def module(self) -> Any:
+    def module(self) -> AnyModule:
         return self.holders[self.name]
 
     @property
@@ -66,7 +66,7 @@ class SharedTable:
                 by_module[id(module)] = self._replacement(module, layer)
         return {name: by_module[id(module)] for name, module in self.holders.items()}
 
-    def _replacement(self, module: Any, layer: Layer) -> nn.Module:
+    def _replacement(self, module: AnyModule, layer: Layer) -> nn.Module:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             return layer
         head = layer if module is self.module else tied_linear(layer)
@@ -83,7 +83,7 @@ def tied_linear(layer: nn.Module) -> SubspaceLinear:
     return SubspaceLinear.around(layer.factors, by=layer.by)
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Refuse what is no module, or wraps one."""
     if not isinstance(model, nn.Module):
         static = type(model).__name__ == "StaticModel"  # of model2vec, which is arrays of NumPy
@@ -115,7 +115,7 @@ def shared_tables(model: nn.Module, names: Iterable[str]) -> list[SharedTable]:
             close = difflib.get_close_matches(name, modules, 3, 0.3)
             raise ValueError(f"modules names {name!r}, which the model does not have; close to it are {close}")
         _check_module(name, modules[name])
-        weight: Any = modules[name].weight
+        weight: Tensor = modules[name].weight
         if id(weight) in tables:
             continue
         group = {}
@@ -150,7 +150,7 @@ def _check_module(name: str, module: nn.Module) -> None:
         )
     if "weight" not in module._parameters:
         raise ValueError(f"{name} computes its weight (a parametrization?); remove that first")
-    weight: Any = module.weight
+    weight: Tensor = module.weight
     if weight.is_meta:
         raise ValueError(f"{name} has no values yet (its weight is on the meta device); load the model's weights first")
     if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):

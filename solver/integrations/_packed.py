@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from ksubspaces.kernels.packed import PackedRows
 
 from ..bits.quantized import QuantizedFactorization
-from ._lookup import check_padding, in_own_dtype
+from ..checks import Passed
+from ._lookup import check_ids, check_padding, in_own_dtype
 from ._packed_lookup import FLOATS, INTEGERS, PackedTensors, decode, decode_rows, decode_static
-from ._scaling import PLAIN, Scaling
+from ._scaling import PLAIN, Scaling, tell_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,8 +57,8 @@ class PackedFactors(nn.Module):
         d: int,
         nbytes: int = 0,
         *,
-        unfrozen: Mapping[str, Any] | None = None,
-        device: Any = None,
+        unfrozen: Mapping[str, Sequence[int]] | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -227,7 +229,7 @@ class PackedFactors(nn.Module):
             self.refresh()  # what was rounded comes back, and what halves would lose was never theirs
         return self
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Passed) -> None:
         given = state.get(f"{prefix}stored")
         if given is not None and given.dtype == torch.uint8 and given.ndim == 1:
             self.stored = self.stored.new_empty(given.shape)
@@ -243,7 +245,7 @@ class PackedFactors(nn.Module):
         return f"{n}, {d}, {self.bits:.2f} bits a number{'' if self.is_frozen else ', unfrozen'}"
 
 
-def refuse_beside_bits(**given: Any) -> None:
+def refuse_beside_bits(**given: object) -> None:
     """Refuse arguments that say otherwise how much to spend, or how it is stored."""
     if names := [name for name, value in given.items() if value is not None]:
         raise ValueError(f"bits and nbytes say all of what is stored; leave out {' and '.join(names)}")
@@ -290,8 +292,8 @@ class PackedEmbedding(PackedFactors):
         *,
         padding_idx: int | None = None,
         scaling: tuple[float, bool] = PLAIN,
-        unfrozen: Mapping[str, Any] | None = None,
-        device: Any = None,
+        unfrozen: Mapping[str, Sequence[int]] | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, nbytes, unfrozen=unfrozen, device=device, dtype=dtype)
@@ -307,7 +309,7 @@ class PackedEmbedding(PackedFactors):
         padding_idx: int | None = None,
         scaling: tuple[float, bool] = PLAIN,
         dtype: torch.dtype = torch.float32,
-        device: Any = None,
+        device: Device = None,
     ) -> Self:
         """An embedding with a copy of what a factorization stores; the rest as in the class."""
         layer = cls(*factorization.shape, padding_idx=padding_idx, scaling=scaling, device=device, dtype=dtype)
@@ -327,12 +329,8 @@ class PackedEmbedding(PackedFactors):
         TypeError
             When ids are not integers.
         """
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
-            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise TypeError(f"ids must be a tensor of int32 or int64, got {got}")
+        check_ids(ids)
         return self.scaling(self.decode(ids, -1 if self.padding_idx is None else self.padding_idx))
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        scaling = "" if self.scaling == PLAIN else f", scaling={tuple(self.scaling)}"
-        return super().extra_repr() + padding + scaling
+        return super().extra_repr() + tell_options(self.padding_idx, self.scaling)

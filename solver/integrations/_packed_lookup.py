@@ -14,7 +14,7 @@ Windows are read by division and remainder of nonnegative int64, since ONNX shif
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ from torch import Tensor
 from ksubspaces import kernels
 from ksubspaces.kernels.packed import WIDEST, PackedRows
 
+from ..arrays import AnyArray
+from ..checks import Passed
 from ._lookup import scatter
+from ._types import Context
 
 
 class PackedTensors(NamedTuple):
@@ -52,10 +55,11 @@ class PackedTensors(NamedTuple):
         parts = ((name, getattr(self, name)) for name in FLOATS)
         return self._replace(**{name: part.to(dtype) for name, part in parts if part is not None})
 
-    def to_rows(self, convert: Callable[[Tensor], Any]) -> PackedRows:
+    def to_rows(self, convert: Callable[[Tensor], AnyArray]) -> PackedRows:
         """For the kernels of a device, each part converted."""
-        parts: dict[str, Any] = {name: part if part is None else convert(part) for name, part in self._asdict().items()}
-        return PackedRows(**parts)
+        parts = self._asdict().items()
+        rows: dict[str, AnyArray] = {name: part if part is None else convert(part) for name, part in parts}
+        return PackedRows(**rows)
 
 
 FLOATS = ("scales", "levels", "bases", "gains", "offsets", "exact")
@@ -246,21 +250,21 @@ def decode_backward(
 
 
 @decode.register_fake
-def _(ids: Tensor, integers: Any, scales: Any, levels: Any, bases: Tensor, *_: Any) -> Tensor:
+def _(ids: Tensor, integers: object, scales: object, levels: object, bases: Tensor, *_: object) -> Tensor:
     return bases.new_empty(ids.shape[0], bases.shape[1])
 
 
 @decode_backward.register_fake
-def _(gradient: Any, ids: Any, integers: Any, *rest: Any) -> list[Tensor]:
+def _(gradient: Tensor, ids: Tensor, integers: object, *rest: Tensor) -> list[Tensor]:
     return [torch.empty_like(part) for part in rest[: len(FLOATS)] if part is not None]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Context, inputs: tuple[Passed, ...], output: Tensor) -> None:
     ids, integers, *floats, ctx.padding_idx = inputs
     ctx.save_for_backward(ids, *integers, *floats)
 
 
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+def _gradients(ctx: Context, gradient: Tensor) -> tuple[object, ...]:
     ids, *saved = ctx.saved_tensors
     integers, floats = saved[: len(INTEGERS)], saved[len(INTEGERS) :]
     found = iter(decode_backward(gradient, ids, integers, *floats, ctx.padding_idx))

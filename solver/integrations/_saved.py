@@ -6,15 +6,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.types import Device
 from transformers import PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+from ..checks import Passed
 from ..folders import Holding, whole_folder
+from ..storage import Facts
+from ..tokens import Tokenizer
 from ._entries import describe_layers
 from ._loading import attach
 from ._manifest import MANIFEST, read_manifest
@@ -22,6 +25,7 @@ from ._methods import take_over
 from ._model_report import ModelReport
 from ._modules import check_model, factored_layers
 from ._saving import class_of, completing, is_pipeline, open_pipeline, save_transformer
+from ._types import AnyClass, AnyModule
 
 MODEL = Holding("a compressed model", lambda folder: (folder / MANIFEST).is_file())
 VARIANT = "ksubspaces"  # of the names of weights in folders of the first two versions
@@ -38,7 +42,7 @@ def outer_models(model: nn.Module) -> dict[str, PreTrainedModel]:
 
 
 def save_compressed(
-    model: nn.Module, path: str | os.PathLike[str], tokenizer: Any = None, *, overwrite: bool = False
+    model: nn.Module, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None, *, overwrite: bool = False
 ) -> None:
     """Save a compressed model as a folder, whole or not at all.
 
@@ -114,13 +118,13 @@ def _check_finite(model: nn.Module) -> None:
 
 def load_compressed(
     path: str | os.PathLike[str],
-    device: Any = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype | str | None = None,
     *,
-    model_class: Any = None,
+    model_class: AnyClass | None = None,
     verify: bool = True,
-    **options: Any,
-) -> Any:
+    **options: Passed,
+) -> AnyModule:
     """Load what :func:`save_compressed`, ``save_pretrained`` or a ``Trainer`` wrote, without a network.
 
     The layers are factored from the beginning; no dense table is made. Ties are ties again.
@@ -216,12 +220,12 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     return found
 
 
-def _shapes(modules: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _shapes(modules: Mapping[str, Facts]) -> list[Facts]:
     """Layers without what may rightly change: names by releases of other packages, storage by the dtype asked for."""
     return [{k: v for k, v in entry.items() if k not in ("storage", "tied_to")} for entry in modules.values()]
 
 
-def _class_to_load(folder: Path, manifest: Mapping[str, Any], model_class: Any) -> Any:
+def _class_to_load(folder: Path, manifest: Facts, model_class: AnyClass | None) -> AnyClass:
     """The class asked for, or else the one saved."""
     if model_class is None:
         library, name = manifest["library"], manifest["class"]

@@ -11,22 +11,24 @@ It holds what the library writes, and
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .._version import __version__
-from ..storage import write_whole
+from ..checks import Passed
+from ..storage import Facts, write_whole
 from ._bag import SubspaceEmbeddingBag
 from ._card import write_card
 from ._entries import describe_layers
 from ._manifest import MANIFEST, write_manifest
+from ._types import AnyClass, AnyModule
 
 NOTICE = "transformers_weights"
 REMEDY = "this model is compressed: pip install ksubspaces, and import ksubspaces.integrations.transformers before that"
@@ -34,10 +36,13 @@ _PACKAGES = ("torch", "transformers", "sentence-transformers", "safetensors")
 
 
 def save_transformer(
-    model: PreTrainedModel, folder: Any, state_dict: Mapping[str, Any] | None = None, **options: Any
+    model: PreTrainedModel,
+    folder: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor] | None = None,
+    **options: Passed,
 ) -> None:
     """The ``save_pretrained`` of its class, and the notice."""
-    loader: Any = model.hf_quantizer
+    loader: AnyModule = model.hf_quantizer
     loader.state_dict = state_dict
     try:
         type(model).save_pretrained(model, folder, **options)
@@ -62,11 +67,11 @@ def completing(model: nn.Module, folder: Path) -> Iterator[None]:
             path.chmod((folder / MANIFEST).stat().st_mode)
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module) -> Facts:
     """The facts of a manifest."""
     kind = next(kind for kind in type(model).__mro__ if not kind.__name__.startswith("FSDP"))  # which wraps classes
     library, name = library_of(kind), kind.__name__
-    report: Any = getattr(model, "compression_report", None)
+    report = getattr(model, "compression_report", None)
     return {
         "library": library,
         "class": name,
@@ -95,7 +100,7 @@ def take_static(model: nn.Module) -> None:
                 module.__class__ = SubspaceStaticEmbedding
 
 
-def open_pipeline(kind: Any, folder: str, **options: Any) -> Any:
+def open_pipeline(kind: AnyClass, folder: str, **options: Passed) -> AnyModule:
     """A pipeline with our modules, too, and with no more trust than those need: none in the files of the folder."""
     from .sentence_transformers import SubspaceStaticEmbedding as Static
 
@@ -109,7 +114,7 @@ def library_of(kind: type) -> str:
     return "transformers" if issubclass(kind, PreTrainedModel) else "sentence_transformers"
 
 
-def sentence_class(name: str | None) -> Any:
+def sentence_class(name: str | None) -> AnyClass:
     """A class of sentence-transformers by its name; None if there is none of this name."""
     try:
         import sentence_transformers
@@ -118,7 +123,7 @@ def sentence_class(name: str | None) -> Any:
     return getattr(sentence_transformers, name or "SentenceTransformer", None)
 
 
-def class_of(library: str, name: str) -> Any:
+def class_of(library: str, name: str) -> AnyClass:
     """A class of a library by its public name; None if there is none of this name."""
     return getattr(transformers, name, None) if library == "transformers" else sentence_class(name)
 

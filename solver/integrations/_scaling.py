@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ._types import AnyModule
 
 _BLOCK = 1 << 22  # numbers of a table compared at once
 
@@ -34,6 +36,12 @@ class Scaling(NamedTuple):
 PLAIN = Scaling()
 
 
+def tell_options(padding_idx: int | None, scaling: Scaling) -> str:
+    """What an embedding says of these in its ``repr``."""
+    padding = "" if padding_idx is None else f", padding_idx={padding_idx}"
+    return padding if scaling == PLAIN else f"{padding}, scaling={tuple(scaling)}"
+
+
 def scaling_of(embedding: nn.Module) -> Scaling | None:
     """What an embedding multiplies its rows by; None if it does anything else with them.
 
@@ -44,7 +52,7 @@ def scaling_of(embedding: nn.Module) -> Scaling | None:
         return None
     if type(embedding).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward):
         return PLAIN
-    given: Any = getattr(embedding, "embed_scale", None)
+    given = getattr(embedding, "embed_scale", None)
     # Where it is a buffer it has been cast with the model; the number that it was made from is beside it.
     for value in (getattr(embedding, "scalar_embed_scale", None), given):
         if isinstance(value, (int, float, Tensor)) and (not isinstance(value, Tensor) or value.numel() == 1):
@@ -55,7 +63,7 @@ def scaling_of(embedding: nn.Module) -> Scaling | None:
 
 
 @torch.no_grad()
-def _describes(scaling: Scaling, embedding: Any) -> bool:
+def _describes(scaling: Scaling, embedding: AnyModule) -> bool:
     """Whether what comes out is the rows multiplied by just that, bit for bit."""
     weight = embedding.weight
     for ids in torch.arange(len(weight), device=weight.device).split(max(1, _BLOCK // max(1, weight.shape[1]))):

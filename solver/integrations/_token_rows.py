@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..arrays import AnyArray
 from ..checks import check_weights
 from ..decoded import row_numbers
-from ..tokens import token_weights
+from ..tokens import Tokenizer, token_weights
 
 SPECIAL = "special"
 
@@ -37,7 +37,11 @@ ALIKE = TokenRows(None, "none: all rows alike", None)
 
 
 def token_rows(
-    sizes: Sequence[int], given: Any, texts: Iterable[str] | None, tokenizer: Any, exact_rows: Any
+    sizes: Sequence[int],
+    given: AnyArray | None,
+    texts: Iterable[str] | None,
+    tokenizer: Tokenizer | None,
+    exact_rows: AnyArray | str | None,
 ) -> TokenRows:
     """What is known of tokens, for tables of so many rows, from what ``compress_model`` was given.
 
@@ -72,7 +76,7 @@ def token_rows(
     return TokenRows(None, ALIKE.source, exact)
 
 
-def _pad_weights(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
+def _pad_weights(given: AnyArray, n: int, tokenizer: Tokenizer) -> NDArray[np.float64]:
     """Weights of a table's n rows, those beyond the vocabulary with the least that a token has."""
     values = given.detach().to("cpu", torch.float64) if isinstance(given, torch.Tensor) else given
     try:
@@ -87,7 +91,7 @@ def _pad_weights(given: Any, n: int, tokenizer: Any) -> NDArray[np.float64]:
     return np.pad(weights, (0, n - len(weights)), constant_values=weights.min())
 
 
-def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
+def _exact(given: AnyArray | str | None, tokenizer: Tokenizer | None, n: int) -> NDArray[np.int64] | None:
     if given is None or (isinstance(given, str) and tokenizer is None):
         return None
     if isinstance(given, str):
@@ -100,7 +104,7 @@ def _exact(given: Any, tokenizer: Any, n: int) -> NDArray[np.int64] | None:
         ) from None
 
 
-def _special(tokenizer: Any) -> list[int]:
+def _special(tokenizer: Tokenizer) -> list[int]:
     if hasattr(tokenizer, "all_special_ids"):  # which has those with a name: others are marked in the vocabulary
         named = [token for token in tokenizer.all_special_ids if token is not None]  # a name that is no token
         return [*named, *_find_marked(getattr(tokenizer, "added_tokens_decoder", {}))]
@@ -112,5 +116,5 @@ def _special(tokenizer: Any) -> list[int]:
     )
 
 
-def _find_marked(added: Mapping[int, Any]) -> list[int]:
+def _find_marked(added: Mapping[int, Tokenizer]) -> list[int]:
     return [token for token, entry in added.items() if entry.special]

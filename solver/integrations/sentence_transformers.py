@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..checks import Passed
+from ._types import AnyModule
 
 try:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -57,7 +60,7 @@ class SubspaceStaticEmbedding(StaticEmbedding):
 
     saves_factors = True
 
-    def save(self, output_path: str, *args: Any, **options: Any) -> None:
+    def save(self, output_path: str, *args: Passed, **options: Passed) -> None:
         """Write factors and tokenizer into a folder."""
         entry = describe_layers(self)["embedding"]
         state = {name: part.contiguous() for name, part in self.embedding.state_dict().items()}
@@ -65,7 +68,7 @@ class SubspaceStaticEmbedding(StaticEmbedding):
         self.tokenizer.save(str(Path(output_path) / "tokenizer.json"))
 
     @classmethod
-    def load(cls, model_name_or_path: str, **options: Any) -> Self:  # type: ignore[override]
+    def load(cls, model_name_or_path: str, **options: Passed) -> Self:  # type: ignore[override]
         """Read what :meth:`save` wrote.
 
         Raises
@@ -75,14 +78,14 @@ class SubspaceStaticEmbedding(StaticEmbedding):
         """
         names = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
         where = {name: options[name] for name in names if name in options}
-        words: Any = cls.load_file_path(model_name_or_path, "tokenizer.json", **where)
-        path: Any = cls.load_file_path(model_name_or_path, WEIGHTS, **where)
+        words: Passed = cls.load_file_path(model_name_or_path, "tokenizer.json", **where)
+        path: Passed = cls.load_file_path(model_name_or_path, WEIGHTS, **where)
         with safe_open(path, framework="pt") as file:
             entry = json.loads((file.metadata() or {}).get(ENTRY, "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if entry is None:
             raise ValueError(f"{path} holds no factors: it was not written by ksubspaces")
-        module: Any = cls(Tokenizer.from_file(words), embedding_dim=1)
+        module: AnyModule = cls(Tokenizer.from_file(words), embedding_dim=1)
         module.embedding = empty(entry)
         module.embedding.load_state_dict(state, assign=True)
         module.num_embeddings, module.embedding_dim = entry["shape"]

@@ -28,7 +28,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+from ..arrays import AnyArray
+from ..checks import Passed, Seed
+from ..tokens import Tokenizer
+from ._types import AnyModule
 
 try:
     import torch
@@ -81,16 +85,16 @@ def compress_model(
     bits: float | None = None,
     nbytes: int | None = None,
     texts: Iterable[str] | None = None,
-    tokenizer: Any = None,
-    token_weights: Any = None,
+    tokenizer: Tokenizer | None = None,
+    token_weights: AnyArray | None = None,
     modules: str | Iterable[str] = EMBEDDINGS,
-    exact_rows: Any = SPECIAL,
+    exact_rows: AnyArray | str | None = SPECIAL,
     storage: str | None = None,
-    metric: Mapping[str, Any] | None = None,
+    metric: Mapping[str, AnyArray] | None = None,
     k: int | str = "auto",
-    seed: Any = None,
+    seed: Seed = None,
     progress: bool = False,
-    **options: Any,
+    **options: Passed,
 ) -> ModelReport:
     """Compress the tables of a model, in place.
 
@@ -216,18 +220,18 @@ def compress_model(
         left=tuple(sorted(left)),
         options={name: _plain(value) for name, value in {"ratio": ratio, **asked}.items() if value is not None},
     )
-    earlier: Any = getattr(model, "compression_report", None)
+    earlier: ModelReport | None = getattr(model, "compression_report", None)
     model.compression_report = this.after(earlier)  # type: ignore[assignment]
     return this
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> str | float:
     """Something that JSON knows."""
     return value if isinstance(value, (str, int, float, bool)) else repr(value)
 
 
 def _compress_table(
-    table: SharedTable, ratio: float | None, rows: TokenRows, options: Mapping[str, Any]
+    table: SharedTable, ratio: float | None, rows: TokenRows, options: Mapping[str, Passed]
 ) -> tuple[Layer, ModuleReport]:
     begun = time.perf_counter()
     module, weights = table.module, rows.weights
@@ -286,7 +290,7 @@ def _check_one_vocabulary(model: nn.Module, tables: Sequence[SharedTable]) -> No
 
 def _token_modules(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the input and of the output embeddings that the model's parts name."""
-    parts: dict[str, Any] = dict(outer_models(model)) or {"": model}
+    parts: dict[str, AnyModule] = dict(outer_models(model)) or {"": model}
     found = []
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         named = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from planted import random_bases
 
 from ksubspaces.kernels import Flats
+from ksubspaces.kernels.factors import Factors
 from ksubspaces.kernels.packed import PADDING, WIDEST, PackedRows
 
 # (n, d, dims): d tiny, odd, no power of two, over 512; j = 0, over d/2, d; ragged; one row; more flats than rows
@@ -101,7 +101,7 @@ def spectra(d: int, rng: Any) -> dict[str, Any]:
     }
 
 
-def factors(n: int, d: int, dims: list[int], dtype: Any, affine: bool) -> tuple[SimpleNamespace, Any]:
+def factors(n: int, d: int, dims: list[int], dtype: Any, affine: bool) -> tuple[Factors, Any]:
     """A factorization of random numbers, and the generator they came from."""
     rng = np.random.default_rng([n, d])
     labels = rng.integers(0, len(dims), n).astype(np.int32)
@@ -109,7 +109,7 @@ def factors(n: int, d: int, dims: list[int], dtype: Any, affine: bool) -> tuple[
     counts = np.bincount(labels, minlength=len(dims))
     positions = np.empty(n, dtype=np.int64)
     positions[order] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
-    made = SimpleNamespace(
+    made = Factors(
         labels=labels,
         positions=positions,
         blocks=[rng.normal(size=(m, j)).astype(dtype) for m, j in zip(counts, dims, strict=True)],

@@ -1,0 +1,330 @@
+"""The alternation over rows in the blocks of a Dask array, wherever these are: one pass over them a step.
+
+Both steps are sums over rows. A pass gives each block the flats; the block gives back the moments of its clusters, its
+part of the objective, how many rows moved, and the rows that are fitted worst. Sums go up a tree whose shape follows
+from the number of blocks, so the bits do not depend on who worked on which block. Labels stay where the blocks are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ksubspaces import kernels
+from ksubspaces.kernels import Flats, Moments, layout_of
+
+from .alternation import State
+from .arrays import AnyArray, AnyDtype, Array, compute_dtype, device_of, enter, place, requested_dtype, to_numpy
+from .checks import Passed, check_matrix, check_weights
+
+Delayed: TypeAlias = Any
+"""What Dask is to compute, or has; of a block: where the block is."""
+
+SAMPLE_BYTES = 64 << 20  # of rows on which a start is found ...
+SAMPLE_ROWS = 20  # ... or so many for each dimension of each flat, if these take more
+MOMENT_BYTES = 1 << 30  # most that second moments of all clusters may take: each block gives back as much
+FILLED = 8  # clusters that lack rows and are filled in one step
+
+
+def is_dask(X: AnyArray) -> bool:
+    """Whether this is a Dask array, which there can only be where Dask has been imported."""
+    return type(X).__module__.startswith("dask.array")
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What a pass adds up over blocks."""
+
+    moments: Moments
+    objective: float
+    counts: np.ndarray
+    worst: np.ndarray
+    costs: np.ndarray
+
+    def __add__(self, other: Sums) -> Sums:
+        self.moments.add(other.moments)
+        worst, costs = np.concatenate([self.worst, other.worst]), np.concatenate([self.costs, other.costs])
+        kept = np.argsort(-costs, kind="stable")[: max(len(self.costs), len(other.costs))]
+        return Sums(
+            self.moments, self.objective + other.objective, self.counts + other.counts, worst[kept], costs[kept]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BlockedState(State):
+    """Labels are those of each block, where the block is; flats or moments are on the host."""
+
+    flats: Flats | None = None
+    moments: Moments | None = None
+
+
+class Blocks:
+    """Rows (n, d) in blocks of consecutive rows, their weights, and the work that is done with them.
+
+    Parameters
+    ----------
+    X : dask.array.Array (n, d)
+        Of chunks that have all columns and known sizes.
+    weights : (n,) dask.array.Array or array, optional
+    dtype : {None, "float32", "float64"}
+    """
+
+    def __init__(self, X: AnyArray, weights: AnyArray | None = None, dtype: AnyDtype | None = None) -> None:
+        if X.ndim != 2:
+            raise ValueError(f"X must be a matrix of rows (n, d), got shape {tuple(X.shape)}")
+        if np.isnan(X.shape).any():
+            raise ValueError("X has chunks of unknown sizes; call X.compute_chunk_sizes() first")
+        if len(X.chunks[1]) > 1:
+            raise ValueError(
+                f"X has its columns in {len(X.chunks[1])} chunks, but a row must lie in one; pass X.rechunk({{1: -1}})"
+            )
+        self.dtype = compute_dtype(X.dtype, "X") if dtype is None else requested_dtype(dtype)
+        self.sizes = [size for size in X.chunks[0] if size]
+        self.n, self.d = int(sum(self.sizes)), int(X.shape[1])
+        if not self.n or not self.d:
+            raise ValueError(f"X has no rows or no columns: shape {tuple(X.shape)}")
+        bounds = np.cumsum([0, *self.sizes]).tolist()
+        self.first = bounds[:-1]
+        blocks = [block for block, size in zip(X.to_delayed()[:, 0], X.chunks[0], strict=True) if size]
+        parts: Sequence[Delayed] = [None] * len(blocks)
+        if weights is not None:
+            if weights.shape != (self.n,):
+                raise ValueError(
+                    f"sample_weight must have one entry for each of the {self.n} rows of X, got shape "
+                    f"{tuple(weights.shape)}"
+                )
+            parts = [weights[a:b] for a, b in itertools.pairwise(bounds)]
+        self.weighted = weights is not None
+        self.blocks = [
+            self._delayed(_enter)(block, self.dtype, *where, part, size)
+            for block, *where, part, size in zip(blocks, range(len(blocks)), self.first, parts, self.sizes, strict=True)
+        ]
+
+    @property
+    def _delayed(self) -> Delayed:
+        import dask
+
+        return partial(dask.delayed, pure=False, traverse=False)
+
+    def tree(self, add: Callable[[Delayed, Delayed], Delayed], parts: Sequence[Delayed]) -> Delayed:
+        """The sum of parts, not computed yet, by a tree over their order."""
+        add = self._delayed(add)
+        while len(parts) > 1:
+            pairs = [add(*parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
+            parts = [*pairs, *parts[2 * len(pairs) :]]
+        return parts[0]
+
+    def sum(self, work: Callable[..., Delayed], *args: Passed) -> Delayed:
+        """The sum of what work gives for each block and its number."""
+        work, add = self._delayed(work), _plus
+        return self.tree(add, [work(block, i, *args) for i, block in enumerate(self.blocks)]).compute()
+
+    def step(self, flats: Flats, before: Sequence[Delayed] | None, **how: Passed) -> tuple[list[Delayed], Sums, int]:
+        """Labels of each block by the nearest flat, where it is; sums over all rows; how many labels are new."""
+        import dask
+
+        sent, work = self._delayed(flats), self._delayed(_step)
+        parts = [work(block, sent, **how) for block in self.blocks]
+        labels, sums = [part[0] for part in parts], self.tree(_plus, [part[1] for part in parts])
+        moved = [self._delayed(_count_moved)(*pair) for pair in zip(labels, before, strict=True)] if before else []
+        total = self.tree(_plus, moved) if moved else self._delayed(int)(self.n)
+        # Labels do not come from the labels before: what is lost is computed again from its block and these flats.
+        sums, total, *labels = dask.persist(sums, total, *labels)
+        sums, total = dask.compute(sums, total)
+        return labels, sums, total
+
+    def array(self, labels: Sequence[Delayed]) -> AnyArray:
+        """Labels of all rows (n,) as a Dask array with X's chunks."""
+        import dask.array as da
+
+        return da.concatenate(
+            [da.from_delayed(part, (size,), np.int32) for part, size in zip(labels, self.sizes, strict=True)]
+        )
+
+    def survey(self) -> tuple[float, float]:
+        """``sum w |x|^2`` and ``sum w``, after every block was found fit to be computed with."""
+        energy, mass = self.sum(_survey)
+        if mass == 0:
+            raise ValueError("sample_weight is zero everywhere; leave it out to weigh all rows alike")
+        return float(energy), float(mass)
+
+    def sample(self, m: int, energy: float, mass: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """About m rows, and weights such that sums over them are those over all rows in expectation.
+
+        A row is drawn with a probability that follows from its share of ``sum w`` and of ``sum w |x|^2``: the upper
+        bound of its sensitivity (Feldman and Langberg, "A Unified Framework for Approximating and Clustering Data",
+        2011) as far as one pass can know it.
+        """
+        rows, weights = self.sum(_sample, m, energy, mass, seed)
+        return rows, weights
+
+
+def _plus(a: Delayed, b: Delayed) -> Delayed:
+    if isinstance(a, tuple):
+        return tuple(map(_plus, a, b))
+    return np.concatenate([a, b]) if isinstance(a, np.ndarray) else a + b
+
+
+def _enter(
+    block: AnyArray, dtype: np.dtype, number: int, first: int, weights: AnyArray, size: int
+) -> tuple[Array, Array | None]:
+    """A block in the dtype of the computation, and its weights, both checked."""
+    array, _ = enter(block, "X", None, dtype)
+    where = f"in block {number}, rows {first} to {first + size - 1} of X: "
+    try:
+        if array.shape[0] != size:
+            raise ValueError(f"X must have {size} rows as it said, got {array.shape[0]}: did a file end early?")
+        if check_matrix(array, "X"):
+            raise ValueError("X has squares that leave the range of its dtype; scale it, or pass dtype='float64'")
+    except ValueError as error:
+        raise ValueError(where + str(error)) from None
+    if weights is None:
+        return array, None
+    w, _ = enter(np.asarray(weights), "sample_weight", device_of(array), np.float64)
+    return array, w
+
+
+def _survey(block: tuple[Array, Array | None], number: int) -> tuple[float, float]:
+    X, w = block
+    if w is not None:
+        if bool((w > 0).any()):
+            check_weights(w, len(X), device_of(X))
+        elif bool((w != 0).any()):
+            raise ValueError(f"sample_weight must be finite and nonnegative, but it is not in block {number}")
+    squares = _squares(X)
+    return (float(squares.sum()), float(len(X))) if w is None else (float(w @ squares), float(w.sum()))
+
+
+def _squares(X: Array) -> Array:
+    wide = X.astype(np.float64)
+    return (wide * wide).sum(axis=1)
+
+
+def _sample(
+    block: tuple[Array, Array | None], number: int, m: int, energy: float, mass: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    X, w = block
+    squares = to_numpy(_squares(X))
+    own = np.ones(len(X)) if w is None else to_numpy(w)
+    odds = np.minimum(1, m * own * (0.5 / mass + (0.5 * squares / energy if energy > 0 else 0.5 / mass)))
+    drawn = np.flatnonzero(np.random.default_rng([seed, number]).random(len(X)) < odds)
+    return to_numpy(X[place(drawn, device_of(X))]), own[drawn] / odds[drawn]
+
+
+def _step(
+    block: tuple[Array, Array | None],
+    flats: Flats,
+    affine: bool,
+    products: bool,
+    n_worst: int,
+    dtype: DTypeLike | None = None,
+    exact: bool = False,
+) -> tuple[Array, Sums]:
+    """Labels of a block's rows, and its sums; the objective from float64 differences if ``exact``."""
+    X, w = block
+    device, k = device_of(X), flats.k
+    flats = _moved(flats, partial(place, device=device))
+    labels, residuals = kernels.assign(X, flats)
+    groups = kernels.group_rows(labels, k)
+    if exact:
+        residuals = kernels.residuals(X, groups, flats)
+    costs = residuals.astype(np.float64) if w is None else w * residuals
+    moments = kernels.second_moments(X, groups, w, affine, products, dtype)
+    counts = labels if w is None else labels[w > 0]
+    worst = kernels.largest(costs, n_worst)
+    told = Sums(
+        _moved(moments, to_numpy),
+        float(costs.sum()),
+        to_numpy(kernels.label_counts(counts, k)),
+        to_numpy(X[worst]),
+        to_numpy(costs[worst]),
+    )
+    return labels, told
+
+
+def _count_moved(labels: Array, before: Array) -> int:
+    return int((labels != before).sum())
+
+
+def _moved(parts: Delayed, to: Callable[[Array], Array]) -> Delayed:
+    """A dataclass of arrays with each of them moved."""
+    found = {field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)}
+    return replace(parts, **{name: to(part) for name, part in found.items() if hasattr(part, "dtype")})
+
+
+class BlockedDims:
+    """The rule of given dimensions (see :class:`~.alternation.FixedDims`) for rows in blocks.
+
+    A cluster that lacks rows is filled in the next refit: its moments are those of rows that are fitted worst.
+    """
+
+    def __init__(self, blocks: Blocks, dims: Sequence[int], affine: bool) -> None:
+        self.blocks, self.affine, self.layout = blocks, affine, layout_of(blocks.d, tuple(dims))
+        self.products = any(0 < j < blocks.d for j in dims)
+        self.least = np.array(dims, np.int64) + affine
+        size = 8 * len(dims) * blocks.d**2
+        if self.products and size > MOMENT_BYTES:
+            raise ValueError(
+                f"k={len(dims)} second moments of {blocks.d} columns take {size / 2**30:.1f} GiB for each block; "
+                "choose a smaller k, or fit an array in memory"
+            )
+
+    def refit(self, state: BlockedState, exact: bool = False) -> Flats:
+        return state.flats if state.moments is None else self.flats(state.moments, self.blocks.dtype)  # type: ignore[return-value]
+
+    def flats(self, moments: Moments, dtype: DTypeLike) -> Flats:
+        """The best flats for clusters of these moments."""
+        means = moments.means if self.affine else None
+        if self.products:
+            return kernels.top_eigenspaces(moments.scatter, self.layout.dims, dtype).flats(means)
+        bases = np.tile(np.eye(self.blocks.d, dtype=dtype), (self.layout.total // self.blocks.d, 1))
+        return Flats(self.layout, bases, means, bases[:0] if self.layout.has_wide else None)
+
+    def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
+        n_worst = int(np.sort(self.least)[-FILLED:].sum())
+        options = {"affine": self.affine, "products": self.products, "n_worst": n_worst}
+        labels, sums, moved = self.blocks.step(flats, state.labels, **options)  # type: ignore[arg-type]
+        return labels, (sums, moved)
+
+    def measure(self, state: BlockedState, flats: Flats, labels: Delayed, found: Delayed) -> BlockedState:
+        (sums, moved), n_filled = found, 0
+        lacking = np.flatnonzero(sums.counts < self.least)
+        moments, worst = sums.moments, sums.worst[sums.costs > 0]
+        takers = np.repeat(lacking, (self.least - sums.counts)[lacking])[: len(worst)].astype(np.int32)
+        if len(takers):
+            rows = np.ascontiguousarray(worst[: len(takers)])
+            moments.add(
+                kernels.second_moments(
+                    rows, kernels.group_rows(takers, self.layout.k), None, self.affine, self.products
+                )
+            )
+            n_filled = len(np.unique(takers))
+        return BlockedState(
+            labels, flats.bases, sums.objective, moved, state.n_reseeded + n_filled, flats=flats, moments=moments
+        )
+
+    def confirm(self) -> bool:
+        return True
+
+    def finish(self, flats: Flats) -> tuple[Flats, list[Delayed], float]:
+        """A float64 refit from the labels that these flats give, the labels it gives in turn, and their objective."""
+        options = {"affine": self.affine, "products": self.products, "n_worst": 0}
+        _, sums, _ = self.blocks.step(flats, None, dtype=np.float64, **options)
+        fitted, dtype = self.flats(sums.moments, np.float64), self.blocks.dtype
+        offsets = None if fitted.offsets is None else fitted.offsets.astype(dtype)
+        best = Flats.spanned_by(fitted.layout, fitted.bases.astype(dtype), offsets)
+        labels, sums, _ = self.blocks.step(best, None, exact=True, **options)
+        return best, labels, sums.objective
+
+
+def sample_size(blocks: Blocks, dims: Sequence[int]) -> int:
+    """Rows of a start."""
+    wanted = SAMPLE_ROWS * sum(j + 1 for j in dims)
+    return max(wanted, SAMPLE_BYTES // (blocks.d * blocks.dtype.itemsize))
