@@ -21,7 +21,7 @@ from .problem import Problem
 from .refit import RESIDENT_BYTES
 from .seeding import kmeans, kmeans_plusplus
 
-MOST_CLUSTERS, ROWS_OF_ONE = 64, 3  # at most, or one for each so many times d rows
+MOST_CLUSTERS, ROWS_OF_ONE = 64, 2  # at most, or one for each so many times d rows
 SEEDED = (2, 4, 8, 16)  # clusters to seed where one cannot be split in two
 SAMPLE = 1 << 15  # rows of a cluster that a split is tried on
 TRIAL_BYTES = 8 << 20  # that trials in one batch may hold, ...
