@@ -1,4 +1,4 @@
-"""The operations of the solver, each once per device, chosen by where the array lives.
+"""The operations of the solver. Each device has its own; where the array lives decides which one runs.
 
 =================== ==========================================================================
 ``assign``          nearest flat of each row, and the squared distance to it
@@ -83,7 +83,7 @@ Parts = TypeVar("Parts", bound=tuple["Array | None", ...])
 
 
 def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], Parts]) -> Parts:
-    """What an operation gives for each row, from the rows of one block after another."""
+    """Results for all rows of an operation that takes one block of rows after another."""
     rows, whole = as_rows(X), None
     for span, block in rows.blocks():
         parts = work(block, span)
@@ -98,7 +98,7 @@ def _in_blocks(X: Array | Rows, work: Callable[[Array, slice], Parts]) -> Parts:
 
 
 def prepare(X: Array | Rows) -> None:
-    """Begin to compile what a fit of these rows takes, where it is not compiled yet; nobody waits."""
+    """Begin to compile the kernels that a fit of these rows needs. The caller does not wait."""
     if X.ndim == 2 and as_rows(X).xp is not np:
         importlib.import_module("ksubspaces.kernels.cuda.ahead").prepare(X.dtype, X.shape[1])
 
@@ -324,16 +324,16 @@ def lower_distances(distances: Array, trials: Array, weights: Array) -> Array:
 
 
 def seed(X: Array | Rows, dims: Sequence[int], weights: Array | None, rng: np.random.Generator) -> Array | None:
-    """Labels (n,) of a greedy start of flats through the origin, if a device has it as one operation; else ``None``.
+    """Labels (n,) of a greedy start of flats through the origin. ``None`` if a device lacks it as one operation.
 
-    It stands for what the operations above do in turn: flats of the given dimensions, the larger first, each the best
-    of a few that are fitted to the rows close in direction to one drawn by its cost.
+    The flats have the given dimensions, and the largest comes first. A row is drawn by its cost, a few flats are fitted
+    to rows close to such rows in direction, and the best one is kept. The operations above do the same in turn.
     """
     return _at_once("seed", X, dims, weights, rng)
 
 
 def seed_directions(X: Array | Rows, k: int, weights: Array | None, rng: np.random.Generator) -> Array | None:
-    """Labels (n,) by the nearest of k directions, those of rows drawn by ``1 - cos`` in the same way; or ``None``."""
+    """Labels (n,): the nearest of k directions, which are rows drawn by ``1 - cos``. ``None`` if a device lacks it."""
     return _at_once("seed_directions", X, k, weights, rng)
 
 
@@ -346,7 +346,7 @@ def spanned_by(layout: Layout, bases: Array, offsets: Array | None = None) -> Fl
 
 
 def _at_once(name: str, X: Array | Rows, *args: object) -> Array | None:
-    """The result of an operation that a device need not have."""
+    """The result of an operation that some devices lack; ``None`` there."""
     rows = as_rows(X)
     operation = None if isinstance(rows, Streamed) else getattr(kernels_for(rows.array), name, None)
     return None if operation is None else operation(rows.array, *args, kept=rows.kept)
@@ -383,5 +383,5 @@ def lookup(rows: Array, factorization: Factors) -> Array:
 
 
 def decode(rows: Array, packed: PackedRows) -> Array:
-    """Decode rows (b,) of packed bits to (b, d) float32; each by itself is as it is among others, bit for bit."""
+    """Decode rows (b,) of packed bits to (b, d) float32. A row has the same bits alone as among others."""
     return kernels_for(packed.codes).decode(rows, packed)

@@ -1,4 +1,4 @@
-"""The operations on the CPU: BLAS and LAPACK for the products, Numba for what is between them.
+"""The operations on the CPU: products by BLAS and LAPACK, loops between them by Numba.
 
 Work goes in blocks of rows, side by side, so that extra memory is bounded whatever n and k. Block sizes depend on
 shapes alone, so equal input gives equal bits, on however many threads.
@@ -97,8 +97,7 @@ def _is_small(X: np.ndarray, flats: Flats) -> bool:
 
 
 def _plain(X: np.ndarray, flats: Flats) -> tuple[np.ndarray, ...]:
-    """Rows, directions of all flats, where those of each start, whether they are complements, and offsets; (0, d) if
-    none.
+    """Rows; directions, where each flat's begin, and whether they are complements; offsets, (0, d) if none.
 
     Copies, for each loop is compiled once per dtype.
     """
@@ -108,7 +107,7 @@ def _plain(X: np.ndarray, flats: Flats) -> tuple[np.ndarray, ...]:
 
 
 class _Group(NamedTuple):
-    """Some of the flats, as far as shapes tell: which, which directions are theirs, and whose each of these is.
+    """Some of the flats: their numbers, the rows of their directions, the flat of each direction.
 
     ``starts`` and ``exact`` are those of the group alone.
     """
@@ -140,7 +139,7 @@ def _groups(layout: Layout, along_complements: bool, most: int) -> list[_Group]:
 
 
 class _Directions:
-    """Rows whose squared products with x are summed, for a group of flats, and what their offsets add."""
+    """Directions of a group of flats, whose squared products with x are summed, and what offsets add to the sums."""
 
     def __init__(self, flats: Flats, group: _Group, centre: np.ndarray | None, dtype: np.dtype) -> None:
         rows = flats.directions[group.rows]
@@ -163,7 +162,7 @@ them, and whether they are complements; |x|^2 of the rows, -2 x mu_c, (k, m) or 
 
 
 def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]], None]) -> None:
-    """Do work for blocks of rows, each with its products with the directions of one group of flats after another."""
+    """Call ``work`` for each block of rows, with its products with directions of one group of flats after another."""
     dtype = X.dtype
     centre = None if flats.centre is None else flats.centre.astype(dtype)
     shapes = _groups(flats.layout, flats.complements is not None, ASSIGN_DIRECTIONS)

@@ -1,4 +1,4 @@
-"""Which kernels run where an array lives."""
+"""The kernels for the device where an array lives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flats that the kernels measure distances to, in the form that makes the distances cheap and exact.
+"""Flats in a form that makes distances to them cheap and exact.
 
 k flats are one array of stacked rows, and a :class:`Layout` says which rows are whose. A list of k arrays is made only
 where a user asks for one.
@@ -134,7 +134,7 @@ class Layout:
         return {}
 
     def sent(self, like: Array, name: str) -> Array:
-        """One of the arrays of this layout, by name, on the device of another array, where it is sent once."""
+        """The array of this layout with this name, on the device of another array. It is sent there once."""
         if isinstance(like, np.ndarray):
             return getattr(self, name)
         key = name, like.device.id
@@ -143,7 +143,7 @@ class Layout:
         return self._sent[key]
 
     def pad(self, stack: Array) -> Array:
-        """The stack as an array (k, width, d), each flat filled up with rows of zeros; a view if all are alike."""
+        """The stack as an array (k, width, d), with zeros after shorter flats; a view if all have one dimension."""
         if self.uniform:
             return stack.reshape(self.k, self.width, self.d)
         xp = namespace(stack)
@@ -176,7 +176,7 @@ class Layout:
 
 @functools.lru_cache(maxsize=64)
 def layout_of(d: int, dims: tuple[int, ...]) -> Layout:
-    """The layout of flats of these dimensions, the same one every time, for it keeps what it has worked out."""
+    """The layout of flats of these dimensions. Every call gives the same one, which keeps what it has computed."""
     return Layout(d, dims)
 
 
@@ -238,7 +238,7 @@ class Flats:
 
     @property
     def exact(self) -> np.ndarray:
-        """Whether the squared products with a flat's directions are its residual, not what is missing; (k,) bool."""
+        """Whether squared products with directions add up to the residual, not to what a flat captures; (k,) bool."""
         return self.layout.narrow if self.complements is None else self.layout.wide
 
     @property
@@ -248,7 +248,7 @@ class Flats:
 
     @cached_property
     def directions(self) -> Array:
-        """Rows whose squared products with x are summed: complements where there are, else bases; stacked."""
+        """Directions to multiply x by, stacked: complements where there are, else bases."""
         if self.complements is None:
             return self.bases
         if self.layout.wide.all():

@@ -1,4 +1,4 @@
-"""Rows by label: found once for an assignment, and taken by every operation on the rows of each cluster."""
+"""Rows by label. An assignment finds them once; every operation on the rows of each cluster takes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Groups:
     whole : bool
         Whether each row of an array has a group, and is named once.
     kept : dict
-        What a device has made of them once.
+        What a device has computed of them and keeps.
     """
 
     order: Array
@@ -73,6 +73,12 @@ class Groups:
         """Row numbers of group c."""
         return self.order[self.bounds[c] : self.bounds[c + 1]]
 
+    def sums(self, values: Array) -> Array:
+        """Sums of values (n,) of the rows of each group, (k,) float64, in a fixed order."""
+        xp, own = namespace(self.order), values[self.order].astype(np.float64)
+        sums = xp.concatenate([xp.zeros(1), own.cumsum()])
+        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+
     def take(self, first: int, end: int) -> Groups:
         """Groups first to end - 1."""
         rows = slice(self.bounds[first], self.bounds[end])
@@ -85,11 +91,11 @@ class Groups:
                 yield c, self.order[start : min(start + most, self.bounds[c + 1])]
 
     def among(self, rows: Array) -> Groups:
-        """The same of the rows of these numbers, as which they are counted here."""
+        """The same groups of an array in which row i of these has the number ``rows[i]``."""
         return Groups(rows[self.order].astype(np.int64, copy=False), self.starts)
 
     def parts(self, most: int) -> Iterator[tuple[Array, Groups]]:
-        """Row numbers in their order here, ``most`` at a time, and the groups of these, counted from 0."""
+        """Row numbers in their order, ``most`` at a time, each part with its groups, whose rows count from 0."""
         xp = namespace(self.order)
         for start in range(0, max(len(self.order), 1), most):
             rows = self.order[start : start + most]

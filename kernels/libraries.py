@@ -1,7 +1,7 @@
-"""The libraries that a GPU takes, imported when first needed; one error where that fails, whatever failed.
+"""The libraries that a GPU needs. They are imported when first used, and any failure becomes one error.
 
-What fails is often not a library that is missing but two that do not fit (Numba looks up names that a newer NumPy has
-dropped), so the error says which versions were found, and what to install to get some that work together.
+Often no library is missing, but two do not fit each other (Numba looks up names that a newer NumPy has dropped). So the
+error says which versions were found, and what to install so that they work together.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def numba_cuda() -> ModuleType:
 
 
 def unusable(need: str, failure: Exception) -> ImportError:
-    """The error for a need that a failure leaves unmet."""
+    """The error to raise when a failure leaves a need unmet."""
     return ImportError(
         f"{need}, and it does not work here: {type(failure).__name__}: {failure}. Found: {found()}. Install versions "
         'that work together: pip install "ksubspaces[cuda12]" (or [cuda13], to match your driver)'

@@ -1,6 +1,6 @@
 """The loops between the products, compiled by Numba and cached on disk.
 
-They see only arrays that the kernels made themselves (contiguous, writable), so each is compiled once per dtype.
+They take only arrays that the kernels made (contiguous, writable), so each loop is compiled once per dtype.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def group_by_label(labels, k):  # type: ignore[no-untyped-def]
 
 @_jit
 def nearest_directly(X, probes, starts, exact, offsets, penalty, weights, labels, nearest):  # type: ignore[no-untyped-def]
-    """Labels and residuals of rows X (n, d) without a product: where there are few of them, its overhead is most."""
+    """Labels and residuals of a few rows X (n, d), for which a matrix product would be mostly overhead."""
     for i in range(X.shape[0]):
         best = np.inf
         for c in range(starts.size - 1):

@@ -1,4 +1,4 @@
-"""The operations in plain float64 NumPy: the meaning of each, and what every device is tested against.
+"""The meaning of each operation, in plain float64 NumPy. Every device is tested against it.
 
 Nothing here is fast or saves memory. Arguments and results are as in :mod:`ksubspaces.kernels`.
 """
@@ -51,7 +51,7 @@ def two_nearest(X: Array, flats: Flats) -> tuple[np.ndarray, np.ndarray]:
 
 
 def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
-    """Row numbers by label, where those of each label start among them, and how many labels are not as before."""
+    """Row numbers by label, where each label's begin, and how many labels differ from those before."""
     moved = None if before is None else np.array(sum(a != b for a, b in zip(labels, before, strict=True)))
     rows = [[i for i, label in enumerate(labels) if label == c] for c in range(k)]
     starts = np.cumsum([0, *map(len, rows)])

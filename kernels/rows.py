@@ -1,4 +1,4 @@
-"""Rows that operations read: where they live, or brought to a device block by block because it cannot hold them."""
+"""Rows that operations read. They stay where they live, or come block by block to a device that cannot hold them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Index: TypeAlias = "Array | slice"
 
 
 class Rows:
-    """Rows (n, d) where they live, and what a device has prepared of them once.
+    """Rows (n, d) where they live, and what a device has computed of them and keeps.
 
     Attributes
     ----------
     array : (n, d) array, float32 or float64
         Read, never written.
     kept : dict or None
-        Whatever a device wants to keep for as long as the rows are used; ``None`` if rows come and go.
+        What a device keeps for as long as the rows are used; ``None`` if rows come and go.
     """
 
     ndim = 2
@@ -48,11 +48,11 @@ class Rows:
         return self.array[chosen]
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Consecutive rows and where they stand, on the device; a block holds until the next is asked for."""
+        """Spans and blocks of consecutive rows, on the device. A block is valid until the next is asked for."""
         yield slice(0, len(self)), self.array
 
     def grouped(self, groups: Groups) -> Iterator[tuple[Index, Array, Groups]]:
-        """Rows of the groups in blocks: their numbers, as an index, the rows, and the groups of those in a block."""
+        """Blocks of the rows that have a group: numbers as an index, rows, and the groups within the block."""
         yield slice(None), self.array, groups
 
     def ordered(self, groups: Groups) -> Iterator[tuple[Index, Array, Groups]]:
@@ -64,8 +64,8 @@ class Rows:
         return part
 
     def gathered(self, numbers: Array) -> Iterator[tuple[slice, Index, Array, Array]]:
-        """The rows of these numbers in blocks: which of the numbers, as an index the rows that a block has, the block,
-        and the numbers counted in it."""
+        """Blocks that hold the rows of these numbers: the span of the numbers, an index of the block's rows, the block,
+        and where the rows lie within it."""
         yield slice(None), slice(None), self.array, numbers
 
 

@@ -63,13 +63,13 @@ class Rule(Protocol[S]):
     """Which flats a refit may choose, and what a row pays for each."""
 
     def refit(self, state: S, exact: bool = False) -> Flats:
-        """The best flats for a state's labels; not ``exact``, they may be no good, but the host does not wait."""
+        """The best flats for a state's labels. If not ``exact``, it may fail, and the host does not wait."""
 
     def assign(self, flats: Flats, state: S) -> tuple[Array, Array | None]:
         """Labels of the best flats, and residuals where they are at hand; not waited for either."""
 
     def measure(self, state: S, flats: Flats, labels: Array, residuals: Array | None) -> S | None:
-        """The state after these labels, with one wait; ``None`` if the flats were no good."""
+        """The state after these labels, for one wait of the host; ``None`` if the refit had failed."""
 
     def confirm(self) -> bool:
         """Whether a step that gains nothing is the last; where it is not, the next refit is exact."""
@@ -110,7 +110,7 @@ def _step(state: S, rule: Rule[S], exact: bool = False) -> S | None:
 
 
 class FixedDims:
-    """K-subspaces: each flat has its dimension, and one that lacks rows is filled with the rows fitted worst.
+    """K-subspaces: dimensions are given, and a cluster that lacks rows is filled with the rows of largest residual.
 
     The objective ``f = sum_i w_i min_c r_c(x_i)`` never rises: a refit is the best flat for its rows (Eckart-Young), an
     assignment the best flat for each row. Where eigenvectors are dear, refits are a few steps towards them until these
@@ -161,7 +161,7 @@ class FixedDims:
 
 
 def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
-    """An exact refit, all of it in float64, the labels it gives, and the objective of the two together."""
+    """An exact refit in float64, labels by its flats, and the objective of both."""
     rule = FixedDims(problem)
     fitted = rule.refit(State(labels), exact=True)
     offsets = None if fitted.offsets is None else fitted.offsets.astype(problem.X.dtype)

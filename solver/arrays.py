@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Matrix: TypeAlias = "Array | Rows"
-"""Rows that are computed with. Rows that are streamed pass for an array on the way from :func:`enter` to a problem."""
+"""Rows to compute with. From :func:`enter` to a problem, streamed rows take the place of an array."""
 
 AnyArray: TypeAlias = Any
 """An array of the caller's library: NumPy, CuPy or Torch, whose types have no common methods that mypy knows."""
@@ -65,7 +65,7 @@ NUMPY = Home()
 def entered(
     x: AnyArray, name: str, device: str | None = None, dtype: AnyDtype | None = None
 ) -> Iterator[tuple[Array, Home]]:
-    """As :func:`enter`; within it the device is the array's, and stream and memory pool are Torch's if it is.
+    """As :func:`enter`. Within it the array's device is current, with Torch's stream and pool if it is Torch's.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def entered(
 
 @contextmanager
 def computing(home: Home, device: str) -> Iterator[None]:
-    """Computation on a device for arrays of this home: its device, stream and pool in force, its errors ours."""
+    """Within it, the device is current, with the stream and pool of this home. Lack of memory raises our error."""
     if device == "cpu":
         yield
         return
@@ -98,7 +98,7 @@ def computing(home: Home, device: str) -> Iterator[None]:
 
 
 def _pool_is_torchs(home: Home) -> bool:
-    """Whether a computation for this home takes its memory from Torch: a Torch without CUDA has none to give."""
+    """Whether a computation for this home takes its memory from Torch, which a Torch without CUDA cannot give."""
     if home.kind != "torch":
         return False
     import torch
@@ -107,7 +107,7 @@ def _pool_is_torchs(home: Home) -> bool:
 
 
 def _out_of_memory_errors() -> tuple[type[Exception], ...]:
-    """What the pools there are raise when they cannot give what is asked; each says how much that was."""
+    """Exceptions of the memory pools. Each tells how many bytes were asked for."""
     torch = sys.modules.get("torch")
     ours = load_cupy().cuda.memory.OutOfMemoryError
     return (ours,) if torch is None else (ours, torch.cuda.OutOfMemoryError)
@@ -128,7 +128,7 @@ def _torch_stream_and_pool(index: int) -> Iterator[None]:
 
 
 def _stream_at(pointer: int, index: int) -> Untyped:
-    """CuPy's object for a stream of the current device, of that index, that another library keeps alive."""
+    """CuPy's object for a stream of another library, which keeps it alive, on the current device, of this index."""
     cuda = load_cupy().cuda
     if not pointer:
         return cuda.Stream.null
@@ -205,7 +205,7 @@ def _overflowed(array: Array, converted: Array) -> bool:
 
 
 def _free_bytes(home: Home) -> int:
-    """Memory that a computation on the current device can have: what is free, and what its pool holds in reserve."""
+    """Bytes that a computation on the current device can have: free ones, and those that its pool holds in reserve."""
     cupy = load_cupy()
     if _pool_is_torchs(home):
         import torch
@@ -259,7 +259,7 @@ def import_array(x: AnyArray, name: str) -> Array:
 
 
 def compute_dtype(dtype: DTypeLike, name: str) -> np.dtype:
-    """float32 for half and single precision, float64 for the rest of the real numbers; else a TypeError."""
+    """float32 for half and single precision, float64 for other real numbers. Anything else is a TypeError."""
     dtype = np.dtype(dtype)
     if dtype.kind == "c":
         raise TypeError(f"{name} is complex; stack its real and imaginary parts into real columns first")
@@ -298,7 +298,7 @@ def resolve_device(device: str) -> str:
 
 
 def move(home: Home, target: str) -> Home:
-    """The home that ``target`` names: a kind of array, or a device for the same kind where it can live there."""
+    """The home that ``target`` names. It is a kind of array, or a device for arrays of the same kind."""
     if target == "numpy":
         return NUMPY
     if target == "torch":

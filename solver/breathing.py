@@ -1,4 +1,4 @@
-"""Breathing: flats are added where rows are far from theirs, and those taken away again that are missed least.
+"""Breathing: add flats where residuals are large, then take away those whose loss costs least.
 
 The alternation stops where no row gains by another flat and no flat by another basis, though some flats may stand
 where there is little to do. One breath adds m flats through rows drawn by their residuals, lets all of them settle,
@@ -146,9 +146,7 @@ def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, F
 
 def _missed_by(problem: Problem, labels: Array, distances: Array) -> Array:
     """By how much the objective rises without each flat, (k,) float64."""
-    xp, groups = namespace(labels), kernels.group_rows(labels[0], problem.k)
     rise = (distances[1] - distances[0]).astype(np.float64)
     if problem.weights is not None:
         rise *= problem.weights
-    sums = xp.concatenate([xp.zeros(1), rise[groups.order].cumsum()])  # which a card adds up in a fixed order
-    return sums[groups.starts[1:]] - sums[groups.starts[:-1]]
+    return kernels.group_rows(labels[0], problem.k).sums(rise)

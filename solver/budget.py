@@ -5,13 +5,11 @@ The descent itself is in :mod:`.pricing`, the number of clusters in :mod:`.split
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from numbers import Real
 from typing import overload
 
 import numpy as np
@@ -19,10 +17,12 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats, layout_of
 
+from . import coreset
 from .alternation import alternate
 from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .coefficients import parameters_within
 from .decoded import row_numbers
 from .factorization import Factorization, factorize
 from .pricing import PATIENCE, Budget, Solution, compact
@@ -33,6 +33,7 @@ from .seeding import Init
 from .splitting import clusters, equal_dims
 
 WAYS = ("budget", "equal")
+WHOLE_STEPS = 4  # over all rows, after clusters were found on a coreset
 
 
 @overload
@@ -145,6 +146,12 @@ def compress(  # type: ignore[misc]
     ImportError, RuntimeError
         When ``device`` asks for CUDA and CuPy or a device is missing.
 
+    Notes
+    -----
+    From 131,072 rows on clusters are found on a coreset: 65,536 rows, drawn by their share of the rows, of what they
+    weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
+    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6.
+
     References
     ----------
     Equal dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
@@ -238,43 +245,6 @@ def compress(  # type: ignore[misc]
     return replace(factors, record=record)
 
 
-def parameters_within(
-    n: int, d: int, *, ratio: float | None = None, keep: float | None = None, n_parameters: int | None = None
-) -> int:
-    """Parameters that one of three arguments leaves, at least as many as one direction takes."""
-    asked = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if len(given) != 1:
-        raise ValueError(
-            "give either ratio, the share of the parameters to save, or keep, the share to keep, or n_parameters, "
-            f"how many to use; got {' and '.join(given) or 'none of them'}"
-        )
-    ((name, value),) = given.items()
-    if name == "n_parameters":
-        budget = whole(name, value, 1)
-    else:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        kept = float(value) if name == "keep" else 1 - float(value)
-        if not 0 < kept <= 1:
-            meaning = "keep, 0 < keep <= 1" if name == "keep" else "save, 0 <= ratio < 1"
-            raise ValueError(f"{name} is the share of the parameters to {meaning}; got {value!r}")
-        # The product is rounded, so that ratio=0.4 of 10 numbers leaves the 6 that everybody expects.
-        budget = math.floor(round(kept * n * d, 6))
-    if budget < n + d:
-        least = (n + d) / (n * d)
-        remedies = {
-            "ratio": f"choose a ratio of at most {math.floor(1e4 * (1 - least)) / 1e4}",
-            "keep": f"choose a keep of at least {math.ceil(1e4 * least) / 1e4}",
-            "n_parameters": f"give at least {n + d}",
-        }
-        raise ValueError(
-            f"{name}={value} leaves {budget} parameters for A ({n}, {d}), but one direction takes n + d = {n + d}; "
-            + (remedies[name] if least <= 1 else "A is too small for it")
-        )
-    return budget
-
-
 def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
     """Different row numbers, ascending, where A lives; None if there are none."""
     if exact_rows is None:
@@ -288,7 +258,7 @@ def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
 
 
 def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affine: bool) -> Problem:
-    """All rows, and weights by which those that are kept have no say: a copy without them would double the memory."""
+    """A problem of all rows, in which exact rows weigh nothing: a copy without them would double the memory."""
     xp, weights, unit = namespace(A), None, 1.0
     if sample_weight is not None:
         weights, unit = check_weights(sample_weight, len(A), device_of(A))
@@ -304,7 +274,7 @@ def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affi
 
 
 def _start(init: Init | Factorization | None, n: int, exact: Array | None, device: str) -> Array:
-    """Labels to begin with: all rows in one cluster if none are given, and those that are kept in the first."""
+    """Labels to start from: those given, or one cluster of all rows. Exact rows are in the first."""
     if init is None:
         return place(np.zeros(n, dtype=np.int32), device)
     given = init.labels if isinstance(init, Factorization) else init
@@ -323,7 +293,7 @@ def _start(init: Init | Factorization | None, n: int, exact: Array | None, devic
 def _descend(
     budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Seed, bar: Bar | None
 ) -> tuple[Array, Flats, Sequence[float], bool]:
-    """The best of the runs, the truncated SVD if none is better: labels, flats, objectives, whether it converged."""
+    """Labels, flats, objectives of the best run, or of the truncated SVD if no run beats it; whether it converged."""
     first = compact(budget.solve(start, int(start.max()) + 1))
     best: Solution | None = None
     history, converged = [first.objective], True
@@ -331,16 +301,18 @@ def _descend(
         steps = [first.objective]
 
         def step(solution: Solution, steps: list[float] = steps) -> None:
-            if solution.moved:
+            if solution.moved and len(solution.labels) == len(start):  # not of a coreset
                 steps.append(solution.objective)
             if bar is not None:
                 dims = f"{min(solution.dims)} to {max(solution.dims)} dims"
                 bar.update(f"{solution.k} clusters", solution.objective, dims)
 
+        large = budget.n_rows >= coreset.LARGE
+        find = coreset.clusters if large else clusters
         solution = alternate(
-            replace(clusters(budget, first, most, rng, step), history=(), converged=False),
+            replace(find(budget, first, most, rng, step), history=(), converged=False),
             budget,
-            max_iter=max_iter,
+            max_iter=min(max_iter, WHOLE_STEPS) if large else max_iter,
             tol=tol,
             patience=PATIENCE,
             on_step=step,

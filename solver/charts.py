@@ -1,4 +1,4 @@
-"""Line charts as SVG for a page: coloured by the page's style, so that they follow it into the dark."""
+"""Line charts as SVG for a page. The page's style colours them, so they follow its dark mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a caller gives: each refusal names the argument, what is wrong with it and what to do."""
+"""Checks of arguments. An error names the argument, says what is wrong with it and what to do."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_matrix(
 
 
 def check_weights(weights: AnyArray, n: int, device: str, name: str = "sample_weight") -> tuple[Array, float]:
-    """Weights of the rows of X, finite, nonnegative and not all zero: float64 (n,) of at most 2, and their unit."""
+    """Weights of the rows of X, float64 (n,), in multiples of a unit that makes the largest at most 2; and the unit."""
     w, _ = enter(weights, name, device, np.float64)
     if w.shape != (n,):
         raise ValueError(f"{name} must have one entry for each of the {n} rows of X, got shape {tuple(w.shape)}")
@@ -93,7 +93,7 @@ def check_labels(labels: Array, n: int, k: int) -> Array:
 
 
 def whole(name: str, value: object, least: int, alternative: str = "") -> int:
-    """A whole number that is at least ``least``; anything else is refused by name."""
+    """A whole number of at least ``least``. An error names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be {alternative}a whole number, got {value!r}")
     if value < least:
@@ -102,7 +102,7 @@ def whole(name: str, value: object, least: int, alternative: str = "") -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False; anything else, which might be taken for either, is refused by name."""
+    """True or False, and nothing that Python would take for either. An error names the argument."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)

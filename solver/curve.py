@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from .arrays import AnyArray, import_array
-from .budget import compress, parameters_within
+from .budget import compress
 from .checks import Passed, Seed, check_weights
+from .coefficients import parameters_within
 from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown

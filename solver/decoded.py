@@ -1,4 +1,4 @@
-"""Rows that are decoded when they are asked for: what all compressed matrices have alike."""
+"""What all compressed matrices share: a row is decoded when it is asked for."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class DecodedRows(Recorded):
 
 
 def row_numbers(rows: AnyArray, n: int) -> np.ndarray:
-    """Numbers from 0 to n - 1 of the rows that an index means, in the shape of the index, as an array would take it."""
+    """Numbers from 0 to n - 1 of the rows that an index selects from an array, in the shape of the index."""
     if isinstance(rows, slice):
         return np.arange(*rows.indices(n))
     if isinstance(rows, (bool, np.bool_, tuple, str)) or rows is None:

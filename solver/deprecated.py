@@ -34,7 +34,7 @@ class Error(float):
 
 
 class Counts(tuple[int, ...]):
-    """Rows of each cluster, which were an array before they were a tuple: what only arrays do is done, and warns."""
+    """Rows of each cluster: a tuple, which was an array before. What only arrays can do still works, and warns."""
 
     def __getattr__(self, name: str) -> AnyArray:
         if name.startswith("__") or not hasattr(np.ndarray, name):

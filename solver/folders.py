@@ -59,7 +59,7 @@ def check_folder(path: str | os.PathLike[str], holding: Holding, overwrite: bool
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str], holding: Holding, overwrite: bool) -> Iterator[Path]:
-    """A new folder to fill, which takes its place under its name when that is done, and is gone if it is not."""
+    """A new folder to fill. When it is filled it takes its name; if that fails it is removed."""
     target = check_folder(path, holding, overwrite)
     mark = secrets.token_hex(4)
     fresh, old = (target.with_name(f".{target.name}.{mark}.{state}") for state in ("part", "old"))
@@ -85,7 +85,7 @@ def whole_folder(path: str | os.PathLike[str], holding: Holding, overwrite: bool
 
 @contextmanager
 def _naming_within(fresh: Path, target: Path) -> Iterator[None]:
-    """Within it, what the system refuses names the file by the place that it was to have, or else the folder."""
+    """Within it, an OSError names the place that the file was to have, or else the folder."""
     try:
         yield
     except OSError as error:
@@ -99,7 +99,7 @@ def _naming_within(fresh: Path, target: Path) -> Iterator[None]:
 
 @contextmanager
 def folders_around(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it, there are the folders that ``path`` is to lie in; those that were not are gone again if it fails."""
+    """Makes the folders that ``path`` is to lie in. If what is done within fails, those it made are removed."""
     missing = [folder for folder in Path(path).resolve().parents if not folder.exists()]
     try:
         with naming(path):

@@ -117,8 +117,14 @@ class Priced:
         self.problem, self.exact, self.d = problem, exact, problem.X.shape[1]
         self._moments: RunningMoments | None = None
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
-        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, and what each costs."""
+    def choose(
+        self, spectra: Spectra, counts: np.ndarray, unseen: np.ndarray
+    ) -> tuple[Sequence[int], float, np.ndarray]:
+        """Dimensions that clusters with these spectra and numbers of rows are worth, the price, and what each costs.
+
+        ``unseen`` (k,) is by what share of itself each direction lowers what is left of the rows at hand below what
+        is left of all that they stand for.
+        """
         raise NotImplementedError
 
     def refit(self, state: Solution, exact: bool = False) -> Flats:
@@ -130,7 +136,7 @@ class Priced:
         return self._assign(flats, penalty)
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array | None]:
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.weights, residuals=False)
+        return kernels.assign(self.problem.X, flats, penalty, self.problem.own_weights, residuals=False)
 
     def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array | None) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
@@ -143,10 +149,10 @@ class Priced:
     def solve(self, labels: Array, k: int, dtype: DTypeLike | None = None, before: Array | None = None) -> Solution:
         """The flats that these labels are worth, computed in X's dtype or the one given, and which rows moved."""
         spaces, offsets = self._running(k).eigenspaces(labels, None, dtype)
-        counts, values, moved = self._fetch(labels, spaces, before)
+        counts, values, unseen, moved = self._fetch(labels, spaces, before)
         vectors = spaces.bases.reshape(k, -1, self.d)
         spectra = Spectra(vectors, values[:, : vectors.shape[1]], offsets)
-        dims, price, costs = self.choose(spectra, counts)
+        dims, price, costs = self.choose(spectra, counts, unseen)
         fitted = spectra.flats(dims, vectors.dtype)
         found = Solution(labels, fitted=fitted, counts=counts, price=price, costs=costs)
         return replace(found, objective=float(costs.sum()), moved=moved)
@@ -154,8 +160,8 @@ class Priced:
     def appraise(self, labels: Array, k: int) -> np.ndarray:
         """What each cluster would cost, (k,): eigenvalues tell, which take a third of the time of eigenvectors."""
         spaces, offsets = self._running(k).eigenspaces(labels, (0,) * k)
-        counts, values, _ = self._fetch(labels, spaces)
-        return self.choose(Spectra(spaces.bases, values, offsets), counts)[2]
+        counts, values, unseen, _ = self._fetch(labels, spaces)
+        return self.choose(Spectra(spaces.bases, values, offsets), counts, unseen)[2]
 
     def release(self) -> None:
         """Keep no second moments until they are asked for again."""
@@ -168,36 +174,63 @@ class Priced:
 
     def _fetch(
         self, labels: Array, spaces: Eigenspaces, before: Array | None = None
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """On the host, with one wait: rows of each cluster, the eigenvalues, and how many rows moved."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """On the host, with one wait: rows of each cluster, the eigenvalues, what is unseen, and how many rows moved.
+
+        j directions fitted to m rows in place of n leave 2 j / m less of those than of the others (the optimism of a
+        fit: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", section 7.4).
+        """
         assert spaces.eigenvalues is not None
         k = len(spaces.eigenvalues)
-        rows, moved = kernels.label_counts(labels, k), (labels != (labels if before is None else before)).sum()
+        drawn = rows = kernels.label_counts(labels, k)
+        moved = (labels != (labels if before is None else before)).sum()
+        if self.problem.stands is not None:
+            rows = kernels.group_rows(labels, k).sums(self.problem.stands)
         if self.exact is not None:
             rows = rows - kernels.label_counts(labels[self.exact], k)
-        values, counts, moved = kernels.fetch([spaces.eigenvalues, rows, moved])
+        values, counts, moved, drawn = kernels.fetch([spaces.eigenvalues, rows, moved, drawn])
+        unseen = (
+            2 / np.maximum(drawn, 1) * (1 - drawn / np.maximum(counts, 1))
+            if self.problem.stands is not None
+            else 0 * counts
+        )
         floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
         values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
-        return counts.astype(np.int64), values, int(moved)
+        return np.rint(counts).astype(np.int64), values, unseen, int(moved)
 
 
 class Budget(Priced):
-    """The price is such that the directions kept fill a number of parameters, all told."""
+    """The price is such that the directions kept fill a number of parameters, all told.
 
-    def __init__(self, problem: Problem, n_parameters: int, exact: Array | None = None) -> None:
+    Where rows of the problem stand for others, ``n_rows`` and ``n_exact`` say how many there are.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        n_parameters: int,
+        exact: Array | None = None,
+        n_rows: int | None = None,
+        n_exact: int | None = None,
+    ) -> None:
         super().__init__(problem, exact)
-        self.n_parameters, self.n_exact = n_parameters, 0 if exact is None else len(exact)
-        self.n_rows = len(problem.X) - self.n_exact
+        self.n_parameters = n_parameters
+        self.n_exact = n_exact if n_exact is not None else 0 if exact is None else len(exact)
+        self.n_rows = len(problem.X) - self.n_exact if n_rows is None else n_rows
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+    def choose(
+        self, spectra: Spectra, counts: np.ndarray, unseen: np.ndarray
+    ) -> tuple[Sequence[int], float, np.ndarray]:
         room = self.n_parameters - self.overhead(len(counts))
         dims, price = allocate(spectra.values, counts + self.d, room)
-        return dims, price, spectra.left(dims) if room >= 0 else np.full(len(dims), np.inf)
+        left = spectra.left(dims) * (1 + unseen * np.array(dims))
+        return dims, price, left if room >= 0 else np.full(len(dims), np.inf)
 
     @property
     def linear(self) -> Budget:
         """The same for subspaces through the origin."""
-        return Budget(replace(self.problem, affine=False), self.n_parameters, self.exact)
+        given = self.n_parameters, self.exact, self.n_rows, self.n_exact
+        return Budget(replace(self.problem, affine=False), *given)
 
     def overhead(self, k: int) -> int:
         """Parameters of k clusters before their first direction: labels, offsets, and the rows kept as they are."""
@@ -235,10 +268,13 @@ class FixedPrice(Priced):
         super().__init__(part)
         self.starts, self.price, self.shares = starts, price, np.repeat(shares, 2)
 
-    def choose(self, spectra: Spectra, counts: np.ndarray) -> tuple[Sequence[int], float, np.ndarray]:
+    def choose(
+        self, spectra: Spectra, counts: np.ndarray, unseen: np.ndarray
+    ) -> tuple[Sequence[int], float, np.ndarray]:
         directions = self.price * (self.shares * counts + self.d)  # what one of each side costs
         dims = (self.shares[:, None] * spectra.values > directions[:, None]).sum(axis=1)
-        return dims.tolist(), self.price, self.shares * spectra.left(dims) + directions * dims
+        left = self.shares * spectra.left(dims) * (1 + unseen * dims)
+        return dims.tolist(), self.price, left + directions * dims
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array | None]:
         return assign_within(self.problem, self.starts, flats, penalty)
@@ -256,7 +292,7 @@ def assign_within(
     for c, (first, end) in enumerate(pairwise(starts)):
         rows, own = slice(first, end), range(ways * c, ways * c + ways)
         costs = None if penalty is None else penalty[own.start : own.stop]
-        weights = None if part.weights is None else part.weights[rows]
+        weights = None if part.own_weights is None else part.own_weights[rows]
         side, residuals[rows] = kernels.assign(X[rows], flats.take(own), costs, weights)
         labels[rows] = own.start + side
     return labels, residuals

@@ -17,18 +17,28 @@ from .arrays import Array, Matrix, namespace
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Rows X (n, d), their weights (n,) in multiples of a unit, a dimension per flat, whether flats have offsets."""
+    """Rows X (n, d), their weights (n,) in multiples of a unit, a dimension per flat, whether flats have offsets.
+
+    Each row may stand for several others, as many as ``stands`` (n,) says; its weight is then that of all of them.
+    """
 
     X: Rows
     weights: Array | None
     dims: tuple[int, ...]
     affine: bool
     unit: float = 1.0
+    stands: Array | None = None
 
     if TYPE_CHECKING:
 
         def __init__(
-            self, X: Matrix, weights: Array | None, dims: tuple[int, ...], affine: bool, unit: float = 1.0
+            self,
+            X: Matrix,
+            weights: Array | None,
+            dims: tuple[int, ...],
+            affine: bool,
+            unit: float = 1.0,
+            stands: Array | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -47,6 +57,11 @@ class Problem:
     def on_card(self) -> bool:
         """Whether the rows live on a card, not in host memory."""
         return self.X.xp is not np and not isinstance(self.X, Streamed)
+
+    @cached_property
+    def own_weights(self) -> Array | None:
+        """Weight of each row alone, not of those that it stands for."""
+        return self.weights if self.weights is None or self.stands is None else self.weights / self.stands
 
     def objective(self, residuals: Array) -> Array:
         """``sum_i w_i r_i`` in units, a float64 number where the residuals are."""

@@ -1,4 +1,4 @@
-"""A fit that is left to choose: starts are raced, the best breathes, and is finished."""
+"""The search for a good fit: starts race, the best one breathes, and an exact refit finishes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Start = Callable[[Problem, np.random.Generator], Array]
 
 
 class Plan(NamedTuple):
-    """What a fit of up to so many flats does when it is left to choose.
+    """How a fit of up to so many flats searches by default.
 
     Attributes
     ----------

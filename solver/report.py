@@ -126,7 +126,7 @@ def make_report(fit: Subspaces, factorization: Factorization, svd: SVDCurve, sec
 def dimension_sweep(
     X: np.ndarray, fit: Subspaces, *, device: str | None = None, max_iter: int = 2
 ) -> Iterator[tuple[int, float]]:
-    """Other points of the curve a fit lies on: a few steps from its labels, with smaller and larger dimensions.
+    """Further points of a fit's curve: a few steps from its labels with smaller and larger dimensions.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What :class:`Subspaces` and :class:`Factorization` have alike: sizes, the record of the fit, moves, files."""
+"""What results share: the record of the fit, files, sizes, moves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R", bound="Result")
 
 @dataclass(frozen=True)
 class Record:
-    """How a fit went, and how near its rows came; by default, that this is not known.
+    """How a fit went, and its error. The defaults stand for what is not known.
 
     The results tell its attributes as their own.
     """
@@ -34,7 +34,7 @@ class Record:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> Record:
-        """What a file tells of a fit: its energy, and its objective or relative error, of which the other follows."""
+        """The record in a file, which has objective or relative error; the other follows from the energy."""
         told = facts["relative_error"] if "relative_error" in facts else facts["objective"]
         energy, history = facts["energy"], facts["history"]
         if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in [told, energy, *history]):
@@ -97,7 +97,7 @@ class Recorded:
 
     @property
     def n_reseeded(self) -> int:
-        """How many times a cluster with fewer rows than its flat passes through anyway was filled with others."""
+        """How many times a cluster had fewer rows than determine its flat, and was filled with other rows."""
         return self.record.n_reseeded
 
     @property

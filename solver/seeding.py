@@ -1,4 +1,4 @@
-"""Starts of the alternation: each is a function (problem, rng) -> labels (n,) int32; and those that a caller gives."""
+"""Starts of the alternation: functions (problem, rng) -> labels (n,) int32, and starts that a caller gives."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _draw(
 
 
 class Through:
-    """Makes flats through rows drawn: fitted to the rows closest to each, if they are more than points."""
+    """Makes a flat for each row drawn, fitted to the rows closest to it; for dimension 0 it is the row itself."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem, X, weights = problem, problem.X, problem.weights

@@ -10,17 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 from ksubspaces.kernels.rows import as_rows
 
 from .alternation import alternate
-from .arrays import Array, namespace
+from .arrays import Array, namespace, to_numpy
 from .pricing import PATIENCE, Budget, FixedPrice, Solution, assign_within, compact
 from .problem import Problem
 from .refit import RESIDENT_BYTES
 from .seeding import kmeans, kmeans_plusplus
 
-MOST_CLUSTERS = 64
+MOST_CLUSTERS, ROWS_OF_ONE = 64, 3  # at most, or one for each so many times d rows
 SEEDED = (2, 4, 8, 16)  # clusters to seed where one cannot be split in two
 SAMPLE = 1 << 15  # rows of a cluster that a split is tried on
 TRIAL_BYTES = 8 << 20  # that trials in one batch may hold, ...
@@ -87,12 +88,14 @@ def grow(
 ) -> Solution:
     """Split the cluster whose split gains most, settle, and so on: to ``most`` clusters, or while a split pays."""
     splits: dict[int, Split] = {}
-    while (k := solution.k) < (most or MOST_CLUSTERS):
+    least = MOST_CLUSTERS if budget.problem.stands is None else 1  # few rows that stand for many fit any cluster
+    at_most = most or max(least, len(budget.problem.X) // (ROWS_OF_ONE * budget.d))
+    while (k := solution.k) < at_most:
         sizes = enumerate(zip(solution.counts, solution.dims, strict=True))
         stale = [c for c, own in sizes if c not in splits or splits[c].is_stale(*own)]
         budget.release()  # the trials need the room, and another number of clusters has other moments
         splits |= split_all(budget, solution, stale, rng)
-        chosen = best_splits(splits, PAYS * solution.objective if most is None else 0, (most or MOST_CLUSTERS) - k)
+        chosen = best_splits(splits, PAYS * solution.objective if most is None else 0, at_most - k)
         if not chosen:
             break
         labels = divide(budget, solution, {c: splits.pop(c) for c in chosen})
@@ -173,9 +176,11 @@ def _try_splits(budget: Budget, solution: Solution, chosen: list[int], rng: np.r
     else:
         numbers = xp.concatenate([own[::step] for own, step in zip(rows, steps, strict=True)])
     weights = None if p.weights is None else p.weights[numbers]
-    part = Problem(p.X[numbers], weights, (0,) * (2 * len(chosen)), p.affine)
-    rule, first = FixedPrice(part, starts, solution.price, counts / sizes), 2 * np.repeat(np.arange(len(chosen)), sizes)
-    first = xp.asarray(first, np.int32)
+    stands = None if p.stands is None else p.stands[numbers]
+    part = Problem(p.X[numbers], weights, (0,) * (2 * len(chosen)), p.affine, stands=stands)
+    first = xp.asarray(2 * np.repeat(np.arange(len(chosen)), sizes), np.int32)
+    whole = sizes if stands is None else to_numpy(kernels.group_rows(first // 2, len(chosen)).sums(stands))
+    rule = FixedPrice(part, starts, solution.price, counts / whole)
 
     k = 2 * len(chosen)
     ways = [first + sides for sides in _sides(part, starts, solution, chosen, rng)]
@@ -201,11 +206,13 @@ def _sides(
     xp, X = namespace(part.X), part.X
     flats = solution.flats(X.dtype).take(chosen)
     _, residuals = assign_within(part, starts, flats)
-    costs = residuals if part.weights is None else part.weights * residuals
+    costs = residuals if part.own_weights is None else part.own_weights * residuals
     by_costs, by_residuals, by_direction = (xp.ones(len(X), np.int32) for _ in range(3))
     for first, end in pairwise(starts):
         for sides, keys, share in ((by_costs, costs, 0.5), (by_residuals, residuals, 0.2)):
             sides[first + xp.argsort(keys[first:end], kind="stable")[: max(1, int(share * (end - first)))]] = 0
         weights = None if part.weights is None else part.weights[first:end]
-        by_direction[first:end] = kmeans(replace(part, X=as_rows(X[first:end]), weights=weights, dims=(1, 1)), rng)
+        by_direction[first:end] = kmeans(
+            replace(part, X=as_rows(X[first:end]), weights=weights, dims=(1, 1), stands=None), rng
+        )
     return [by_costs, by_residuals, by_direction]

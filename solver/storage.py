@@ -26,7 +26,7 @@ CHECKSUM = "crc32"
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it, what the system refuses (a full disk, say) names the file."""
+    """Within it, an OSError (of a full disk, say) names the file."""
     try:
         yield
     except OSError as error:
@@ -169,7 +169,7 @@ def _checked(
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and arrays of a safetensors file, the latter as views of one block: several times faster than singly."""
+    """Metadata and arrays of a safetensors file. Arrays are views of one block: faster than one by one."""
     with naming(path), path.open("rb") as file:
         try:
             with safe_open(path, framework="numpy"):  # which refuses parts that overlap, leave gaps or have no room

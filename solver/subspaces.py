@@ -75,7 +75,7 @@ class Subspaces(Result):
 
     @contextmanager
     def _entered(self, Y: AnyArray) -> Iterator[tuple[Array, Home, int]]:
-        """Rows of a caller beside the bases, checked, and the exponent at which distances between them are taken."""
+        """A caller's rows, checked, on the device of the bases, and the exponent that keeps distances in range."""
         flats = self._flats
         with entered(Y, "Y", self.home.device, flats.bases.dtype) as (array, home):
             yield array, home, check_matrix(array, "Y", columns=self.d, min_rows=0, beside=flats.offsets)

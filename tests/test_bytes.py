@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from bench.lib import quantisers
-from bench.suites.bytes import METHODS, OURS, best_peer
+from bench.lib.tables import Table, bags
+from bench.suites import bytes as suite
+from bench.suites.bytes import METHODS, OURS, Point, best_peer
 from ksubspaces import compress
 
 N, D = 700, 48
@@ -142,3 +144,38 @@ def test_the_best_peer_at_the_same_bytes():
     assert value == pytest.approx(0.99)  # the loss in the middle, in logarithms
     assert best_peer(rows, "T", "cosine", 60)[1] == "svd"
     assert {*OURS} < {*METHODS}
+
+
+def test_tables_are_recorded_one_by_one_and_drawn_together(problem, tmp_path, monkeypatch):
+    """What is measured once is kept: the second command measures nothing, and the plot is of both tables."""
+    A, w = problem
+    small, measured, drawn = Table("small", A, w, np.arange(50), bags(A)), [], []
+    monkeypatch.setattr(suite, "table", lambda name, quick: small)
+    monkeypatch.setattr(suite, "_at_hand", lambda *_: True)
+    monkeypatch.setattr(suite, "folder", lambda quick: tmp_path)
+    monkeypatch.setattr(suite, "in_parallel", lambda work, items, _: ((item, work(item)) for item in items))
+    draw, measure = suite.draw, suite.measure
+    monkeypatch.setattr(suite, "draw", lambda path, rows: (drawn.append(len(rows)), draw(path, rows)))
+    monkeypatch.setattr(suite, "measure", lambda point: (measured.append(point), measure(point))[1])
+    command = ["--methods", "float16", "int-64", "rotated", "--seeds", "1", "--out", str(tmp_path)]
+    out = tmp_path / "bytes.png"
+    assert suite.main(["--tables", "GloVe", *command]) == 0
+    assert len(measured) == 1 + 4 + 5
+    assert out.stat().st_size > 5000
+    (tmp_path / Point("MiniLM", "float16", 16, 0).file).write_text((tmp_path / "GloVe-float16-16-0.json").read_text())
+    assert suite.main(["--tables", "GloVe", "MiniLM", *command, "--finished"]) == 0
+    assert len(measured) == 10
+    assert drawn == [10, 11]
+    rows = suite.recorded(tmp_path)
+    assert [row["table"] for row in rows] == ["MiniLM", *["GloVe"] * 10]
+    errors = {row["size"]: row["weighted_error"] for row in rows if row["method"] == "rotated"}
+    assert all(errors[more] < errors[less] for more, less in pairwise(sorted(errors, reverse=True)))
+
+
+def test_a_point_that_takes_too_much_fails(problem, monkeypatch):
+    A, w = problem
+    monkeypatch.setattr(suite, "table", lambda name, quick: Table("small", A, w, np.arange(50), bags(A)))
+    code = quantisers.svd(A, 20, w)
+    monkeypatch.setitem(METHODS, "svd", suite.Method("svd", "bits", (2,), lambda *_: code))
+    assert "bytes more" in suite.measure(Point("GloVe", "svd", 2, 0))["failed"]
+    assert not suite.measure(Point("GloVe", "svd", 8, 0))["failed"]

@@ -93,7 +93,7 @@ METHODS = {
     "opq": Method(
         "faiss OPQ",
         "columns",
-        (2, 4, 8),
+        (4, 8),
         lambda t, c, s: quantisers.product(t.A, int(c), t.weights, s, optimised=True),
         quick=(),
     ),
@@ -168,6 +168,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, help="for each method that depends on chance (default: 3, quick 1)")
     parser.add_argument("--processes", type=int, default=machine.cores(), help="of one thread each (default: cores)")
     parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
+    parser.add_argument(
+        "--finished", action="store_true", help="write what earlier runs have measured, measure nothing"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"of the results and the plot (default: {RESULTS})")
     options = parser.parse_args(arguments)
     console = Console(width=150)
@@ -178,9 +181,12 @@ def main(arguments: Sequence[str]) -> int:
         if not _at_hand(name, console):
             continue
         wanted = points([name], options.methods, seeds, quick=options.quick)
-        if options.fresh:
+        kept = folder(quick=options.quick)
+        if options.finished:
+            wanted = [point for point in wanted if (kept / point.file).exists()]
+        elif options.fresh:
             for point in wanted:
-                (folder(quick=options.quick) / point.file).unlink(missing_ok=True)
+                (kept / point.file).unlink(missing_ok=True)
         rows = _measured(wanted, options.processes, console)
         console.print(front(rows, name))
         judged = [] if options.quick else goals(rows)
@@ -245,17 +251,20 @@ def by_size(rows: Sequence[dict[str, Any]], name: str) -> dict[tuple[str, float]
     return dict(sorted(groups.items(), key=lambda group: -group[1][0]["nbytes"]))
 
 
+def cells(group: Sequence[dict[str, Any]]) -> list[str]:
+    """What is said of a method at a size: title, MB, bits a number, and what is kept, median (range) over seeds."""
+    size, bits = (median(row[what] for row in group) for what in ("nbytes", "bits"))
+    kept = [spread([row[measure] for row in group], ".4f") for measure in (*MEASURES, "weighted_error")]
+    return [group[0]["title"], f"{size / 1e6:.2f}", f"{bits:.2f}", *kept]
+
+
 def front(rows: Sequence[dict[str, Any]], name: str) -> Grid:
-    """One table's front: medians and ranges over the seeds."""
+    """One table's front, from the most bytes to the fewest."""
     grid = Grid(title=f"{name}: what is kept, by bytes; median (range) over seeds", title_justify="left")
     for heading in ("method", "MB", "bits", *MEASURES, "weighted error"):
         grid.add_column(heading, justify="left" if heading == "method" else "right")
     for (method, _), group in by_size(rows, name).items():
-        cells = [spread([row[measure] for row in group], ".4f") for measure in (*MEASURES, "weighted_error")]
-        style = "bold" if method in OURS else None
-        size = median(row["nbytes"] for row in group)
-        bits = median(row["bits"] for row in group)
-        grid.add_row(group[0]["title"], f"{size / 1e6:.2f}", f"{bits:.2f}", *cells, style=style)
+        grid.add_row(*cells(group), style="bold" if method in OURS else None)
     return grid
 
 

@@ -15,7 +15,7 @@ from .stored import SCALE_STEPS, decode_powers, encode_powers, join_nibbles, ord
 from .transforms import CODED, TIERS, Plan, Rows
 
 RIDGE = 1e-6  # of least squares, as a share of the diagonal
-BLOCK = 1 << 14  # rows at a time
+BLOCK = 1 << 11  # rows at a time, whose bits are whole bytes
 FEWEST = 16  # numbers that fell to a level, up to which it stays
 
 
@@ -47,21 +47,21 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
             m = len(cluster.V)
             gram, cross = np.zeros((m, m)), np.zeros((m, d))
             for own, terms, bits in zip(cluster.rows, cluster.terms, cluster.bits, strict=True):
-                scale, windows = next(own_scales), np.empty((len(own), len(terms)), np.uint16)
+                scale = next(own_scales)
                 for start in range(0, len(own), BLOCK):
                     part = slice(start, start + BLOCK)
                     X = rows.A[own[part]]
                     Z = _coefficients(X, cluster.V[terms]) / scale
-                    windows[part] = search(Z, bits[terms], code.levels, scale**2)
-                    if not last:
-                        levels = tally.add(Z, windows[part], bits[terms])
+                    windows = search(Z, bits[terms], code.levels, scale**2)
+                    if last:
+                        coded.append(_pack(windows, bits[terms], code))
+                    else:
+                        levels = tally.add(Z, windows, bits[terms])
                         if cluster.kind == CODED:
                             decoded = levels * scale
                             weighted = (decoded * rows.weights[own[part], None]).astype(np.float32)
                             gram[np.ix_(terms, terms)] += weighted.T @ decoded
                             cross[terms] += weighted.T @ X
-                if last:
-                    coded.append(_pack(windows, bits[terms], code))
             if not last and cluster.kind == CODED and m:
                 ridge = RIDGE * np.diag(gram) + np.finfo(np.float32).tiny
                 V = scipy.linalg.solve(gram + np.diag(ridge), cross, assume_a="pos")
@@ -86,7 +86,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
         "basis_codes": _pack(basis_windows.reshape(1, -1), np.repeat(basis_bits, d), code),
         "bits": join_nibbles(np.concatenate([b for c in parts for b in c.bits])),
         "scales": scale_codes,
-        "codes": np.concatenate(coded),
+        "codes": np.concatenate([np.zeros(0, np.uint8), *coded]),
         "windows": code.widths,
         "levels": np.concatenate([np.zeros(0, np.float32), *(t for t in code.levels if t.size > 1)]).astype(np.float16),
     }

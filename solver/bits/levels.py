@@ -52,11 +52,11 @@ class Code:
 @cache
 def code(width: int = 0) -> Code:
     """The code of Gaussian numbers: scalar, or with trellises of 2^width states up to 7 bits."""
-    levels = [np.zeros(1, np.float32), *(lloyd_max(b)[0] for b in range(1, MOST + 1))]
-    if width:
-        arrays, _ = load_arrays(TRAINED, "Trellis")
-        for b in range(1, TRELLIS_BITS + 1):
-            levels[b] = arrays[f"{width} {b}"].astype(np.float32)
+    trained = load_arrays(TRAINED, "Trellis")[0] if width else {}
+    levels = [np.zeros(1, np.float32)]
+    for b in range(1, MOST + 1):
+        name = f"{width} {b}"
+        levels.append(trained[name].astype(np.float32) if name in trained else lloyd_max(b)[0])
     errors, slopes = zip(*map(_measure, levels, range(MOST + 1)), strict=True)
     return Code(tuple(levels), np.array(errors), np.array(slopes))
 

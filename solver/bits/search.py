@@ -29,7 +29,7 @@ WAYS = (
 fall empty."""
 TURNS = 4
 WIDTH = max(WIDTHS)  # bits of the window of a trellis
-FINALISTS, FEWER = 6, 2  # plans that are coded at most, of a small and of a large matrix ...
+FINALISTS, FEWER = 6, 3  # plans that are coded at most, of a small and of a large matrix ...
 CLOSE = 1.25  # ... of those that are expected to leave at most this many times as much as the best
 SMALL = 1 << 20  # numbers in a matrix for which levels count
 
@@ -116,7 +116,9 @@ def measure(target: Target, stored: Stored) -> float:
 
 def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
     """Rows to code; with gains, all of a length near 1, and the gains' codes with their unit."""
-    A, weights = target.A[target.others], target.weights[target.others]
+    A, weights = target.A, target.weights
+    if len(target.exact):
+        A, weights = A[target.others], weights[target.others]
     gains = None
     if gained:
         lengths = np.sqrt(np.einsum("ij,ij->i", A, A, dtype=np.float64))

@@ -202,12 +202,11 @@ def label_bits(groups: int) -> int:
 
 def pack_numbers(numbers: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """Numbers (n, m) of ``bits`` (m,) bits each, one after another, as bytes; the lowest bit comes first."""
-    flat = numbers.astype(np.uint32)
     owner = np.repeat(np.arange(len(bits)), bits)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(bits) - bits, bits)
-    parts, rows = [], 8 * max(1, (1 << 22) // max(1, len(owner)))  # whole bytes whatever the bits of a row
-    for start in range(0, len(flat), rows):
-        each = (flat[start : start + rows][:, owner] >> place.astype(np.uint32)) & 1
+    parts, rows = [], 8 * max(1, (1 << 16) // max(1, len(owner)))  # whole bytes whatever the bits of a row
+    for start in range(0, len(numbers), rows):
+        each = (numbers[start : start + rows].astype(np.uint32)[:, owner] >> place.astype(np.uint32)) & 1
         parts.append(np.packbits(each.astype(np.uint8).ravel(), bitorder="little"))
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 

@@ -24,7 +24,7 @@ from .allocation import Energies, Layout, allocate
 from .levels import Code
 
 TIERS = 10  # the last of them for rows of zeros, which take no bits and stay zero
-BLOCK = 1 << 14  # rows multiplied at a time
+BLOCK = 1 << 12  # rows multiplied at a time
 CODED, ROTATED, PLAIN = range(3)  # kinds of bases: coded entry by entry, or made by a formula
 
 
