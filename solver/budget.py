@@ -320,7 +320,7 @@ def _descend(
         if best is None or solution.objective < best.objective:
             best, history, converged = solution, steps, solution.converged
     assert best is not None
-    best = compact(best).without_vectors()
+    best = compact(best)
     budget.release()
     best = budget.solve(best.labels, best.k, np.float64)
     svd = budget.linear.solve(0 * start, 1, np.float64)

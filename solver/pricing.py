@@ -61,12 +61,6 @@ class Spectra:
         """What flats of these dimensions leave of each cluster, (k,): the sums of the other eigenvalues."""
         return np.where(np.arange(self.values.shape[1]) < np.asarray(dims)[:, None], 0, self.values).sum(axis=1)
 
-    def take(self, chosen: Sequence[int]) -> Spectra:
-        """Those of the chosen clusters."""
-        numbers = np.asarray(chosen, np.int64)
-        rows = namespace(self.vectors).asarray(numbers)
-        return Spectra(self.vectors[rows], self.values[numbers], None if self.offsets is None else self.offsets[rows])
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Solution(State):
@@ -74,19 +68,18 @@ class Solution(State):
 
     Attributes
     ----------
-    spectra : Spectra
+    fitted : Flats
+        In the precision that they were computed in.
     counts : (k,) int64 array
         Rows of each cluster, on the host.
-    dims : tuple of int
     price : float
         lambda.
     costs : (k,) array
         What each cluster adds to the objective.
     """
 
-    spectra: Spectra
+    fitted: Flats
     counts: np.ndarray
-    dims: tuple[int, ...]
     price: float
     costs: np.ndarray
 
@@ -95,13 +88,17 @@ class Solution(State):
         """Number of clusters."""
         return len(self.dims)
 
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimension of each flat."""
+        return self.fitted.layout.dims
+
     def flats(self, dtype: DTypeLike) -> Flats:
         """Its flats, in a precision."""
-        return self.spectra.flats(self.dims, dtype)
-
-    def without_vectors(self) -> Solution:
-        """The same without what most of its memory is for: solve its labels again to go on from it."""
-        return replace(self, spectra=self.spectra.take([]))
+        own = self.fitted
+        offsets = None if own.offsets is None else own.offsets.astype(dtype, copy=False)
+        complements = None if own.complements is None else own.complements.astype(dtype, copy=False)
+        return Flats(own.layout, own.bases.astype(dtype, copy=False), offsets, complements)
 
 
 class Priced:
@@ -156,7 +153,8 @@ class Priced:
         vectors = spaces.bases.reshape(k, -1, self.d)
         spectra = Spectra(vectors, values[:, : vectors.shape[1]], offsets)
         dims, price, costs = self.choose(spectra, counts, unseen)
-        found = Solution(labels, spectra=spectra, counts=counts, dims=tuple(dims), price=price, costs=costs)
+        fitted = spectra.flats(dims, vectors.dtype)
+        found = Solution(labels, fitted=fitted, counts=counts, price=price, costs=costs)
         return replace(found, objective=float(costs.sum()), moved=moved)
 
     def appraise(self, labels: Array, k: int) -> np.ndarray:
@@ -309,8 +307,7 @@ def compact(solution: Solution) -> Solution:
     return replace(
         solution,
         labels=namespace(solution.labels).asarray(numbers)[solution.labels],
-        spectra=solution.spectra.take(kept),
+        fitted=solution.fitted.take(kept),
         counts=solution.counts[kept],
-        dims=tuple(solution.dims[c] for c in kept),
         costs=solution.costs[kept],
     )

@@ -23,7 +23,7 @@ UPDATE_SHARE = 0.4  # an update touches a moved row twice, so it pays while fewe
 FADED = 0.05  # share of itself to which a cluster's moments may shrink by updates
 UPDATE_SIZE = 1 << 14  # numbers in X below which all moments take less time than finding out which rows moved
 KEPT_SHARE = 0.005  # of a cluster's rows that may come and go before its eigenvectors are computed anew
-SOLVED_BYTES = 8 << 20  # of second moments that are solved at a time where they are not kept
+SOLVED_BYTES = 4 << 20  # of second moments that are solved at a time where they are not kept
 UPDATES = 16  # in a row, before moments are computed afresh to shed what rounding added up
 
 
@@ -117,20 +117,24 @@ class RunningMoments:
         return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
 
     def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
-        """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed."""
+        """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed.
+
+        The next call overwrites them.
+        """
         k, d, dtype = self.k, self.d, self.problem.X.dtype
         anew: np.ndarray = np.arange(k)
         drift: np.ndarray = np.zeros(k)
-        vectors, values = np.empty((k, d, d), dtype), np.empty((k, d))
+        vectors = np.empty((k, d, d), dtype) if self.solved is None else self.solved.vectors
+        values = np.empty((k, d))
         if self.solved is not None:
-            then, before = self.solved.labels, self.solved.vectors
+            then = self.solved.labels
             moved = kernels.changed_rows(then, labels)
             drift = self.solved.drift + sum(kernels.label_counts(own[moved], k) for own in (then, labels))
             stale = drift > KEPT_SHARE * kernels.label_counts(labels, k)
             anew, kept = np.flatnonzero(stale), np.flatnonzero(~stale)
 
             def keep(c: int) -> None:
-                vectors[c], values[c] = before[c], measure_captured(S[c], before[c])
+                values[c] = measure_captured(S[c], vectors[c])
 
             deque(side_by_side(keep, kept.tolist(), len(kept) * d**3), maxlen=0)
         at_once = max(4, SOLVED_BYTES // (8 * d * d))

@@ -99,10 +99,9 @@ def grow(
         if not chosen:
             break
         labels = divide(budget, solution, {c: splits.pop(c) for c in chosen})
-        solution = solution.without_vectors()
         larger = settle(budget, labels, k + len(chosen), on_step)
         if larger.objective >= solution.objective:
-            return budget.solve(solution.labels, k)
+            break
         solution = compact(larger)
         if solution.k < k + len(chosen):
             splits.clear()  # numbers have changed
@@ -205,7 +204,7 @@ def _sides(
 ) -> list[Array]:
     """Ways to begin a split: by what the rows cost where they are, and by direction."""
     xp, X = namespace(part.X), part.X
-    flats = solution.spectra.take(chosen).flats([solution.dims[c] for c in chosen], X.dtype)
+    flats = solution.flats(X.dtype).take(chosen)
     _, residuals = assign_within(part, starts, flats)
     costs = residuals if part.own_weights is None else part.own_weights * residuals
     by_costs, by_residuals, by_direction = (xp.ones(len(X), np.int32) for _ in range(3))

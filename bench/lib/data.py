@@ -149,3 +149,12 @@ def minilm() -> np.ndarray:
 def random_partition(n: int, k: int, seed: int = 0) -> np.ndarray:
     """Labels of a random partition into parts that differ by at most one row, the start of the authors' algorithm."""
     return (np.random.default_rng(seed).permutation(n) % k).astype(np.int32)
+
+
+def large_table(times: int) -> tuple[np.ndarray, np.ndarray]:
+    """MiniLM's rows several times over with noise of .15 of their spread, and weights that fall with the rank."""
+    X, rng = minilm(), np.random.default_rng(0)
+    table = np.tile(X, (times, 1))
+    for start in range(0, len(table), len(X)):
+        table[start : start + len(X)] += 0.15 * X.std(axis=0) * rng.standard_normal(X.shape, dtype=np.float32)
+    return table, (1 / (10 + np.arange(len(table)))) ** 0.5

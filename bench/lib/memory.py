@@ -74,15 +74,23 @@ def _high_water() -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Fit planted subspaces of the given size with default arguments."""
+    """Fit planted subspaces of the given size with default arguments, or compress MiniLM's table, some times over."""
     from ksubspaces import fit_subspaces
 
     from .data import planted
 
     parser = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
     for name in ("n", "d", "k", "j"):
-        parser.add_argument(f"--{name}", type=int, required=True)
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--compress", type=float, metavar="RATIO", help="compress MiniLM's table instead")
+    parser.add_argument("--times", type=int, default=1, help="rows of it, so many times over, with weights")
     size = vars(parser.parse_args(arguments))
+    ratio, times = size.pop("compress"), size.pop("times")
+    if ratio is not None:
+        print(json.dumps(_compressed(ratio, times)))
+        return
+    if missing := [name for name, value in size.items() if value is None]:
+        parser.error(f"--{missing[0]} is missing")
     X = planted(**size, noise=0.1).X
     fit_subspaces(X[:WARM_UP_ROWS], size["k"], size["j"], seed=0)
     begin = time.perf_counter()
@@ -92,3 +100,17 @@ def main(arguments: Sequence[str]) -> None:
             {**size, "x_bytes": X.nbytes, "extra_bytes": extra, "how": how, "seconds": time.perf_counter() - begin}
         )
     )
+
+
+def _compressed(ratio: float, times: int) -> dict:
+    from ksubspaces import compress
+
+    from .data import large_table, minilm
+
+    X, weights = (minilm(), None) if times == 1 else large_table(times)
+    compress(X[:WARM_UP_ROWS, :64], 0.5, seed=0)
+    begin, made = time.perf_counter(), []
+    extra, how = peak_extra_bytes(lambda: made.append(compress(X, ratio, sample_weight=weights, seed=0)))
+    seconds, factors = time.perf_counter() - begin, made[0]
+    told = {"k": len(factors.dims), "n_parameters": factors.n_parameters, "error": factors.measure_error(X, weights)}
+    return {"x_bytes": X.nbytes, "size": X.size, "extra_bytes": extra, "how": how, "seconds": seconds, **told}

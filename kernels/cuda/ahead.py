@@ -1,4 +1,4 @@
-"""Kernels are compiled side by side before they are asked for."""
+"""Compiles kernels side by side before they are needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from . import loader
 
 
 def prepare(dtype: DTypeLike, d: int) -> None:
-    """Begin to compile what a fit of rows of d numbers takes. One too many costs a core, one too few a wait."""
+    """Begin to compile the kernels that a fit of rows of d numbers needs; the fit waits for those that are missing."""
     loader.prepare(loader.variants_of_a_fit(np.dtype(dtype), d))
 
 
 def compile_all() -> int:
-    """Compile all that there is, and tell how many variants that is."""
+    """Compile all variants of all kernels; how many there are."""
     return len([module.result() for module in loader.prepare(loader.all_variants())])

@@ -176,7 +176,7 @@ class _Search:
         return max(1, min(most, -(-WAVES * slots // self.row_tiles)))
 
     def _place_directions(self, flats: Flats) -> None:
-        """Put the directions in the order in which the kernel reads them, and what belongs to each flat beside."""
+        """Put directions, and the terms of each flat, in the order in which the kernel reads them."""
         xp, plan, tile = self.xp, self.plan, COLUMNS[self.product]
         matrix = xp.zeros((plan.n_columns, self.steps * self.step), dtype=self.dtype)
         self.shifts = loader.NULL if self.offsets is None else xp.zeros(plan.n_columns, dtype=self.dtype)

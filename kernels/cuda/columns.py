@@ -1,4 +1,4 @@
-"""How directions of flats stand in the columns that ``assign.cu`` takes tile by tile, and what fits beside them."""
+"""The columns of ``assign.cu``, one for each direction, and the shared memory that its tiles take."""
 
 from __future__ import annotations
 

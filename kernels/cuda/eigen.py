@@ -58,7 +58,7 @@ UNSOUND = 16
 come within 1 where they are right; syevjBatched has been off by 130 for an identity of d = 384."""
 
 PROBES = 16
-"""Rows of signs that wrong vectors would have to be wrong for in turn."""
+"""Rows of signs. Wrong vectors would have to pass with each of them."""
 
 
 def _defines(dtype: np.dtype, layout: Layout) -> loader.Defines:
@@ -136,7 +136,7 @@ def eigh(S: Array, dtype: np.dtype) -> tuple[Array, Array]:
 
 
 def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array, Array]:
-    """Eigenvalues, descending, and eigenvectors by a solver in some dtype, and which matrices (k,) they are sound for.
+    """Eigenvalues, descending, and eigenvectors, and for which of the matrices they are right, (k,) bool.
 
     Sound vectors are orthonormal and S turns them by their eigenvalues, for solvers give wrong vectors now and then and
     say nothing of it (as in cupy#4847).
@@ -158,7 +158,7 @@ def _solved(S: Array, dtype: np.dtype, solve: Callable[[Array], tuple[Array, Arr
 
 @functools.lru_cache(maxsize=16)
 def _signs(d: int) -> np.ndarray:
-    """Rows of ones and minus ones: two errors of one size that one row lets cancel are seen by the next."""
+    """Rows of ones and minus ones. Two errors of one size may cancel in one row, but not in the next."""
     return np.random.default_rng(d).choice([-1, 1], (PROBES, d))
 
 

@@ -49,7 +49,7 @@ def label_counts(labels: Array, k: int) -> Array:
 
 
 def _count(labels: Array, k: int, before: Array | None = None) -> tuple[Array, Array]:
-    """Rows of each label in the segments before each, and in all; and of those that had another label, in the end."""
+    """Counts of each label before each segment, and in all rows. The last total counts rows that had another label."""
     xp, width = loader.namespace(labels), k + 1
     length, segments, _, shared = _segments(len(labels), k)
     counts, totals = xp.empty((segments, width), np.uint32), xp.empty(width, np.int64)

@@ -1,4 +1,4 @@
-"""Rows as float16, made ready once for all that multiplies them so."""
+"""Rows in float16, prepared once for all kernels that multiply them so."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HalfRows:
 
 
 def half_rows(X: Array, centre: Array | None, width: int, kept: Kept | None) -> HalfRows:
-    """Rows in float16; those kept, if there are any, about whatever centre was the first, for any near one will do."""
+    """Rows in float16, prepared once if they can be kept, about the first centre: any near the rows will do."""
     name = "halves", width, centre is not None
     if kept is None:
         return HalfRows(X, centre, width)

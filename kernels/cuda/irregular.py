@@ -1,4 +1,4 @@
-"""Work on a GPU that is small and irregular: sampling, the distances of seeding, lists of rows. Kernels by Numba.
+"""Small and irregular work on a GPU, by Numba kernels: sampling, the distances of seeding, lists of rows.
 
 Every sum and every choice is made in an order that the shapes alone decide, and random numbers depend on the seed and
 the row alone, so equal input gives equal bits. Kernels get pointers to contiguous arrays, and the lengths beside them.

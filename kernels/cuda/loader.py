@@ -1,4 +1,4 @@
-"""Compiles the kernels of this folder, CUDA C++ and Numba's, once per device, and says what the device holds.
+"""Compiles the kernels of this folder, CUDA C++ and Numba's, once per device, and tells the limits of a device.
 
 CUDA C++ is kept on disk by CuPy. Numba compiles its kernels to machine code and is done: that is kept beside, and CuPy
 loads and launches it like the others. A launch by Numba's own dispatcher takes thirty times as long.
@@ -72,7 +72,7 @@ def kernel(source: str, name: str, defines: Defines | None = None) -> Launch:
 
 
 def prepare(variants: Iterable[Variant]) -> list[Future[Untyped]]:
-    """Begin to compile these for the current device, side by side; who asks for a kernel waits for its own alone."""
+    """Begin to compile these for the current device, side by side. A launch waits for its own kernel alone."""
     import cupy
 
     device = cupy.cuda.Device().id
@@ -86,12 +86,12 @@ def prepare(variants: Iterable[Variant]) -> list[Future[Untyped]]:
 
 
 def all_variants() -> list[Variant]:
-    """All that the modules of this folder say they compile."""
+    """All variants that the modules of this folder declare."""
     return [variant for module in _launchers() for variant in getattr(module, "VARIANTS", ())]
 
 
 def variants_of_a_fit(dtype: np.dtype, d: int) -> list[Variant]:
-    """What these modules say that a fit of rows of d numbers asks for, for any numbers of rows and of flats."""
+    """The variants that a fit of rows of d numbers uses, whatever its numbers of rows and flats."""
     wanted = [module.of_a_fit for module in _launchers() if hasattr(module, "of_a_fit")]
     return [variant for of_a_fit in wanted for variant in of_a_fit(dtype, d)]
 
@@ -261,7 +261,7 @@ def _numba_texts(source: str) -> tuple[str, ...]:
 
 
 def _kept(key: str, make: Callable[[], tuple[str, bytes]]) -> tuple[str, bytes]:
-    """What is kept on disk under a key; else what ``make`` gives, which is kept if that can be."""
+    """What the disk holds under a key. Else what ``make`` gives, which is written there if possible."""
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.ksubspaces"
     with contextlib.suppress(OSError, ValueError):
         digest, entry, code = path.read_bytes().split(b"\n", 2)

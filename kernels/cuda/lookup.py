@@ -1,4 +1,4 @@
-"""Decoded rows of a factorization on a GPU: each for itself if they are few, else those of a cluster together."""
+"""Decodes rows of a factorization on a GPU: few rows one by one, many rows cluster by cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where arrays lie in memory, and how wide a copy of their rows can be."""
+"""Addresses of arrays, and how wide copies of their rows can be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def address(array: Array) -> int:
 
 
 def pieces(dtype: np.dtype, length: int, array: Array | None = None) -> int:
-    """Numbers that can be copied at a time from rows of ``length``: as many as fit, if that keeps to aligned ones."""
+    """Numbers that a copy from rows of ``length`` takes at a time: as many as fit if aligned, else one."""
     aligned = length * dtype.itemsize % WIDEST == 0 and (array is None or address(array) % WIDEST == 0)
     return WIDEST // dtype.itemsize if aligned else 1
 

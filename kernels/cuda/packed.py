@@ -62,7 +62,7 @@ def decode(rows: Array, packed: PackedRows) -> Array:
 
 
 def _shared_memory(width: int, n_rows: int, n_groups: int) -> int:
-    """Stages of coefficients and of basis vectors, padded; before that, the group of each row and rows of each group.
+    """Bytes for stages of coefficients and basis vectors, or, before these, for groups of rows and their counts.
 
     Raises
     ------

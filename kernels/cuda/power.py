@@ -70,7 +70,7 @@ def _room(layout: Layout) -> int:
 
 
 def _pitch(layout: Layout) -> int:
-    """From one column of a basis to the next, in numbers: an odd multiple of four, lest lanes meet in a bank."""
+    """Numbers from one column of a basis to the next: an odd multiple of four, so that lanes use different banks."""
     return 4 * (-(-layout.width // 4) | 1)
 
 
@@ -126,7 +126,7 @@ def _filtered(xp: ModuleType, layout: Layout, S: Array, V: Array) -> Array:
 
 
 def _ones(xp: ModuleType, layout: Layout, like: Array) -> Array | None:
-    """What stands on the diagonals of Gram matrices (k, width, width) for the rows of zeros that fill bases up."""
+    """Ones for the diagonals of Gram matrices (k, width, width) where rows of zeros fill bases up."""
     if layout.uniform:
         return None
     filled = xp.arange(layout.width) >= layout.sent(like, "sizes")[:, None]

@@ -207,7 +207,7 @@ class _Plan:
 
 @functools.lru_cache(maxsize=256)
 def _splits(narrow: bool, n_tiles: int, k: int, directions: int) -> tuple[int, int]:
-    """Among how many blocks each flats are divided that meet all rows, and those that meet listed rows."""
+    """Into how many splits flats go for all rows, and for listed rows."""
     slots, most = 2 * loader.limits().multiprocessors, max(1, -(-directions // TILE))
     if narrow:
         return 1, max(1, min(LISTED_SHARE * slots // n_tiles, k, 4, most))

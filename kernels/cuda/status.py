@@ -1,4 +1,4 @@
-"""What the host waits for once a step, in one launch and one copy."""
+"""All that the host needs of a step, gathered by one launch and one copy: one wait."""
 
 from __future__ import annotations
 

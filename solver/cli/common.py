@@ -89,7 +89,7 @@ def or_auto(text: str) -> int | str:
 
 
 def prepare(options: argparse.Namespace, holding: Holding) -> Console | None:
-    """Find out before the work, not after it, what would stop its results from being shown or saved."""
+    """Check before the work that its results can be shown and saved."""
     check_out(options, holding)
     if options.out is not None and options.plot:
         require("matplotlib")

@@ -145,7 +145,7 @@ def _quiet_models(quiet: bool) -> Iterator[None]:
 
 
 def _check_report(options: argparse.Namespace) -> None:
-    """Refuse a page that could not be written once the work is done, or would replace something else than a page."""
+    """Refuse, before the work, a page that cannot be written or would replace a file of another kind."""
     path, target = options.report, options.report.resolve()
     if not target.parent.is_dir():
         raise FileNotFoundError(f"--report {path}: no such folder to write it in")
@@ -163,7 +163,7 @@ def _curves(
     options: argparse.Namespace,
     console: Console | None,
 ) -> dict[str, CompressionCurve]:
-    """Error against size of each table, from the original model once more, since it was compressed in place."""
+    """Error against size of each table. The original model is opened once more, as it was compressed in place."""
     from ..integrations._folders import open_model
 
     original, _ = open_model(options.model)
@@ -187,7 +187,7 @@ def _curves(
 
 
 def _ratios(asked: float) -> list[float]:
-    """Few, as each takes as long as the compression did: the one asked for in place of the nearest of the usual."""
+    """The usual ratios, the nearest replaced by the one asked for; few, as each takes a whole compression."""
     nearest = min(_CURVE_RATIOS, key=lambda ratio: abs(ratio - asked))
     return [asked if ratio == nearest else ratio for ratio in _CURVE_RATIOS]
 

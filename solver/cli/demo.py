@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Fit the demo's table; planted subspaces, and a word about it, where that is out of reach."""
+    """Fit the demo's table. Where it cannot be had, say so and fit planted subspaces."""
     console = prepare(options, RESULTS)
     try:
         with status(console, "looking for the MiniLM table (downloaded once, 83 MB)"):

@@ -34,7 +34,7 @@ class Lines:
 
 @contextmanager
 def open_texts(path: Path | None) -> Iterator[Iterable[str] | None]:
-    """Texts of a file, a pipe or ``-``, the standard input, to be read as often as needed; None if there is no path.
+    """Texts of a file, a pipe or ``-``, the standard input. They can be read repeatedly. None if there is no path.
 
     What can be read but once is copied first, to a temporary file.
 

@@ -1,4 +1,4 @@
-"""``ksubspaces warmup``: a card's kernels compiled beforehand, so that no fit waits for them."""
+"""``ksubspaces warmup`` compiles a card's kernels, so that no fit waits for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..fit import fit_subspaces
 from .common import Commands, add_output_options, open_console, status
 
 SHAPES = ((400, 48, 3, 4), (400, 40, 2, 30), (100, 160, 3, 4), (700, 136, 3, 100), (20_000, 64, 32, 8))
-"""Rows, columns, flats and dimensions of problems that together take every way there is."""
+"""Rows, columns, flats and dimensions of problems that together run every kernel."""
 
 
 def add(commands: Commands) -> None:

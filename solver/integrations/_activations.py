@@ -1,4 +1,4 @@
-"""What comes into linear layers, over texts."""
+"""Second moments of the inputs of linear layers, over texts."""
 
 from __future__ import annotations
 

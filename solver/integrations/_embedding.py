@@ -310,7 +310,7 @@ class SubspaceEmbedding(Factors):
 
 
 def _and_row(exact_rows: AnyArray | None, row: int, n: int) -> AnyArray:
-    """Numbers of rows, and one more; what is none, as it is, for compress to refuse."""
+    """Numbers of rows, and one more. What is no index is returned as it is, and compress refuses it."""
     try:
         return sorted({row, *([] if exact_rows is None else row_numbers(exact_rows, n).tolist())})
     except (IndexError, TypeError):
@@ -318,7 +318,7 @@ def _and_row(exact_rows: AnyArray | None, row: int, n: int) -> AnyArray:
 
 
 def _set_apart(factorization: Factorization, row: int, value: Tensor) -> Factorization:
-    """The same with one row moved to a last cluster of its own, of dimension 1, or 0 if it is zero."""
+    """The factorization with one row in a last cluster of its own, of dimension 1, or 0 if the row is zero."""
     given = factorization.to("torch")
     c = int(given.labels[row])
     labels, blocks, bases, offsets = given.labels.clone(), list(given.blocks), list(given.bases), given.offsets

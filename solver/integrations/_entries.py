@@ -24,7 +24,7 @@ from ._types import AnyModule
 
 
 def describe_layers(model: nn.Module) -> dict[str, Facts]:
-    """The factored layers of a model by name: shapes and options, or only whose factors they share."""
+    """Entries of a model's factored layers by name: shapes and options, or the owner of the factors they share."""
     found: dict[str, Facts] = {}
     owners: dict[int, str] = {}
     layers = factored_layers(model)
@@ -67,7 +67,7 @@ def _describe_packed(factors: PackedFactors) -> Facts:
 
 
 class Waiting(nn.Linear):
-    """In the place of a layer until the factors that it shares are loaded; its bias is its own."""
+    """Holds the place, and the bias, of a layer until the factors that it shares are loaded."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
         nn.Module.__init__(self)
@@ -111,7 +111,7 @@ def _features(entry: Facts) -> tuple[int, int]:
 
 
 def of_class(model: PreTrainedModel, entries: Mapping[str, Facts], files: Iterable[str]) -> dict[str, Facts]:
-    """The entries for a model of the class saved or of another: heads may be gone, and others be tied now.
+    """Entries for a model of any class. It may lack heads of the class that was saved, and tie other ones.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A factored table as a Torch module: what an embedding and a linear layer made of it have in common."""
+"""A factored table as a Torch module, on which embeddings and linear layers are built."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEVELS = 127  # int8 codes go from -LEVELS to LEVELS
 
 
 def check_exact(given: AnyArray | None, shape: Sequence[int], storage: str | None, dtype: torch.dtype) -> None:
-    """Refuse rows to be kept exactly that would not be: those beyond the first d are stored as coefficients are."""
+    """Refuse exact rows that ``storage`` would round: more than d of them are stored as coefficients."""
     n, d = shape
     if given is None or storage is None or torch.promote_types(_storage_dtype(storage), dtype) == STORAGE[storage]:
         return

@@ -1,4 +1,4 @@
-"""Models in folders, as people have them: of transformers or of sentence-transformers, opened without a network."""
+"""Opens folders of transformers and sentence-transformers models, without a network."""
 
 from __future__ import annotations
 

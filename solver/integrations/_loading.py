@@ -122,7 +122,7 @@ class FactoredLoader(HfQuantizer):
 
 
 def attach(model: PreTrainedModel) -> None:
-    """Tell a model what is factored in it, for its ``save_pretrained`` and ``tie_weights`` to know."""
+    """Attach the entries of a model's factored layers, which its ``save_pretrained`` and ``tie_weights`` use."""
     modules = describe_layers(model)
     loader = FactoredLoader(FactoredConfig(modules))
     if not isinstance(getattr(model.config, "quantization_config", None), FactoredConfig):

@@ -1,4 +1,4 @@
-"""Rows of a factored table by number, in Torch, in the three forms that its ways of running a model need.
+"""Looks up rows of a factored table in Torch, in three forms for its three ways to run a model.
 
 Rows lie sorted by cluster: ``places[i]`` is where row i is, cluster c being the places from ``counts[0] + ... +
 counts[c - 1]`` on. So the distinct places asked for, sorted, are grouped by cluster as well, and each cluster takes one
@@ -65,14 +65,14 @@ class Table(NamedTuple):
 
 
 def in_own_dtype(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off: what is looked up has the dtype of the table, as it has in ``nn.Embedding``."""
+    """Without autocast: rows have the dtype of the table, as those of ``nn.Embedding`` have."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 class _Request(NamedTuple):
-    """Distinct places in rising order, cluster c's in ``bounds[c]:bounds[c + 1]``; which of them each number means."""
+    """Distinct places, ascending, cluster c's in ``bounds[c]:bounds[c + 1]``, and the one that each id stands for."""
 
     positions: list[Tensor]
     inverse: Tensor
@@ -110,7 +110,7 @@ def decode(ids: Tensor, table: Table, padding_idx: int = -1) -> Tensor:
 
 
 def decode_distinct(ids: Tensor, table: Table, padding_idx: int = -1) -> tuple[Tensor, Tensor, int | None]:
-    """The distinct rows asked for, which of them each id means (flat), and which is the padding row, if any is."""
+    """Distinct rows, the number among them of each id (flat), and that of the padding row, if it is there."""
     request = _prepare_request(ids, table, padding_idx)
     rows = torch.cat([table.rows(c, positions) for c, positions in enumerate(request.positions)])
     return rows, request.inverse, None if request.padding < 0 else request.padding
@@ -183,16 +183,8 @@ def _(ids: Tensor, places: Tensor, starts: object, blocks: object, bases: Sequen
 
 
 @lookup_backward.register_fake
-def _(
-    gradient: Tensor,
-    ids: Tensor,
-    places: Tensor,
-    starts: object,
-    blocks: list[Tensor],
-    bases: list[Tensor],
-    *rest: Tensor,
-) -> list[Tensor]:
-    offsets = rest[1]
+def _(gradient: Tensor, ids: Tensor, places: Tensor, starts: Sequence[int], *factors: Passed) -> list[Tensor]:
+    blocks, bases, _, offsets, _ = factors
     parts = [block for block in blocks if block.is_floating_point()] + list(bases)
     return [torch.empty_like(part) for part in [*parts, *([] if offsets is None else [offsets])]]
 

@@ -1,4 +1,4 @@
-"""``ksubspaces.json``: what a folder tells of the model in it, and of each of its files, so that damage is noticed."""
+"""``ksubspaces.json`` in a model's folder: facts about the model, and lengths and checksums of its files."""
 
 from __future__ import annotations
 

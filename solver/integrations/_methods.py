@@ -1,4 +1,4 @@
-"""Methods that a compressed model has in the place of those of its class.
+"""Methods of a compressed model that replace those of its class.
 
 They are set on the model itself, as there is no other seam for them: transformers saves and resizes tables by methods
 of the model alone. Copies and pickles of the model keep them.

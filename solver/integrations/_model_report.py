@@ -1,4 +1,4 @@
-"""What became of a compressed model: for each table what it takes, what it lost, and which rows lost most."""
+"""The report of a compressed model: size and error of each table, and the rows that lost most."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _tuples(value: Passed) -> Passed:
 
 
 class Baseline:
-    """The truncated SVDs of a table, plain and weighted, which what was made of it is seen against.
+    """The truncated SVDs of a table, plain and weighted, to compare its compressed form with.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The tables of a Torch model: finding those that modules share, putting factored layers in their place."""
+"""Finds the tables of a Torch model, shared ones too, and puts factored layers in their place."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SharedTable:
         return tuple(name for name in self.holders if name != self.name)
 
     def replacements(self, layer: Layer) -> dict[str, nn.Module]:
-        """What each holder becomes once the table is compressed to a layer; the factors are shared as the table was."""
+        """The module that replaces each holder of the table. These share the factors as those shared the table."""
         by_module: dict[int, nn.Module] = {}
         for module in self.holders.values():
             if id(module) not in by_module:
@@ -188,6 +188,6 @@ def factored_layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def size(model: nn.Module) -> tuple[int, int]:
-    """Numbers and bytes of a model's parameters and persistent buffers, what is shared counted once."""
+    """Numbers and bytes of a model's parameters and persistent buffers. Shared ones count once."""
     parts = {id(part): part for part in model.state_dict(keep_vars=True).values() if isinstance(part, torch.Tensor)}
     return sum(part.numel() for part in parts.values()), sum(part.nbytes for part in parts.values())

@@ -1,4 +1,4 @@
-"""Rows of packed bits by number, in Torch, in the forms that its ways of running a model need.
+"""Looks up rows of packed bits in Torch, in the forms that its ways to run a model need.
 
 - :func:`decode_rows` runs the kernel of the device, and passes no gradient on.
 - :func:`decode_grouped` is plain operations, one group after another: what stands in where a device has no kernel or

@@ -34,7 +34,7 @@ class _Cluster(NamedTuple):
 
 @torch.no_grad()
 def resize(factors: Factors, n: int, new: Tensor) -> None:
-    """Give a table n rows, in place: the first of its own, and as the last m of them new ones (m, d).
+    """Resize a table to n rows, in place: its own first rows, then the new rows (m, d).
 
     Clusters without a row go, but for the first. Parameters that are as they were stay the same objects.
     """

@@ -221,7 +221,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
 
 
 def _shapes(modules: Mapping[str, Facts]) -> list[Facts]:
-    """Layers without what may rightly change: names by releases of other packages, storage by the dtype asked for."""
+    """Entries without what may change: names differ between releases of other packages, storage between dtypes."""
     return [{k: v for k, v in entry.items() if k not in ("storage", "tied_to")} for entry in modules.values()]
 
 

@@ -1,4 +1,4 @@
-"""How a compressed model saves itself: by whatever door, one complete folder.
+"""How a compressed model saves itself: every way to save it gives one complete folder.
 
 It holds what the library writes, and
 
@@ -55,7 +55,7 @@ def save_transformer(
 
 @contextmanager
 def completing(model: nn.Module, folder: Path) -> Iterator[None]:
-    """Within it a model is written into a folder; then the manifest of what was written, and the card, are there."""
+    """Within it a model is written into a folder. Afterwards the manifest and the card are written."""
     before = _stamps(folder)
     yield
     written = [path for path, stamp in _stamps(folder).items() if before.get(path) != stamp]
@@ -101,7 +101,7 @@ def take_static(model: nn.Module) -> None:
 
 
 def open_pipeline(kind: AnyClass, folder: str, **options: Passed) -> AnyModule:
-    """A pipeline with our modules, too, and with no more trust than those need: none in the files of the folder."""
+    """A pipeline that may have our modules. Code in the folder's files is not trusted."""
     from .sentence_transformers import SubspaceStaticEmbedding as Static
 
     load = getattr(kind, "_load_with_module_classes", None)

@@ -1,4 +1,4 @@
-"""The number that embeddings of some models multiply their rows by as they come out: BART's, Gemma's, and their kin."""
+"""The factor by which embeddings of some models (BART, Gemma and others) scale the rows that they look up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a table's rows where they are tokens: how much each matters, which are to stay as they are."""
+"""Weights of a table's rows where they are tokens, and the rows to keep exactly."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def token_rows(
     tokenizer: Tokenizer | None,
     exact_rows: AnyArray | str | None,
 ) -> TokenRows:
-    """What is known of tokens, for tables of so many rows, from what ``compress_model`` was given.
+    """Weights and exact rows for tables of these sizes, from the arguments of ``compress_model``.
 
     Raises
     ------
