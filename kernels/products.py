@@ -17,10 +17,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from .flats import Array
+from .flats import Array, namespace
 
 SMALL = (1 << 19) - 1  # multiplications up to which BLAS shares no product among threads
 ROWS = 32  # of A in a product V A^T
+FEWEST = 8  # rows of a part of a product A B
 LONG_ROW = 1 << 11  # columns from which V A^T is left to BLAS as a whole: its parts would be too small
 TILE, TALL = 64, 120  # columns of a part of A^T A, and rows that it sums over
 LARGE = 1 << 24  # multiplications that are worth a thread
@@ -72,8 +73,10 @@ def _workers(threads: int, process: int) -> ThreadPoolExecutor:
 def multiply(V: np.ndarray, A: np.ndarray, out: np.ndarray) -> np.ndarray:
     """``V A^T`` of V (p, d) and A (m, d) into ``out`` (p, m)."""
     (p, d), m = V.shape, len(A)
-    if not 0 < d < LONG_ROW or m < ROWS:
+    if not 0 < d < LONG_ROW or m == 0:
         return np.matmul(V, A.T, out=out)
+    if m < ROWS:
+        return project(V, A.T, out)
     height, whole = max(SMALL // (d * ROWS) & ~7, 8), m - m % ROWS
     # BLAS is fastest where neither factor is transposed.
     columns = np.ascontiguousarray(A[:whole].reshape(-1, ROWS, d).transpose(0, 2, 1))
@@ -86,12 +89,16 @@ def multiply(V: np.ndarray, A: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def project(A: Array, B: Array) -> Array:
-    """``A B`` (m, p) of rows A (m, d) and few columns B (d, p); on any device."""
+def project(A: Array, B: Array, out: Array | None = None) -> Array:
+    """``A B`` (m, p) of rows A (m, d) and few columns B (d, p), into ``out`` if given; on any device."""
     size = SMALL // B.size
-    if not isinstance(A, np.ndarray) or size < ROWS:
-        return A @ B
-    B, out = np.ascontiguousarray(B), np.empty((len(A), B.shape[1]), A.dtype)
+    if not isinstance(A, np.ndarray) or size < FEWEST:
+        return namespace(A).matmul(A, B, out=out)
+    out = np.empty((len(A), B.shape[1]), A.dtype) if out is None else out
+    if B.shape[1] == 1:  # of a product with one vector BLAS shares far less
+        out[:] = project(A, np.repeat(B, 2, axis=1))[:, :1]
+        return out
+    B = np.ascontiguousarray(B)
     for first in range(0, len(A), size):
         np.matmul(A[first : first + size], B, out=out[first : first + size])
     return out

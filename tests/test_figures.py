@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.suites import bytes as fronts
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 RATIOS = (0.4, 0.6, 0.8)
@@ -49,8 +51,12 @@ def tables(page, heading):
     text = re.search(
         rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE
     )
+    return tables_of(text.group(1))
+
+
+def tables_of(text):
     found = []
-    for block in re.findall(r"(?:^\|.*\n)+", text.group(1), flags=re.MULTILINE):
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         lines = [line for line in block.splitlines() if not line.startswith("|---")]
         found.append([[re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")] for line in lines])
     return found
@@ -167,3 +173,21 @@ def test_the_front_page():
         file = file if where == "the same file" else where
         assert_recorded(ours, figures(file))
         assert_recorded(re.sub(r"\([^)]*\)", "", peer), figures(file))  # names of peers have numbers in them
+
+
+def test_the_fronts_in_bytes():
+    """All on the benchmarks' page, MiniLM's best on the front page."""
+    rows = fronts.recorded()
+    known = {name: [fronts.cells(group) for group in fronts.by_size(rows, name).values()] for name in fronts.TABLES}
+    assert {head[0]: lines for head, *lines in tables("bench/RESULTS.md", "Bytes") if head[0] in known} == known
+    ((head, *lines),) = tables_of((ROOT / "README.md").read_text().partition("\n## ")[0])
+    assert head[0].startswith("MiniLM")
+    assert lines and all(line in known["MiniLM"] for line in lines)
+    assert not [row for row in rows if row["failed"]]
+
+
+def test_goals_of_the_fronts_in_bytes():
+    goals = [goal for name in fronts.TABLES for goal in recorded(fronts.file(name))["goals"]]
+    reached = ["yes" if goal["reached"] else "no" for goal in goals]
+    shown = [[g["case"], g["what"].partition(";")[0], g["target"], g["ours"], g["peer"]] for g in goals]
+    assert table("Bytes", "goal") == [[*line, held] for line, held in zip(shown, reached, strict=True)]

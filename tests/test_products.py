@@ -1,5 +1,8 @@
 """Products side by side on the CPU: those of BLAS, and the same bits on however many threads."""
 
+import os
+import subprocess
+import sys
 from threading import get_ident
 
 import numpy as np
@@ -97,3 +100,25 @@ def test_what_vectors_capture(scale):
     S, V = A.T @ A, np.linalg.qr(rng.normal(size=(37, 20)))[0].T
     found = products.measure_captured(S * scale, V.astype("f4"))
     np.testing.assert_allclose(found, np.diag(V @ S @ V.T) * scale, rtol=1e-4)
+
+
+BITS = """
+import hashlib
+import numpy as np
+from ksubspaces.kernels import products
+rng, found = np.random.default_rng(0), hashlib.sha256()
+for m, d, p in ((1, 384, 1365), (3, 384, 5000), (40, 65, 3000), (31, 520, 700)):
+    A, V = rng.normal(size=(m, d)).astype("f4"), rng.normal(size=(p, d)).astype("f4")
+    found.update(products.multiply(V, A, np.empty((p, m), "f4")).tobytes() + products.gram(V).tobytes())
+    found.update(products.project(V, A.T).tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_products_have_the_same_bits_whatever_the_threads_of_blas():
+    found = set()
+    for threads in ("1", "2"):
+        command = [sys.executable, "-c", BITS]
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}
+        found.add(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    assert len(found) == 1

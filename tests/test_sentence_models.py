@@ -30,6 +30,20 @@ class TestSentenceTransformers:
         save_compressed(loaded, tmp_path / "model", overwrite=True)
         np.testing.assert_allclose(load_compressed(tmp_path / "model").encode(SENTENCES), vectors, atol=1e-6)
 
+    def test_packed_bits_open_by_every_door(self, tmp_path):
+        sentence_transformers = import_or_skip("sentence_transformers")
+        model = sentence_model(tmp_path / "dense")
+        report = compress_model(model, bits=6.0, texts=SENTENCES, seed=0)
+        vectors = model.encode(SENTENCES)
+        save_compressed(model, tmp_path / "model")
+        loaded = load_compressed(tmp_path / "model")
+        np.testing.assert_allclose(loaded.encode(SENTENCES), vectors, atol=1e-6)
+        assert loaded.compression_report == report
+        again = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+        np.testing.assert_allclose(again.encode(SENTENCES), vectors, atol=1e-6)
+        encoder = transformers.AutoModel.from_pretrained(tmp_path / "model")
+        assert_same_tensors(encoder, model[0].auto_model)
+
     def test_as_another_class(self, tmp_path):
         """A pipeline's transformer alone, a transformer as a pipeline, and a pipeline of one's own class."""
         sentence_transformers = import_or_skip("sentence_transformers")

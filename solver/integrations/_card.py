@@ -48,10 +48,11 @@ To open it, `pip install "ksubspaces[transformers]"`, then:
 
 def _table(facts: Facts) -> str:
     if facts["report"] is None:
-        lines = ["| table | shape | clusters |", "|---|---|---|"]
+        lines = ["| table | shape | as |", "|---|---|---|"]
         for name, entry in facts["modules"].items():
             if "tied_to" not in entry:
-                lines.append(f"| `{name}` | {' x '.join(map(str, entry['shape']))} | {len(entry['dims'])} |")
+                form = f"{len(entry['dims'])} clusters" if "dims" in entry else "packed bits"
+                lines.append(f"| `{name}` | {' x '.join(map(str, entry['shape']))} | {form} |")
         return "\n".join(lines)
     lines = [
         "| table | shape | parameters | relative squared error | of the SVD with as many | weights of rows |",

@@ -183,16 +183,8 @@ def _(ids: Tensor, places: Tensor, starts: object, blocks: object, bases: Sequen
 
 
 @lookup_backward.register_fake
-def _(
-    gradient: Tensor,
-    ids: Tensor,
-    places: Tensor,
-    starts: object,
-    blocks: list[Tensor],
-    bases: list[Tensor],
-    *rest: Tensor,
-) -> list[Tensor]:
-    offsets = rest[1]
+def _(gradient: Tensor, ids: Tensor, places: Tensor, starts: Sequence[int], *factors: Passed) -> list[Tensor]:
+    blocks, bases, _, offsets, _ = factors
     parts = [block for block in blocks if block.is_floating_point()] + list(bases)
     return [torch.empty_like(part) for part in [*parts, *([] if offsets is None else [offsets])]]
 
