@@ -93,7 +93,7 @@ def project(A: Array, B: Array, out: Array | None = None) -> Array:
     """``A B`` (m, p) of rows A (m, d) and few columns B (d, p), into ``out`` if given; on any device."""
     size = SMALL // B.size
     if not isinstance(A, np.ndarray) or size < FEWEST:
-        return namespace(A).matmul(A, B, out=out)
+        return A @ B if out is None else namespace(A).matmul(A, B, out=out)
     out = np.empty((len(A), B.shape[1]), A.dtype) if out is None else out
     if B.shape[1] == 1:  # of a product with one vector BLAS shares far less
         out[:] = project(A, np.repeat(B, 2, axis=1))[:, :1]

@@ -7,6 +7,7 @@ from the number of blocks, so the bits do not depend on who worked on which bloc
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -49,12 +50,11 @@ class Sums:
     costs: np.ndarray
 
     def __add__(self, other: Sums) -> Sums:
-        self.moments.add(other.moments)
+        moments = copy.deepcopy(self.moments)  # Dask may add again what it has, after a worker died
+        moments.add(other.moments)
         worst, costs = np.concatenate([self.worst, other.worst]), np.concatenate([self.costs, other.costs])
         kept = np.argsort(-costs, kind="stable")[: max(len(self.costs), len(other.costs))]
-        return Sums(
-            self.moments, self.objective + other.objective, self.counts + other.counts, worst[kept], costs[kept]
-        )
+        return Sums(moments, self.objective + other.objective, self.counts + other.counts, worst[kept], costs[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,6 @@ class Blocks:
                     f"{tuple(weights.shape)}"
                 )
             parts = [weights[a:b] for a, b in itertools.pairwise(bounds)]
-        self.weighted = weights is not None
         self.blocks = [
             self._delayed(_enter)(block, self.dtype, *where, part, size)
             for block, *where, part, size in zip(blocks, range(len(blocks)), self.first, parts, self.sizes, strict=True)
