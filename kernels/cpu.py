@@ -139,20 +139,22 @@ def _groups(layout: Layout, along_complements: bool, most: int) -> list[_Group]:
 
 
 class _Directions:
-    """Directions of a group of flats, whose squared products with x are summed, and what offsets add to the sums."""
+    """Directions of a group of flats, whose squared products with x are summed, and what offsets add to the sums.
+
+    ``matrix`` has the ``count`` directions and then, where a residual is what squares leave of |x - mu_c|^2, -2 mu_c.
+    """
 
     def __init__(self, flats: Flats, group: _Group, centre: np.ndarray | None, dtype: np.dtype) -> None:
         rows = flats.directions[group.rows]
-        self.matrix = np.ascontiguousarray(rows, dtype=dtype)
+        self.matrix, self.count = np.ascontiguousarray(rows, dtype=dtype), len(rows)
         self.starts, self.exact = group.starts, group.exact
-        self.shifts = np.zeros(len(rows), dtype=dtype)
-        self.doubled, self.added = np.zeros((0, rows.shape[1]), dtype), np.zeros(0, dtype)
+        self.shifts, self.added = np.zeros(len(rows), dtype=dtype), np.zeros(0, dtype)
         if centre is None or flats.offsets is None:
             return
         offsets = np.asarray(flats.offsets[group.clusters], dtype=np.float64) - centre
         self.shifts = np.einsum("ij,ij->i", rows.astype(np.float64, copy=False), offsets[group.owners]).astype(dtype)
         if not self.exact.all():
-            self.doubled = (-2 * offsets.astype(dtype)).astype(dtype, order="C")
+            self.matrix = np.concatenate([self.matrix, -2 * offsets.astype(dtype)])
             self.added = np.einsum("ij,ij->i", offsets, offsets).astype(dtype)
 
 
@@ -167,7 +169,7 @@ def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]]
     centre = None if flats.centre is None else flats.centre.astype(dtype)
     shapes = _groups(flats.layout, flats.complements is not None, ASSIGN_DIRECTIONS)
     groups = [(group.clusters, _Directions(flats, group, centre, dtype)) for group in shapes]
-    widest = max(len(group.matrix) + len(group.doubled) for _, group in groups)
+    widest = max(len(group.matrix) for _, group in groups)
     size = int(np.clip(PRODUCTS // max(widest, flats.k), *ASSIGN_ROWS)) // ROWS * ROWS
     measured = not flats.exact.all()
 
@@ -180,11 +182,8 @@ def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]]
             buffer = buffers[get_ident()] = np.empty(widest * size, dtype)
         for clusters, group in groups:
             # Products stand (direction, row): summing squares down a column is one SIMD loop, however small j.
-            p, q = len(group.matrix), len(group.doubled)
-            out = buffer[: (p + q) * m].reshape(p + q, m)
-            projected, crossed = (
-                multiply(V, A, part) for V, part in ((group.matrix, out[:p]), (group.doubled, out[p:]))
-            )
+            out = multiply(group.matrix, A, buffer[: len(group.matrix) * m].reshape(-1, m))
+            projected, crossed = out[: group.count], out[group.count :]
             yield clusters, projected, group.starts, group.shifts, group.exact, lengths, crossed, group.added
 
     def block(start: int) -> None:
@@ -192,9 +191,7 @@ def _project(X: np.ndarray, flats: Flats, work: Callable[[slice, Iterator[Part]]
         A = np.ascontiguousarray(X[rows])
         work(rows, parts(A if centre is None else A - centre))
 
-    for _ in side_by_side(
-        block, range(0, len(X), size), X.size * sum(len(group.matrix) + len(group.doubled) for _, group in groups)
-    ):
+    for _ in side_by_side(block, range(0, len(X), size), X.size * sum(len(group.matrix) for _, group in groups)):
         pass
 
 
