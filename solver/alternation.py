@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .arrays import Array, namespace
 from .problem import Problem
-from .refit import RunningMoments
+from .refit import RunningMoments, are_trivial
 
 NOISE = 64  # times the rounding of |x|^2: a residual below that is none
 
@@ -120,7 +121,7 @@ class FixedDims:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         d = problem.X.shape[1]
-        self.moments = RunningMoments(problem, problem.k, any(0 < j < d for j in problem.dims))
+        self.moments = RunningMoments(problem, problem.k, not are_trivial(problem.dims, d))
         # On a card the moments that the next refit takes cost less than residuals; elsewhere residuals come for nothing
         self.by_moments = problem.on_card and self.moments.resident and self.moments.products
         self.exact, self.doubted = True, False  # whether the last refit was, and whether the next one has to be
@@ -163,13 +164,15 @@ class FixedDims:
 def finish(problem: Problem, labels: Array) -> tuple[Flats, Array, float]:
     """An exact refit in float64, labels by its flats, and the objective of both."""
     rule = FixedDims(problem)
-    fitted = rule.refit(State(labels), exact=True)
-    offsets = None if fitted.offsets is None else fitted.offsets.astype(problem.X.dtype)
-    flats = kernels.spanned_by(
-        fitted.layout, fitted.bases.astype(problem.X.dtype), offsets
-    )  # just what a prediction from the result will use
+    flats = rounded(rule.refit(State(labels), exact=True), problem.X.dtype)
     labels, _ = kernels.assign(problem.X, flats, residuals=False)
     return flats, labels, problem.total(kernels.residuals(problem.X, kernels.group_rows(labels, problem.k), flats))
+
+
+def rounded(flats: Flats, dtype: DTypeLike) -> Flats:
+    """Flats of an exact refit in the precision of a result: just what a prediction from it will use."""
+    offsets = None if flats.offsets is None else flats.offsets.astype(dtype)
+    return kernels.spanned_by(flats.layout, flats.bases.astype(dtype), offsets)
 
 
 def reseed(problem: Problem, labels: Array, residuals: Array, counts: np.ndarray) -> tuple[Array, int]:

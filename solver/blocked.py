@@ -21,9 +21,11 @@ from numpy.typing import DTypeLike
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats, Moments, layout_of
 
-from .alternation import State
+from .alternation import State, rounded
 from .arrays import AnyArray, AnyDtype, Array, compute_dtype, device_of, enter, place, requested_dtype, to_numpy
 from .checks import Passed, check_matrix, check_weights
+from .coreset import odds
+from .refit import are_trivial, trivial_eigenspaces
 
 Delayed: TypeAlias = Any
 """What Dask is to compute, or has; of a block: where the block is."""
@@ -212,9 +214,9 @@ def _sample(
     X, w = block
     squares = to_numpy(_squares(X))
     own = np.ones(len(X)) if w is None else to_numpy(w)
-    odds = np.minimum(1, m * own * (0.5 / mass + (0.5 * squares / energy if energy > 0 else 0.5 / mass)))
-    drawn = np.flatnonzero(np.random.default_rng([seed, number]).random(len(X)) < odds)
-    return to_numpy(X[place(drawn, device_of(X))]), own[drawn] / odds[drawn]
+    chances = odds(m, own, own * squares, totals=(mass, energy))
+    drawn = np.flatnonzero(np.random.default_rng([seed, number]).random(len(X)) < chances)
+    return to_numpy(X[place(drawn, device_of(X))]), own[drawn] / chances[drawn]
 
 
 def _step(
@@ -266,7 +268,7 @@ class BlockedDims:
 
     def __init__(self, blocks: Blocks, dims: Sequence[int], affine: bool) -> None:
         self.blocks, self.affine, self.layout = blocks, affine, layout_of(blocks.d, tuple(dims))
-        self.products = any(0 < j < blocks.d for j in dims)
+        self.products = not are_trivial(dims, blocks.d)
         self.least = np.array(dims, np.int64) + affine
         size = 8 * len(dims) * blocks.d**2
         if self.products and size > MOMENT_BYTES:
@@ -283,8 +285,7 @@ class BlockedDims:
         means = moments.means if self.affine else None
         if self.products:
             return kernels.top_eigenspaces(moments.scatter, self.layout.dims, dtype).flats(means)
-        bases = np.tile(np.eye(self.blocks.d, dtype=dtype), (self.layout.total // self.blocks.d, 1))
-        return Flats(self.layout, bases, means, bases[:0] if self.layout.has_wide else None)
+        return trivial_eigenspaces(self.layout, dtype, np).flats(means)
 
     def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
         n_worst = int(np.sort(self.least)[-FILLED:].sum())
@@ -316,9 +317,7 @@ class BlockedDims:
         """A float64 refit from the labels that these flats give, the labels it gives in turn, and their objective."""
         options = {"affine": self.affine, "products": self.products, "n_worst": 0}
         _, sums, _ = self.blocks.step(flats, None, dtype=np.float64, **options)
-        fitted, dtype = self.flats(sums.moments, np.float64), self.blocks.dtype
-        offsets = None if fitted.offsets is None else fitted.offsets.astype(dtype)
-        best = Flats.spanned_by(fitted.layout, fitted.bases.astype(dtype), offsets)
+        best = rounded(self.flats(sums.moments, np.float64), self.blocks.dtype)
         labels, sums, _ = self.blocks.step(best, None, exact=True, **options)
         return best, labels, sums.objective
 

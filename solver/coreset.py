@@ -9,7 +9,7 @@ the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,10 +24,11 @@ ROWS = 1 << 16  # of a coreset
 LARGE = 2 * ROWS  # rows of a table from which clusters are found on one
 
 
-def odds(m: int, *measures: np.ndarray) -> np.ndarray:
+def odds(m: int, *measures: np.ndarray, totals: Sequence[float] | None = None) -> np.ndarray:
     """Probabilities (n,) that draw m rows by the mean of their shares of these measures (n,), fewer where these are
-    uneven: no row is drawn twice."""
-    shares = [measure / total for measure in measures if (total := measure.sum()) > 0]
+    uneven: no row is drawn twice. ``totals`` are of the measures, where there are more rows than these."""
+    totals = [measure.sum() for measure in measures] if totals is None else totals
+    shares = [measure / total for measure, total in zip(measures, totals, strict=True) if total > 0]
     return np.minimum(1, m / len(shares) * np.sum(shares, axis=0))
 
 

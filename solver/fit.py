@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from numbers import Integral, Real
 
 import numpy as np
@@ -216,8 +217,7 @@ def fit_subspaces(
         exponent = check_matrix(array, "X")
         array = scaled(array, -exponent)
         n, d = array.shape
-        if k > n:
-            raise ValueError(f"k={k} subspaces need at least {k} rows, but X has {n}; choose a smaller k")
+        _check_rows(n, k)
         where = device_of(array)
         weights, unit = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, where)
         with np.errstate(over="ignore"):
@@ -239,8 +239,7 @@ def fit_subspaces(
         best, flats, labels, objective = fit_problem(
             problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
         )
-        told = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
-        record = Record(objective, total, share(objective, total), *told)
+        record = _record(best, objective, total, begun)
         offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
         bases = [home.back(V) for V in flats.layout.split(flats.bases)]
         return Subspaces(bases, offsets, home.back(labels), home, record)
@@ -260,11 +259,10 @@ def _fit_blocks(
     affine: bool,
 ) -> Subspaces:
     """A fit of a sample, from which the alternation goes on over all rows."""
-    if k > blocks.n:
-        raise ValueError(f"k={k} subspaces need at least {k} rows, but X has {blocks.n}; choose a smaller k")
+    _check_rows(blocks.n, k)
     rule = BlockedDims(blocks, _check_dims(j, k, blocks.d), affine)
     total, mass = blocks.survey()
-    drawing, fitting = (int(rng.integers(2**63)) for rng, _ in zip(generators(seed), range(2), strict=False))
+    drawing, fitting = (int(rng.integers(2**63)) for rng in islice(generators(seed), 2))
     if not isinstance(start, Subspaces):
         rows, weights = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), total, mass, drawing)
         start = start(rows, weights, fitting)
@@ -285,8 +283,7 @@ def _fit_blocks(
         flats, labels, objective = rule.finish(best.flats)
         if bar is not None:
             bar.finish()
-    ended = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
-    record = Record(objective, total, share(objective, total), *ended)
+    record = _record(best, objective, total, begun)
     return Subspaces(flats.layout.split(flats.bases), flats.offsets, blocks.array(labels), record=record)
 
 
@@ -297,6 +294,16 @@ def _check_search(search: str, effort: float, init: Init, n_init: int | str) -> 
         raise ValueError(f"effort must be a number >= 1, got {effort!r}")
     if effort != 1 and search != "breathing" and not (isinstance(init, str) and n_init == "auto"):
         raise ValueError(f"effort={effort} has no say over a given start or n_init; pass search='breathing' too")
+
+
+def _record(best: State, objective: float, total: float, begun: float) -> Record:
+    told = list(best.history), best.converged, best.n_reseeded, time.perf_counter() - begun
+    return Record(objective, total, share(objective, total), *told)
+
+
+def _check_rows(n: int, k: int) -> None:
+    if k > n:
+        raise ValueError(f"k={k} subspaces need at least {k} rows, but X has {n}; choose a smaller k")
 
 
 def _check_dims(j: int | Sequence[int], k: int, d: int) -> tuple[int, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats, Groups, Moments
+from ksubspaces.kernels import Eigenspaces, Flats, Groups, Layout, Moments
 from ksubspaces.kernels.moments import traces
 from ksubspaces.kernels.products import measure_captured, side_by_side
 
@@ -110,7 +111,8 @@ class RunningMoments:
             return self._by_chunks(labels, dims, precision, at_once)
         moments = self(labels) if dtype is None else self._afresh(labels, dtype)[0]
         if not self.products:
-            return self._trivial(), p.offsets(moments)
+            layout = kernels.layout_of(self.d, p.dims)
+            return trivial_eigenspaces(layout, p.X.dtype, namespace(p.X)), p.offsets(moments)
         if dims is None and dtype is None and not p.on_card:
             return self._refreshed(labels, moments.scatter), p.offsets(moments)
         dims = [self.d] * self.k if dims is None else dims
@@ -172,15 +174,16 @@ class RunningMoments:
                 offsets[first:end] = means
         return Eigenspaces(layout, bases, values, complements), offsets
 
-    def _trivial(self) -> Eigenspaces:
-        """Points (j = 0) and the whole space (j = d): no eigenvectors to look for."""
-        xp, layout, dtype = (
-            namespace(self.problem.X),
-            kernels.layout_of(self.d, self.problem.dims),
-            self.problem.X.dtype,
-        )
-        bases = xp.tile(xp.eye(self.d, dtype=dtype), (layout.total // self.d, 1))
-        return Eigenspaces(layout, bases, None, bases[:0] if layout.has_wide else None)
+
+def are_trivial(dims: Sequence[int], d: int) -> bool:
+    """Whether flats are points (j = 0) or the whole space (j = d) all: there are no eigenvectors to look for."""
+    return not any(0 < j < d for j in dims)
+
+
+def trivial_eigenspaces(layout: Layout, dtype: DTypeLike, xp: ModuleType) -> Eigenspaces:
+    """Those of such flats, as arrays of NumPy or CuPy."""
+    bases = xp.tile(xp.eye(layout.d, dtype=dtype), (layout.total // layout.d, 1))
+    return Eigenspaces(layout, bases, None, bases[:0] if layout.has_wide else None)
 
 
 def fit_flats(problem: Problem, rows: Sequence[Array], dims: Sequence[int], dtype: DTypeLike) -> Flats:
