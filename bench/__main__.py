@@ -20,6 +20,7 @@ COMMANDS = {
     "bytes": ("suites.bytes", "bytes against what a table is used for: three tables, every peer"),
     "show": ("lib.show", "the table of a results file"),
     "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),
+    "side": ("lib.sides", "one side of a comparison of the suite scale"),
     "memory": ("lib.memory", "peak memory of one fit"),
     "whole-model": ("lib.whole_model", "seconds and peak memory of compressing a model's folder"),
 }
