@@ -24,13 +24,17 @@ from .alternation import alternate
 from .arrays import AnyArray, AnyDtype, Array, device_of, place, to_numpy
 from .blocked import Blocks, Delayed, Tally, moved_to
 from .blocked_factors import BlockedFactorization, of_blocks
-from .checks import Seed, generators
+from .checks import Passed, Seed, generators
 from .pricing import PATIENCE, Budget, Solution, Spectra, compact, drop_rounding
 from .problem import Problem
 from .progress import Bar, shown
 from .result import Record, share
 
 WHOLE_STEPS = 4  # over all rows, after clusters were found on a coreset
+NO_PARTITION = (
+    "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
+    "so that is what is returned (k=1 asks for it)"
+)
 
 
 class BlockedBudget:
@@ -80,11 +84,18 @@ class BlockedBudget:
         return replace(found, history=solution.history, converged=solution.converged)
 
 
+def refuse_for_blocks(**given: Passed) -> None:
+    """Refuse the first argument that is not left at its default and cannot be had for a Dask array."""
+    for name, value in given.items():
+        if value is not None and not (isinstance(value, (str, bool)) and value in ("auto", "budget", False)):
+            raise ValueError(f"{name} cannot be had for a Dask array; leave it out, or pass an array in memory")
+
+
 def compress_blocks(
     A: AnyArray,
-    *,
     parameters: Callable[[int, int], int],
     most: int | None,
+    *,
     sample_weight: AnyArray | None,
     affine: bool,
     max_iter: int,
@@ -126,12 +137,8 @@ def compress_blocks(
         best = whole.finish(best)
         if svd.objective < best.objective:
             best = replace(svd, history=(svd.objective,), converged=True)
-            if most != 1 and best.price > 0:
-                warnings.warn(
-                    "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
-                    "so that is what is returned (k=1 asks for it)",
-                    stacklevel=4,
-                )
+        if best.k == 1 and most != 1 and best.price > 0:
+            warnings.warn(NO_PARTITION, stacklevel=3)
         flats = best.flats(blocks.dtype)
         labels: Delayed = best.labels if best.k > 1 else blocks.each(_zeros, blocks.blocks)
         left, counts = blocks.sum(_leave, flats, beside=labels)

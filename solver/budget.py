@@ -23,7 +23,7 @@ from .alternation import alternate
 from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
 from .blocked import is_dask
-from .blocked_budget import WHOLE_STEPS, compress_blocks
+from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_for_blocks
 from .blocked_factors import BlockedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
@@ -44,6 +44,8 @@ def compress(A: AnyArray, *, bits: float, **options: Passed) -> QuantizedFactori
 @overload
 def compress(A: AnyArray, *, nbytes: int, **options: Passed) -> QuantizedFactorization: ...
 @overload
+def compress(A: AnyArray, *, max_error: float, **options: Passed) -> QuantizedFactorization: ...
+@overload
 def compress(A: AnyArray, ratio: float | None = None, **options: Passed) -> Factorization: ...
 def compress(  # type: ignore[misc]
     A: AnyArray,
@@ -53,6 +55,7 @@ def compress(  # type: ignore[misc]
     n_parameters: int | None = None,
     bits: float | None = None,
     nbytes: int | None = None,
+    max_error: float | None = None,
     relative: bool = False,
     coder: str = "trellis",
     k: int | str = "auto",
@@ -83,7 +86,7 @@ def compress(  # type: ignore[misc]
         As X in :func:`fit_subspaces`. Never modified.
     ratio : float, optional
         Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this, ``keep``,
-        ``n_parameters``, ``bits`` or ``nbytes``.
+        ``n_parameters``, ``bits``, ``nbytes`` or ``max_error``.
     keep : float, optional
         Share of them to keep, 0 < keep <= 1: ``keep=0.6`` is ``ratio=0.4``.
     n_parameters : int, optional
@@ -95,6 +98,10 @@ def compress(  # type: ignore[misc]
         is a :class:`QuantizedFactorization`. Counted in bytes, this loses far less than to drop directions alone.
     nbytes : int, optional
         The same budget in bytes: of codes, labels, bases, scales, levels, gains and exact rows together.
+    max_error : float, optional
+        Most ``relative_error`` allowed, between 0 and 1, in place of a budget: the smallest code in bits that is found
+        to keep to it, within a hundredth or so of its size. It takes three to six encodings, at most ten; what wins
+        the first begins those near it.
     relative : bool, default False
         With bits, every row's error relative to its length counts alike, which keeps neighbours and cosines; a row of
         zeros has none.
@@ -153,7 +160,8 @@ def compress(  # type: ignore[misc]
     -----
     From 131,072 rows on clusters are found on a coreset: 65,536 rows, drawn by their share of the rows, of what they
     weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
-    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6.
+    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU,
+    steps of eight clusters or more measure all flats in turn with those that were nearest to each row (:mod:`.nearby`).
 
     A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. Clusters are found
     on a coreset of its rows, then four steps follow, each one pass over the blocks; nothing of n numbers is held in one
@@ -184,25 +192,16 @@ def compress(  # type: ignore[misc]
     """
     begun = time.perf_counter()
     if is_dask(A):
-        refused = {"dims": dims != "budget", "exact_rows": exact_rows is not None, "init": init is not None}
-        refused |= {"n_init": n_init != "auto", "device": device is not None, "relative": relative}
-        for name, is_given in (refused | {"bits": bits is not None, "nbytes": nbytes is not None}).items():
-            if is_given:
-                raise ValueError(f"{name} cannot be had for a Dask array; leave it out, or pass an array in memory")
-        return compress_blocks(
-            A,
-            parameters=partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters),
-            most=None if k == "auto" else whole("k", k, 1, "'auto' or "),
-            sample_weight=sample_weight,
-            affine=flag("affine", affine),
-            max_iter=whole("max_iter", max_iter, 1),
-            tol=tolerance(tol),
-            dtype=dtype,
-            seed=seed,
-            progress=progress,
-        )
-    if bits is not None or nbytes is not None:
-        given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, "bits": bits, "nbytes": nbytes}
+        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes)
+        refuse_for_blocks(dims=dims, n_init=n_init, relative=relative, max_error=max_error)
+        parameters = partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters)
+        most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
+        bounds = {"max_iter": whole("max_iter", max_iter, 1), "tol": tolerance(tol), "progress": progress}
+        given = {"sample_weight": sample_weight, "affine": flag("affine", affine), "dtype": dtype, "seed": seed}
+        return compress_blocks(A, parameters, most, **bounds, **given)  # type: ignore[arg-type]
+    in_bits = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
+    if any(value is not None for value in in_bits.values()):
+        given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
         if len(given := {name: value for name, value in given.items() if value is not None}) > 1:
             raise ValueError(f"give one budget; got {' and '.join(given)}")
         others = {"k": k != "auto", "dims": dims != "budget", "affine": affine, "init": init is not None}
@@ -217,6 +216,7 @@ def compress(  # type: ignore[misc]
             A,
             bits=bits,
             nbytes=nbytes,
+            max_error=max_error,
             sample_weight=sample_weight,
             relative=relative,
             coder=coder,
@@ -353,11 +353,7 @@ def _descend(
     if svd.objective < best.objective:
         best, history, converged = svd, [svd.objective], True
     if best.k == 1 and most != 1 and best.price > 0:
-        warnings.warn(
-            "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
-            "so that is what is returned (k=1 asks for it)",
-            stacklevel=3,
-        )
+        warnings.warn(NO_PARTITION, stacklevel=3)
     if bar is not None:
         bar.finish()
     return best.labels, best.flats(budget.problem.X.dtype), history, converged

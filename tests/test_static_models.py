@@ -20,7 +20,7 @@ tokenizers = import_or_skip("tokenizers")
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding  # noqa: E402
 
 from ksubspaces.integrations.sentence_transformers import SubspaceStaticEmbedding  # noqa: E402
-from ksubspaces.integrations.torch import SubspaceEmbeddingBag  # noqa: E402
+from ksubspaces.integrations.torch import PackedEmbeddingBag, SubspaceEmbeddingBag  # noqa: E402
 from ksubspaces.integrations.transformers import (  # noqa: E402
     compress_model,
     load_compressed,
@@ -47,28 +47,38 @@ def static_model() -> Any:
     return sentence_transformers.SentenceTransformer(modules=parts, device="cpu", prompts={"query": "w3 "})
 
 
-@pytest.mark.parametrize("storage", [None, "float16", "int8"])
-def test_round_trip(tmp_path, storage):
+SIZES = {
+    "float32": {"ratio": 0.5, "k": 1},
+    "float16": {"ratio": 0.5, "k": 1, "storage": "float16"},
+    "int8": {"ratio": 0.5, "k": 1, "storage": "int8"},
+    "bits": {"bits": 6.0},
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_round_trip(tmp_path, size):
     model = static_model()
     before = model.encode(TEXTS)
-    report = compress_model(model, 0.5, texts=TEXTS, k=1, seed=0, storage=storage)
+    report = compress_model(model, texts=TEXTS, seed=0, **SIZES[size])
     (module,) = report.modules
     assert (module.name, module.kind, module.weights) == ("0.embedding", "bag", "counted in texts")
     vectors = model.encode(TEXTS)
     assert (before * vectors).sum(1).min() > 0.999
-    assert type(model[0].embedding) is SubspaceEmbeddingBag
+    assert type(model[0].embedding) is (PackedEmbeddingBag if size == "bits" else SubspaceEmbeddingBag)
     model.save_pretrained(str(tmp_path / "own"))
     save_compressed(model, tmp_path / "model")
     for name in ("own", "model"):
         loaded = load_compressed(tmp_path / name)
         assert type(loaded) is type(model)
         assert type(loaded[0]) is SubspaceStaticEmbedding
-        assert loaded[0].embedding.storage == (storage or "float32")
+        assert loaded[0].embedding.storage == (
+            f"{report.modules[0].bits:.2f} bits a number" if size == "bits" else size
+        )
         assert (loaded.prompts["query"], loaded.compression_report) == ("w3 ", report)
         np.testing.assert_allclose(loaded.encode(TEXTS), vectors, atol=1e-6)
         assert "SentenceTransformer" in (tmp_path / name / "README.md").read_text()
-    size = sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors"))
-    assert size < 0.75 * before.dtype.itemsize * N * D or storage is None
+    stored = sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors"))
+    assert report.modules[0].nbytes <= stored <= report.modules[0].nbytes + 2048
     loaded.save_pretrained(str(tmp_path / "again"))
     np.testing.assert_allclose(load_compressed(tmp_path / "again").encode(TEXTS), vectors, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""A factored embedding bag computes what ``nn.EmbeddingBag`` does with the same table."""
+"""Embedding bags, factored and in packed bits, compute what ``nn.EmbeddingBag`` does with the same table."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ torch = import_or_skip("torch")
 
 from torch import nn  # noqa: E402
 
-from ksubspaces.integrations.torch import SubspaceEmbedding, SubspaceEmbeddingBag  # noqa: E402
+from ksubspaces.integrations.torch import PackedEmbeddingBag, SubspaceEmbedding, SubspaceEmbeddingBag  # noqa: E402
 
 N, D = 90, 12
 MODES = ["sum", "mean", "max"]
 
 
-def bags(mode: str = "mean", padding_idx: int | None = None, **options: Any) -> tuple[Any, Any]:
-    """A factored bag, and a dense one of its table."""
+FACTORED, PACKED = {"ratio": 0.4, "k": 2}, {"bits": 4.0}
+
+
+def bags(mode: str = "mean", padding_idx: int | None = None, budget: Any = FACTORED, **options: Any) -> tuple[Any, Any]:
+    """A smaller bag, and a dense one of its table."""
     generator = torch.Generator().manual_seed(0)
     given = nn.EmbeddingBag(N, D, mode=mode, padding_idx=padding_idx, dtype=torch.float64)
     with torch.no_grad():
         given.weight.copy_(torch.randn(N, D, generator=generator, dtype=torch.float64))
-    layer = SubspaceEmbeddingBag.from_embedding(given, 0.4, k=2, seed=0, **options)
+    layer = SubspaceEmbeddingBag.from_embedding(given, seed=0, **budget, **options)
     dense = copy.deepcopy(given)
     with torch.no_grad():
         dense.weight.copy_(layer.weight)
@@ -40,11 +43,15 @@ def close(ours: Any, expected: Any) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-12)
 
 
+budgets = pytest.mark.parametrize("budget", [FACTORED, PACKED], ids=["factored", "packed"])
+
+
+@budgets
 @pytest.mark.parametrize("padding_idx", [None, 7])
 @pytest.mark.parametrize("mode", MODES)
 class TestBags:
-    def test_of_each_form(self, mode, padding_idx):
-        layer, dense = bags(mode, padding_idx)
+    def test_of_each_form(self, mode, padding_idx, budget):
+        layer, dense = bags(mode, padding_idx, budget)
         ids = numbers(40)
         ids[::5] = 7
         for kind in (torch.int64, torch.int32):
@@ -57,8 +64,10 @@ class TestBags:
         layer.include_last_offset = dense.include_last_offset = False
         close(layer(nothing, torch.tensor([0, 0])), dense(nothing, torch.tensor([0, 0])))
 
-    def test_gradients_are_the_dense_tables_taken_through_the_product(self, mode, padding_idx):
-        layer, dense = bags(mode, padding_idx)
+    def test_gradients_are_the_dense_tables_taken_through_the_product(self, mode, padding_idx, budget):
+        layer, dense = bags(mode, padding_idx, budget)
+        if budget is PACKED:
+            layer.unfreeze()
         ids, offsets = numbers(40), torch.tensor([0, 3, 20])
         ids[::4] = 7
         direction = torch.randn(3, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -69,9 +78,9 @@ class TestBags:
             torch.autograd.grad(layer.weight, parameters, of_table),
         )
 
-    def test_compiled_as_it_is(self, mode, padding_idx):
+    def test_compiled_as_it_is(self, mode, padding_idx, budget):
         torch.compiler.reset()  # it compiles one function so many times only
-        layer, dense = bags(mode, padding_idx)
+        layer, dense = bags(mode, padding_idx, budget)
         compiled = torch.compile(layer, backend="eager", fullgraph=True)
         ids, offsets = numbers(40), torch.tensor([0, 3, 20])
         ids[::4] = 7
@@ -103,11 +112,23 @@ def test_kept_and_exported(storage, tmp_path):
     close(exported(ids.view(8, 5)), layer(ids.view(8, 5)))
 
 
+def test_kept_and_exported_in_packed_bits():
+    layer, _ = bags("sum", 7, PACKED)
+    again = PackedEmbeddingBag(N, D, mode="sum", padding_idx=7, dtype=torch.float64)
+    again.load_state_dict(layer.state_dict())
+    ids, offsets = numbers(40), torch.tensor([0, 3, 20])
+    ids[::4] = 7
+    close(again(ids, offsets), layer(ids, offsets))
+    exported = torch.export.export(layer, (ids, offsets)).module()
+    close(exported(ids, offsets), layer(ids, offsets))
+
+
+@budgets
 @pytest.mark.parametrize("mode", ["sum", "mean"])
-def test_onnx(tmp_path, mode):
+def test_onnx(tmp_path, mode, budget):
     runtime = import_or_skip("onnxruntime")
     import_or_skip("onnxscript")
-    layer, _ = bags(mode)
+    layer, _ = bags(mode, None, budget)
     layer = layer.float().eval()
     ids, offsets = numbers(40), torch.tensor([0, 3, 20])
     torch.onnx.export(layer, (ids, offsets), tmp_path / "bag.onnx", input_names=["ids", "offsets"], dynamo=True)

@@ -14,7 +14,7 @@ from ..checks import Passed
 from ..decoded import row_numbers
 from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
-from ._lookup import check_ids, check_padding, decode, decode_static, lookup
+from ._lookup import check_ids, check_padding, decode, decode_static, is_static, lookup
 from ._packed import PackedEmbedding, refuse_beside_bits
 from ._scaling import PLAIN, Scaling, scaling_of, tell_options
 from ._types import AnyClass, AnyModule
@@ -106,6 +106,7 @@ class SubspaceEmbedding(Factors):
     """
 
     _dense: AnyClass = nn.Embedding
+    _packed: AnyClass = PackedEmbedding
 
     def __init__(
         self,
@@ -243,13 +244,16 @@ class SubspaceEmbedding(Factors):
         if padding_idx is not None and (in_bits or table[padding_idx].any()):
             options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
         if in_bits:
-            if cls._dense is not nn.Embedding:
-                raise ValueError("a bag has no form in packed bits; give ratio, keep or n_parameters")
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
             options |= {"bits": bits, "nbytes": nbytes}
             found = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
-            packed = PackedEmbedding.from_factorization(
-                found, padding_idx=padding_idx, scaling=scaling, dtype=table.dtype, device=table.device
+            packed = cls._packed.from_factorization(
+                found,
+                padding_idx=padding_idx,
+                scaling=scaling,
+                dtype=table.dtype,
+                device=table.device,
+                **cls._options_of(embedding),
             )
             return packed.train(embedding.training)
         check_exact(options.get("exact_rows"), table.shape, storage, table.dtype)
@@ -294,16 +298,11 @@ class SubspaceEmbedding(Factors):
         check_ids(ids)
         table = self.table()
         padding_idx = -1 if self.padding_idx is None else self.padding_idx
-        if not self._is_static(ids):
+        if not is_static(ids):
             return self.scaling(decode(ids, table, padding_idx))
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return self.scaling(lookup(ids, *table, padding_idx))
         return self.scaling(decode_static(ids, table))
-
-    @staticmethod
-    def _is_static(ids: Tensor) -> bool:
-        """Whether shapes may not depend on the ids: compiled, traced, exported, or on the meta device."""
-        return torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(ids, "is_meta", False)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + tell_options(self.padding_idx, self.scaling)

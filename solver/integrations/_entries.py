@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..storage import Facts
-from ._bag import SubspaceEmbeddingBag
+from ._bag import Bags, PackedEmbeddingBag
 from ._factors import Factors
 from ._linear import SubspaceLinear
 from ._modules import KINDS, LAYERS, factored_layers
@@ -33,7 +33,7 @@ def describe_layers(model: nn.Module) -> dict[str, Facts]:
         entry: Facts = {"shape": list(factors.shape)}
         if not isinstance(layer, SubspaceLinear):
             entry |= {"kind": "embedding", "padding_idx": layer.padding_idx}
-            if isinstance(layer, SubspaceEmbeddingBag):
+            if isinstance(layer, Bags):
                 entry |= {"kind": "bag", "mode": layer.mode, "include_last_offset": layer.include_last_offset}
             if layer.scaling != PLAIN:
                 entry["scaling"] = list(layer.scaling)
@@ -87,21 +87,24 @@ def empty(entry: Facts) -> nn.Module:
     if "packed_bytes" in entry:
         return _empty_packed(entry)
     clusters: Facts = {name: entry[name] for name in ("counts", "dims", "affine", "storage")}
-    if entry["kind"] in ("embedding", "bag"):
-        names = ("padding_idx", "scaling", "n_fixed", "mode", "include_last_offset")
-        options: Facts = {name: entry[name] for name in names if name in entry}
-        n, d = entry["shape"]
-        return LAYERS[entry["kind"]][1](n, d, **clusters, **options)
+    if entry["kind"] != "linear":
+        return LAYERS[entry["kind"]][1](*entry["shape"], **clusters, **_options(entry))
     return SubspaceLinear(*_features(entry), **clusters, by=entry["by"], bias=entry["bias"])
 
 
 def _empty_packed(entry: Facts) -> nn.Module:
     (n, d), nbytes, unfrozen = entry["shape"], entry["packed_bytes"], entry.get("unfrozen")
-    if entry["kind"] == "embedding":
-        options: Facts = {name: entry[name] for name in ("padding_idx", "scaling") if name in entry}
-        return PackedEmbedding(n, d, nbytes, unfrozen=unfrozen, **options)
+    if entry["kind"] != "linear":
+        kind = PackedEmbeddingBag if entry["kind"] == "bag" else PackedEmbedding
+        return kind(n, d, nbytes, unfrozen=unfrozen, **_options(entry))
     bias = torch.zeros(_features(entry)[1]) if entry["bias"] else None
     return SubspaceLinear.around(PackedFactors(n, d, nbytes, unfrozen=unfrozen), by=entry["by"], bias=bias)
+
+
+def _options(entry: Facts) -> Facts:
+    """Of an embedding or a bag, whatever its table is stored as."""
+    names = ("padding_idx", "scaling", "n_fixed", "mode", "include_last_offset")
+    return {name: entry[name] for name in names if name in entry}
 
 
 def _features(entry: Facts) -> tuple[int, int]:

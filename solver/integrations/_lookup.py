@@ -208,6 +208,11 @@ def _gradients(ctx: Context, gradient: Tensor) -> tuple[object, ...]:
 lookup.register_autograd(_gradients, setup_context=_keep)
 
 
+def is_static(ids: Tensor) -> bool:
+    """Whether shapes may not depend on the ids: compiled, traced, exported, or on the meta device."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(ids, "is_meta", False)
+
+
 def check_ids(ids: Tensor) -> None:
     """Refuse what are no numbers of rows."""
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):

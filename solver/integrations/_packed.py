@@ -310,10 +310,11 @@ class PackedEmbedding(PackedFactors):
         scaling: tuple[float, bool] = PLAIN,
         dtype: torch.dtype = torch.float32,
         device: Device = None,
+        **more: Passed,
     ) -> Self:
         """An embedding with a copy of what a factorization stores; the rest as in the class."""
-        layer = cls(*factorization.shape, padding_idx=padding_idx, scaling=scaling, device=device, dtype=dtype)
-        return layer.fill(factorization)
+        options = {"padding_idx": padding_idx, "scaling": scaling, "device": device, "dtype": dtype, **more}
+        return cls(*factorization.shape, **options).fill(factorization)
 
     @property
     def weight(self) -> Tensor:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from .._version import __version__
 from ..checks import Passed
 from ..storage import Facts, write_whole
-from ._bag import SubspaceEmbeddingBag
+from ._bag import Bags
 from ._card import write_card
 from ._entries import describe_layers
 from ._manifest import MANIFEST, write_manifest
@@ -93,7 +93,7 @@ def take_static(model: nn.Module) -> None:
     if not is_pipeline(type(model)):
         return
     for module in model.modules():
-        if isinstance(getattr(module, "embedding", None), SubspaceEmbeddingBag):
+        if isinstance(getattr(module, "embedding", None), Bags):
             from .sentence_transformers import StaticEmbedding, SubspaceStaticEmbedding
 
             if type(module) is StaticEmbedding:

@@ -36,7 +36,7 @@ ENTRY = "ksubspaces"  # in the facts of that file
 
 
 class SubspaceStaticEmbedding(StaticEmbedding):
-    """A ``StaticEmbedding`` whose table is a :class:`SubspaceEmbeddingBag`.
+    """A ``StaticEmbedding`` whose table is a :class:`SubspaceEmbeddingBag` or a :class:`PackedEmbeddingBag`.
 
     ``compress_model`` makes one of a ``StaticEmbedding`` in a pipeline. It saves its factors where that saves the
     table. ``SentenceTransformer(path, trust_remote_code=True)`` opens it, as a module of another package, and

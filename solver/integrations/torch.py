@@ -9,9 +9,9 @@ try:
 except ImportError:
     raise ImportError('ksubspaces.integrations.torch needs Torch: pip install "ksubspaces[torch]"') from None
 
-from ._bag import SubspaceEmbeddingBag
+from ._bag import PackedEmbeddingBag, SubspaceEmbeddingBag
 from ._embedding import SubspaceEmbedding
 from ._linear import SubspaceLinear
 from ._packed import PackedEmbedding
 
-__all__ = ["PackedEmbedding", "SubspaceEmbedding", "SubspaceEmbeddingBag", "SubspaceLinear"]
+__all__ = ["PackedEmbedding", "PackedEmbeddingBag", "SubspaceEmbedding", "SubspaceEmbeddingBag", "SubspaceLinear"]

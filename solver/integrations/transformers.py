@@ -118,8 +118,8 @@ def compress_model(
         Parameters to spend, where there is one table. int8 storage takes a scale for each row in addition.
     bits, nbytes : number, optional
         Bits to spend for each number of a table, or bytes for all of it where there is one table, in place of those.
-        The layers are then a :class:`PackedEmbedding` and a :class:`SubspaceLinear` of packed bits. They train once
-        they are unfrozen.
+        The layers are then a :class:`PackedEmbedding` or :class:`PackedEmbeddingBag`, and a :class:`SubspaceLinear`
+        of packed bits. They train once they are unfrozen.
     texts : iterable of str, optional
         Texts like those the model will read; a few thousand sentences do.
     tokenizer : optional
