@@ -23,6 +23,7 @@ COMMANDS = {
     "side": ("lib.sides", "one side of a comparison of the suite scale"),
     "memory": ("lib.memory", "peak memory of one fit"),
     "whole-model": ("lib.whole_model", "seconds and peak memory of compressing a model's folder"),
+    "vocabulary": ("lib.vocabulary", "a model of 250,000 tokens through the command line"),
 }
 """Everything else: its module, whose `main` takes the arguments, and what it is."""
 
