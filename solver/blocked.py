@@ -22,7 +22,19 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats, Moments, layout_of
 
 from .alternation import State, rounded
-from .arrays import AnyArray, AnyDtype, Array, compute_dtype, device_of, enter, place, requested_dtype, to_numpy
+from .arrays import (
+    AnyArray,
+    AnyDtype,
+    Array,
+    compute_dtype,
+    device_of,
+    enter,
+    namespace,
+    place,
+    requested_dtype,
+    row_blocks,
+    to_numpy,
+)
 from .checks import Passed, check_matrix, check_weights
 from .coreset import odds
 from .refit import are_trivial, trivial_eigenspaces
@@ -243,8 +255,8 @@ def _survey(block: tuple[Array, Array | None], number: int) -> tuple[float, floa
 
 
 def _squares(X: Array) -> Array:
-    wide = X.astype(np.float64)
-    return (wide * wide).sum(axis=1)
+    xp = namespace(X)
+    return xp.concatenate([xp.einsum("ij,ij->i", block, block, dtype=np.float64) for _, block in row_blocks(X)])
 
 
 def _sample(
