@@ -14,6 +14,7 @@ from .budget import compress
 from .curve import CompressionCurve, compression_curve
 from .factorization import Factorization
 from .fit import Step, fit_subspaces
+from .selection import Selection, select
 from .subspaces import Subspaces
 from .tokens import token_weights
 
@@ -22,11 +23,13 @@ __all__ = [
     "CompressionCurve",
     "Factorization",
     "QuantizedFactorization",
+    "Selection",
     "Step",
     "Subspaces",
     "__version__",
     "compress",
     "compression_curve",
     "fit_subspaces",
+    "select",
     "token_weights",
 ]
