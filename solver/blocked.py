@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -114,6 +115,7 @@ class Blocks:
                 f"{name} has its columns in {len(X.chunks[1])} chunks, but a row must lie in one; "
                 f"pass {name}.rechunk({{1: -1}})"
             )
+        _check_workers()
         self.dtype = compute_dtype(X.dtype, name) if dtype is None else requested_dtype(dtype)
         self.sizes = [size for size in X.chunks[0] if size]
         self.n, self.d = int(sum(self.sizes)), int(X.shape[1])
@@ -131,7 +133,7 @@ class Blocks:
                 )
             parts = [weights[a:b] for a, b in itertools.pairwise(bounds)]
         self.blocks = [
-            self._delayed(_enter)(block, self.dtype, *where, part, size, name)
+            self._delayed(_enter)(block, self.dtype, *where, part, (size, self.d), name)
             for block, *where, part, size in zip(blocks, range(len(blocks)), self.first, parts, self.sizes, strict=True)
         ]
 
@@ -224,19 +226,43 @@ def _plus(a: Delayed, b: Delayed) -> Delayed:
     return np.concatenate([a, b]) if isinstance(a, np.ndarray) else a + b
 
 
+def _check_workers() -> None:
+    """Refuse a cluster some of whose workers cannot import this package."""
+    import dask
+
+    client = getattr(dask.base.get_scheduler(), "__self__", None)
+    if not hasattr(client, "run"):  # no cluster
+        return
+    found = client.run(importlib.util.find_spec, "ksubspaces", on_error="return")
+    if lacking := [worker for worker, spec in found.items() if spec is None or isinstance(spec, ImportError)]:
+        raise ImportError(
+            f"{len(lacking)} of {len(found)} Dask workers lack ksubspaces, {lacking[0]} first; "
+            "install it where they run, in the same version",
+            name="ksubspaces",
+        )
+
+
 def _enter(
-    block: AnyArray, dtype: np.dtype, number: int, first: int, weights: AnyArray, size: int, name: str
+    block: AnyArray,
+    dtype: np.dtype,
+    number: int,
+    first: int,
+    weights: AnyArray,
+    shape: tuple[int, int],
+    name: str,
 ) -> tuple[Array, Array | None]:
     """A block in the dtype of the computation, and its weights, both checked."""
-    array, _ = enter(block, name, None, dtype)
-    where = f"in block {number}, rows {first} to {first + size - 1} of {name}: "
+    where = f"in block {number}, rows {first} to {first + shape[0] - 1} of {name}: "
     try:
-        if array.shape[0] != size:
-            raise ValueError(f"{name} must have {size} rows as it said, got {array.shape[0]}: did a file end early?")
+        array, _ = enter(block, name, None, dtype)
+        if array.shape[1:] != shape[1:]:
+            raise ValueError(f"{name} must have {shape[1]} columns as it said, got shape {tuple(array.shape)}")
+        if len(array) != shape[0]:
+            raise ValueError(f"{name} must have {shape[0]} rows as it said, got {len(array)}: did a file end early?")
         if check_matrix(array, name):
             raise ValueError(f"{name} has squares that leave the range of its dtype; scale it, or pass dtype='float64'")
-    except ValueError as error:
-        raise ValueError(where + str(error)) from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(where + str(error)) from None
     if weights is None:
         return array, None
     w, _ = enter(np.asarray(weights), "sample_weight", device_of(array), np.float64)
