@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from planted import planted, recomputed_objective
 
-from ksubspaces import Subspaces, blocked, fit_subspaces
+from ksubspaces import Subspaces, blocked, blocked_dims, fit_subspaces
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
@@ -70,7 +70,7 @@ def test_steps_go_on_where_a_start_in_memory_stands():
 
 def test_a_start_from_a_sample_of_the_rows(monkeypatch):
     X = rows(noise=0.1)
-    monkeypatch.setattr(blocked, "SAMPLE_BYTES", 0)
+    monkeypatch.setattr(blocked_dims, "SAMPLE_BYTES", 0)
     seen = []
     sample = blocked.Blocks.sample
     monkeypatch.setattr(blocked.Blocks, "sample", lambda *args: seen.append(sample(*args)) or seen[-1])

@@ -153,9 +153,9 @@ def test_large_files_are_read_in_blocks_by_themselves(tmp_path, monkeypatch):
 LIMITED = """
 import resource, sys
 import dask, numpy as np
-from ksubspaces import blocked, fit_subspaces
+from ksubspaces import blocked_dims, fit_subspaces
 from ksubspaces.row_files import open_rows
-blocked.SAMPLE_BYTES = 2 << 20  # of 256 MiB; by default 64 MiB
+blocked_dims.SAMPLE_BYTES = 2 << 20  # of 256 MiB; by default 64 MiB
 fit_subspaces(open_rows(sys.argv[1], 1 << 20)[: 1 << 16], 4, 0, affine=True, seed=0)  # BLAS has its buffers
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 limit = held + int(sys.argv[2])
