@@ -177,6 +177,11 @@ def _grow(
     return compact(splitting.clusters(part, first, most, rng, on_step))
 
 
+def sum_products(X: AnyArray) -> np.ndarray:
+    """``X^T X`` (d, d) of a Dask array, in float64."""
+    return Blocks(X).sum(_tally, 1, False).moments.known_raw[0]
+
+
 def _step(block: tuple[Array, Array | None], flats: Flats, penalty: np.ndarray, affine: bool) -> tuple[Array, Tally]:
     """Labels of a block's rows at a price for each flat, and the moments of its clusters."""
     X, w = block
