@@ -20,8 +20,10 @@ COMMANDS = {
     "bytes": ("suites.bytes", "bytes against what a table is used for: three tables, every peer"),
     "show": ("lib.show", "the table of a results file"),
     "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),
+    "side": ("lib.sides", "one side of a comparison of the suite scale"),
     "memory": ("lib.memory", "peak memory of one fit"),
     "whole-model": ("lib.whole_model", "seconds and peak memory of compressing a model's folder"),
+    "vocabulary": ("lib.vocabulary", "a model of 250,000 tokens through the command line"),
 }
 """Everything else: its module, whose `main` takes the arguments, and what it is."""
 

@@ -150,7 +150,8 @@ def compress(  # type: ignore[misc]
     -----
     From 131,072 rows on clusters are found on a coreset: 65,536 rows, drawn by their share of the rows, of what they
     weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
-    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6.
+    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU,
+    steps of eight clusters or more measure all flats in turn with those that were nearest to each row (:mod:`.nearby`).
 
     References
     ----------

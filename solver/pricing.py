@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike
 from ksubspaces import kernels
 from ksubspaces.kernels import Eigenspaces, Flats
 
+from . import nearby
 from .allocation import allocate
 from .alternation import State
 from .arrays import Array, namespace
@@ -116,6 +117,7 @@ class Priced:
     def __init__(self, problem: Problem, exact: Array | None = None) -> None:
         self.problem, self.exact, self.d = problem, exact, problem.X.shape[1]
         self._moments: RunningMoments | None = None
+        self._nearby: nearby.Nearby | None = None
 
     def choose(
         self, spectra: Spectra, counts: np.ndarray, unseen: np.ndarray
@@ -136,7 +138,13 @@ class Priced:
         return self._assign(flats, penalty)
 
     def _assign(self, flats: Flats, penalty: Array) -> tuple[Array, Array | None]:
-        return kernels.assign(self.problem.X, flats, penalty, self.problem.own_weights, residuals=False)
+        X, weights, near = self.problem.X, self.problem.own_weights, self._nearby
+        if self.problem.on_card or not nearby.pays(len(X), flats.k):
+            return kernels.assign(X, flats, penalty, weights, residuals=False)
+        if near is not None and near.k == flats.k and near.steps < nearby.STEPS:
+            return nearby.assign(X, near, flats, penalty, weights), None
+        labels, self._nearby = nearby.find(X, flats, penalty, weights)
+        return labels, None
 
     def measure(self, state: Solution, flats: Flats, labels: Array, residuals: Array | None) -> Solution:
         if not self.problem.on_card and not (labels != state.labels).any():
@@ -164,8 +172,8 @@ class Priced:
         return self.choose(Spectra(spaces.bases, values, offsets), counts, unseen)[2]
 
     def release(self) -> None:
-        """Keep no second moments until they are asked for again."""
-        self._moments = None
+        """Keep neither second moments nor the flats near each row until they are asked for again."""
+        self._moments = self._nearby = None
 
     def _running(self, k: int) -> RunningMoments:
         if self._moments is None or self._moments.k != k:

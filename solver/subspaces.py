@@ -106,11 +106,36 @@ class Subspaces(Result):
         """
         with self._entered(Y) as (array, home, exponent):
             own = kernels.sqdistances(scaled(array, -exponent), self._at(exponent))
-            with np.errstate(over="ignore"):
-                distances = scaled(own, 2 * exponent)
-            if exponent > 0 and not bool(namespace(distances).isfinite(distances).all()):
-                raise ValueError(f"squared distances of Y overflow {distances.dtype}; scale Y and the subspaces down")
-            return home.back(distances)
+            return home.back(_unscaled(own, exponent))
+
+    def residuals(self, Y: AnyArray, labels: AnyArray = None) -> AnyArray:
+        """Squared distance of each row of Y (m, d) to its own flat, (m,).
+
+        Parameters
+        ----------
+        Y : (m, d) array
+        labels : (m,) array of ints, optional
+            Flat of each row; default the nearest.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When Y is not a finite (m, d) matrix of numbers, labels do not fit it, or squares leave the range of its
+            dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from ksubspaces import fit_subspaces
+        >>> X = np.random.default_rng(0).normal(size=(40, 6))
+        >>> model = fit_subspaces(X, k=2, j=3, seed=0)
+        >>> bool(np.isclose(model.residuals(X).sum(), model.objective))
+        True
+        """
+        with self._entered(Y) as (array, home, exponent):
+            own = self._assign(array, exponent) if labels is None else self._labels(labels, len(array))
+            rows, groups = scaled(array, -exponent), kernels.group_rows(own, self.k)
+            return home.back(_unscaled(kernels.residuals(rows, groups, self._at(exponent)), exponent))
 
     def predict(self, Y: AnyArray) -> AnyArray:
         """Number of the nearest flat of each row of Y (m, d), (m,) int32; the lowest on a tie.
@@ -222,3 +247,12 @@ class Subspaces(Result):
             f"Subspaces({self.k} {flats} of dimension {dims} in R^{self.d}, {self.labels.shape[0]} rows, "
             f"relative error {self.relative_error:.4g}, {state} after {steps})"
         )
+
+
+def _unscaled(distances: Array, exponent: int) -> Array:
+    """Squared distances of rows that were scaled by ``2^-exponent``."""
+    with np.errstate(over="ignore"):
+        own = scaled(distances, 2 * exponent)
+    if exponent > 0 and not bool(namespace(own).isfinite(own).all()):
+        raise ValueError(f"squared distances of Y overflow {own.dtype}; scale Y and the subspaces down")
+    return own

@@ -26,10 +26,10 @@ def parts(rng):
 
 
 TABLES = {
-    "four kinds": lambda rng: np.concatenate([spectrum(rng, N // 4, 0.7) for _ in range(4)]),
-    "that decay differently": lambda rng: np.concatenate([spectrum(rng, N // 4, p) for p in (0.4, 0.6, 0.8, 1.0)]),
-    "one kind of all sizes": lambda rng: np.exp(0.7 * rng.normal(size=(N, 1))) * spectrum(rng, N, 0.6),
-    "heavy tails": lambda rng: spectrum(rng, N, 0.7) / np.sqrt(rng.chisquare(4, size=(N, 1))),
+    "four kinds": lambda rng, n: np.concatenate([spectrum(rng, n // 4, 0.7) for _ in range(4)]),
+    "that decay differently": lambda rng, n: np.concatenate([spectrum(rng, n // 4, p) for p in (0.4, 0.6, 0.8, 1.0)]),
+    "one kind of all sizes": lambda rng, n: np.exp(0.7 * rng.normal(size=(n, 1))) * spectrum(rng, n, 0.6),
+    "heavy tails": lambda rng, n: spectrum(rng, n, 0.7) / np.sqrt(rng.chisquare(4, size=(n, 1))),
 }
 
 
@@ -40,22 +40,22 @@ def small(monkeypatch):
     monkeypatch.setattr(coreset, "LARGE", N)
 
 
-def test_it_ends_where_the_full_way_does(monkeypatch, small):
+def test_it_ends_where_the_full_way_does(monkeypatch):
     """On four tables, with and without weights. Both end in optima that are local, so it is their mean that tells."""
-    ratios = []
-    for number, (table, weights) in enumerate(product(TABLES.values(), (None, (1 / (10 + np.arange(N))) ** 0.5))):
-        A = table(np.random.default_rng(number)).astype(np.float32)
+    ratios, n = [], 3 * N
+    monkeypatch.setattr(coreset, "ROWS", n // 2)
+    for number, (table, weights) in enumerate(product(TABLES.values(), (None, (1 / (10 + np.arange(n))) ** 0.5))):
+        A = table(np.random.default_rng(number), n).astype(np.float32)
         found, full = (
-            compress(A, 0.5, k=4, n_init=2, sample_weight=weights, seed=0)
-            for _ in map(partial(monkeypatch.setattr, coreset, "LARGE"), (N, N + 1))
+            compress(A, 0.5, k=4, n_init=3, sample_weight=weights, seed=0)
+            for _ in map(partial(monkeypatch.setattr, coreset, "LARGE"), (n, n + 1))
         )
         svd = compress(A, 0.5, k=1, sample_weight=weights)
         assert found.n_parameters <= 0.5 * A.size
-        assert len(found.dims) == len(full.dims) == 4
+        assert max(len(found.dims), len(full.dims)) <= 4
         assert found.relative_error <= svd.relative_error
         ratios.append(found.relative_error / full.relative_error)
-    assert np.mean(ratios) < 1.05
-    assert np.median(ratios) < 1.03
+    assert np.mean(ratios) < 1.01
 
 
 def test_sums_over_a_coreset_are_those_over_all_rows(small):

@@ -42,14 +42,12 @@ def peak_extra_bytes(run: Callable[[], object]) -> tuple[int, str]:
     process = psutil.Process()
     before = process.memory_info().rss
     try:
-        # 5 resets the kernel's own high-water mark, which misses no spike however short.
-        Path("/proc/self/clear_refs").write_text("5")
-        exact = _high_water() <= before + 2**22
+        exact = reset_high_water() <= before + 2**22
     except OSError:
         exact = False
     if exact:
         run()
-        return _high_water() - before, "VmHWM"
+        return high_water() - before, "VmHWM"
     peak, done = before, threading.Event()
 
     def sample() -> None:
@@ -66,7 +64,14 @@ def peak_extra_bytes(run: Callable[[], object]) -> tuple[int, str]:
     return peak - before, f"RSS sampled every {SAMPLE_SECONDS * 1e3:g} ms"
 
 
-def _high_water() -> int:
+def reset_high_water() -> int:
+    """Forget the highest resident size so far; tells what is held. The kernel's mark misses no spike, however short."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return high_water()
+
+
+def high_water() -> int:
+    """Highest resident size in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

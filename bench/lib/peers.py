@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from scipy.linalg import null_space, svdvals
 
+from ksubspaces import Subspaces
+
 from .data import random_partition
 
 CHUNK = 4096
@@ -51,6 +53,22 @@ class PeerFit:
     steps: int | None
     history: tuple[float, ...] = ()
     step_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Flats:
+    """Flats and labels that a fit found, and the objective and steps that it tells, if it does."""
+
+    bases: Sequence[np.ndarray]
+    offsets: Sequence[np.ndarray] | None
+    labels: Any
+    steps: int | None = None
+    objective: float | None = None
+
+    @classmethod
+    def of(cls, fit: Subspaces) -> Flats:
+        """Those of our fit."""
+        return cls(fit.bases, fit.offsets, fit.labels, fit.n_iter, fit.objective)
 
 
 def exact_objective(
@@ -226,6 +244,17 @@ def _points(model: Any, X: np.ndarray) -> PeerFit:
     labels = ((centres * centres).sum(axis=1) - 2 * X @ centres.T).argmin(axis=1)
     empty = [np.empty((0, X.shape[1]))] * len(centres)
     return PeerFit(exact_objective(X, empty, labels, list(centres)), labels, seconds, None)
+
+
+def minibatch_pca(X: np.ndarray, k: int, j: int) -> Flats:
+    """scikit-learn's MiniBatchKMeans with its defaults, then its PCA of each cluster: affine flats."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.decomposition import PCA
+
+    model = MiniBatchKMeans(k, random_state=0)
+    labels = model.fit_predict(X)
+    parts = [PCA(j, random_state=0).fit(X[labels == c]) for c in range(k)]
+    return Flats([part.components_ for part in parts], [part.mean_ for part in parts], labels, int(model.n_iter_))
 
 
 def kspaces(X: np.ndarray, k: int, j: int, labels: np.ndarray, *, max_iter: int = 50, tol: float = 5e-2) -> PeerFit:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[Row]:
-    *of_minilm, small, optima = COMPARISONS
+    of_minilm, others = COMPARISONS[:-3], COMPARISONS[-3:]
     try:
         X = minilm()
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[
         for name in of_minilm:
             if name in suites:
                 yield from _suite(name).rows(X, quick=quick)
-    for name in (small, optima):
+    for name in others:
         if name in suites:
             yield from _suite(name).rows(quick=quick)
 
