@@ -69,25 +69,37 @@ def test_roots():
 
 
 class TestModels:
-    def test_activations_are_those_of_a_model_run_by_hand(self):
+    def test_activations_are_those_of_a_model_run_by_hand(self, monkeypatch):
         torch = import_or_skip("torch")
         from models import SENTENCES, bert, tokenizer
 
         from ksubspaces.integrations.transformers import activation_metric
 
+        monkeypatch.setattr("ksubspaces.integrations._activations._TOKENS", 20)  # several batches
         model, words = bert(vocab_size=40), tokenizer()
-        name = "bert.encoder.layer.0.output.dense"
-        (found,) = activation_metric(model.train(), [name], SENTENCES, words).values()
+        block, name = model.bert.encoder.layer[0], "bert.encoder.layer.0.output.dense"
+        block.first, block.second = torch.nn.Linear(32, 2), torch.nn.Linear(32, 2)
+        names = [name, "bert.encoder.layer.0.first", "bert.encoder.layer.0.second"]
+
+        def look(_, inputs):  # at the first token of a text, and at each second
+            block.first(inputs[0][:, 0])
+            block.second(inputs[0][:, ::2])
+
+        block.register_forward_pre_hook(look)
+        found = activation_metric(model.train(), names, [*SENTENCES, ""], words)
         assert model.training
         model.eval()
-        rows = []
-        hook = model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][0].double()))
+        rows = {key: [] for key in names}
+        for key, own in rows.items():
+            model.get_submodule(key).register_forward_pre_hook(
+                lambda _, inputs, own=own: own.append(inputs[0].flatten(0, -2).double())
+            )
         with torch.no_grad():
-            for text in SENTENCES:
+            for text in [*SENTENCES, ""]:
                 model(**words(text, return_tensors="pt"))
-        hook.remove()
-        x = torch.cat(rows)
-        np.testing.assert_allclose(found, (x.T @ x / len(x)).numpy(), rtol=1e-4, atol=1e-7)
+        for key, own in rows.items():
+            x = torch.cat(own)
+            np.testing.assert_allclose(found[key], (x.T @ x / len(x)).numpy(), rtol=1e-4, atol=1e-6, err_msg=key)
         with pytest.raises(ValueError, match=r"'bert\.nothing', which is no nn\.Linear"):
             activation_metric(model, ["bert.nothing"], SENTENCES, words)
         with pytest.raises(ValueError, match="no texts"):
