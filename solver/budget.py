@@ -9,22 +9,26 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import overload
 
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, layout_of
+from ksubspaces.kernels import Flats
 
 from . import coreset
 from .alternation import alternate
-from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
+from .arrays import AnyArray, AnyDtype, Array, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
+from .blocked import is_dask
+from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_for_blocks
+from .blocked_factors import BlockedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
 from .decoded import row_numbers
-from .factorization import Factorization, factorize
+from .factorization import Factorization, factorize, factorize_with_exact
 from .metric import Metric
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
@@ -34,13 +38,14 @@ from .seeding import Init
 from .splitting import clusters, equal_dims
 
 WAYS = ("budget", "equal")
-WHOLE_STEPS = 4  # over all rows, after clusters were found on a coreset
 
 
 @overload
 def compress(A: AnyArray, *, bits: float, **options: Passed) -> QuantizedFactorization: ...
 @overload
 def compress(A: AnyArray, *, nbytes: int, **options: Passed) -> QuantizedFactorization: ...
+@overload
+def compress(A: AnyArray, *, max_error: float, **options: Passed) -> QuantizedFactorization: ...
 @overload
 def compress(A: AnyArray, ratio: float | None = None, **options: Passed) -> Factorization: ...
 def compress(  # type: ignore[misc]
@@ -51,6 +56,7 @@ def compress(  # type: ignore[misc]
     n_parameters: int | None = None,
     bits: float | None = None,
     nbytes: int | None = None,
+    max_error: float | None = None,
     relative: bool = False,
     coder: str = "trellis",
     k: int | str = "auto",
@@ -67,7 +73,7 @@ def compress(  # type: ignore[misc]
     device: str | None = None,
     seed: Seed = None,
     progress: bool = False,
-) -> Factorization | QuantizedFactorization:
+) -> Factorization | QuantizedFactorization | BlockedFactorization:
     """Factor a matrix into k clusters of rows and a basis for each, within a number of parameters, or of bytes.
 
     Minimises ``sum_i w_i |a_i - row i decoded|^2``. Every cluster gets the dimension that its rows are worth: a
@@ -82,7 +88,7 @@ def compress(  # type: ignore[misc]
         As X in :func:`fit_subspaces`. Never modified.
     ratio : float, optional
         Share of the n d numbers to save, 0 <= ratio < 1: 0.4 leaves 60% of them. Give this, ``keep``,
-        ``n_parameters``, ``bits`` or ``nbytes``.
+        ``n_parameters``, ``bits``, ``nbytes`` or ``max_error``.
     keep : float, optional
         Share of them to keep, 0 < keep <= 1: ``keep=0.6`` is ``ratio=0.4``.
     n_parameters : int, optional
@@ -94,6 +100,10 @@ def compress(  # type: ignore[misc]
         is a :class:`QuantizedFactorization`. Counted in bytes, this loses far less than to drop directions alone.
     nbytes : int, optional
         The same budget in bytes: of codes, labels, bases, scales, levels, gains and exact rows together.
+    max_error : float, optional
+        Most ``relative_error`` allowed, between 0 and 1, in place of a budget: the smallest code in bits that is found
+        to keep to it, within a hundredth or so of its size. It takes three to six encodings, at most ten; what wins
+        the first begins those near it.
     relative : bool, default False
         With bits, every row's error relative to its length counts alike, which keeps neighbours and cosines; a row of
         zeros has none.
@@ -139,7 +149,7 @@ def compress(  # type: ignore[misc]
 
     Returns
     -------
-    Factorization or QuantizedFactorization
+    Factorization, QuantizedFactorization or BlockedFactorization
         Of A's kind, where A lives. Within ``bits`` or ``nbytes`` it is the latter, which never exceeds them; several
         codes compete, and ``winner`` says which won. The former never has more parameters than asked, and fewer than
         99% of them only where A is exact with fewer or no direction of any cluster fits in what is left (a direction
@@ -159,6 +169,11 @@ def compress(  # type: ignore[misc]
     weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
     rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU,
     steps of eight clusters or more measure all flats in turn with those that were nearest to each row (:mod:`.nearby`).
+
+    A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. Clusters are found
+    on a coreset of its rows, then four steps follow, each one pass over the blocks; nothing of n numbers is held in one
+    place. The result is a :class:`BlockedFactorization`: labels and coefficients are Dask arrays, and :meth:`save`
+    writes them in parts, where they are. The bits depend on the chunks, not on who works on them.
 
     References
     ----------
@@ -184,8 +199,17 @@ def compress(  # type: ignore[misc]
     True
     """
     begun = time.perf_counter()
-    if bits is not None or nbytes is not None:
-        given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, "bits": bits, "nbytes": nbytes}
+    if is_dask(A):
+        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes, metric=metric)
+        refuse_for_blocks(dims=dims, n_init=n_init, relative=relative, max_error=max_error)
+        parameters = partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters)
+        most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
+        bounds = {"max_iter": whole("max_iter", max_iter, 1), "tol": tolerance(tol), "progress": progress}
+        given = {"sample_weight": sample_weight, "affine": flag("affine", affine), "dtype": dtype, "seed": seed}
+        return compress_blocks(A, parameters, most, **bounds, **given)  # type: ignore[arg-type]
+    in_bits = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
+    if any(value is not None for value in in_bits.values()):
+        given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
         if len(given := {name: value for name, value in given.items() if value is not None}) > 1:
             raise ValueError(f"give one budget; got {' and '.join(given)}")
         if metric is not None:
@@ -202,6 +226,7 @@ def compress(  # type: ignore[misc]
             A,
             bits=bits,
             nbytes=nbytes,
+            max_error=max_error,
             sample_weight=sample_weight,
             relative=relative,
             coder=coder,
@@ -252,7 +277,7 @@ def compress(  # type: ignore[misc]
         if exact is None:
             factors = factorize(rows, labels, flats, home, exponent, weights)
         else:
-            factors = _with_exact(rows, labels, flats, exact, home, exponent, weights)
+            factors = factorize_with_exact(rows, labels, flats, exact, home, exponent, weights)
         if own is not None:
             factors = own.restored(factors, plain, exact)
     with np.errstate(over="ignore"):
@@ -344,11 +369,7 @@ def _descend(
     if svd.objective < best.objective:
         best, history, converged = svd, [svd.objective], True
     if best.k == 1 and most != 1 and best.price > 0:
-        warnings.warn(
-            "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
-            "so that is what is returned (k=1 asks for it)",
-            stacklevel=3,
-        )
+        warnings.warn(NO_PARTITION, stacklevel=3)
     if bar is not None:
         bar.finish()
     return best.labels, best.flats(budget.problem.X.dtype), history, converged
@@ -364,27 +385,3 @@ def _fit_equal(
     problem = replace(budget.problem, dims=dims, unit=1.0)  # as with a budget, histories are in units
     state, flats, labels, _ = fit_problem(problem, init, n_init, max_iter, tol, seed, bar)
     return labels, flats, state.history, state.converged
-
-
-def _with_exact(
-    A: Array,
-    labels: Array,
-    flats: Flats,
-    exact: Array,
-    home: Home,
-    exponent: int,
-    weights: tuple[Array | None, float],
-) -> Factorization:
-    """The factorization of the other rows, and those kept as one more cluster.
-
-    Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
-    """
-    xp, d, k = namespace(A), A.shape[1], flats.k
-    labels = labels.copy()
-    labels[exact] = k
-    offsets = None if flats.offsets is None else xp.concatenate([flats.offsets, xp.zeros((1, d), flats.offsets.dtype)])
-    with_point = Flats(layout_of(d, (*flats.layout.dims, 0)), flats.bases, offsets, flats.complements)
-    part = factorize(A, labels, with_point, home, exponent, weights, exact)
-    rows, identity = scaled(A[exact], exponent), xp.eye(min(len(exact), d), dtype=A.dtype)
-    block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
-    return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])

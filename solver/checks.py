@@ -115,6 +115,15 @@ def tolerance(tol: object) -> float:
     return float(tol)
 
 
+def fraction(name: str, value: object) -> float:
+    """A number between 0 and 1, neither of them. An error names the argument."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < float(value) < 1:
+        raise ValueError(f"{name} must be above 0 and below 1, got {value!r}")
+    return float(value)
+
+
 def generators(seed: Seed) -> Iterator[np.random.Generator]:
     """A generator for each start, all from the caller's seed."""
     if isinstance(seed, np.random.Generator):

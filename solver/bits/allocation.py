@@ -70,16 +70,29 @@ def allocate(
 
     Layouts change in steps, all rows of a tier at once; what the last step leaves goes to single directions.
     """
+    low, high = bracket(energies, errors, lambda layouts: size(layouts) <= budget)
+    found = price(energies, high, errors)
+    return _fill(energies, found, price(energies, low, errors), budget, errors, size), high
+
+
+def bracket(
+    energies: Sequence[Energies], errors: np.ndarray, suits: Callable[[Sequence[Layout]], bool]
+) -> tuple[float, float]:
+    """The lowest price of a bit at which layouts suit, and one next to it at which they do not: (below, above).
+
+    ``suits`` is of what is small.
+    """
     total = sum(float(own.energy.sum()) for own in energies)
     low, high = total * 1e-18 + 1e-300, total + 1e-300
     for _ in range(HALVINGS):
         theta = float(np.sqrt(low * high))
-        if size(price(energies, theta, errors)) > budget:
-            low = theta
-        else:
-            high = theta
-    found = price(energies, high, errors)
-    return _fill(energies, found, price(energies, low, errors), budget, errors, size), high
+        low, high = (low, theta) if suits(price(energies, theta, errors)) else (theta, high)
+    return low, high
+
+
+def expect(energies: Sequence[Energies], layouts: Sequence[Layout], errors: np.ndarray) -> float:
+    """Energy that layouts are expected to leave."""
+    return sum(float((own.energy * at.left(errors)).sum()) for own, at in zip(energies, layouts, strict=True))
 
 
 def _fill(

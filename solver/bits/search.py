@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..seeding import kmeans
 from .coding import encode
 from .levels import WIDTHS, Code, code
 from .stored import GAIN_STEPS, Stored, decode_powers, encode_powers, label_bits, pack_numbers, size_of
-from .transforms import CODED, PLAIN, ROTATED, Layout, Plan, Rows, plan, tiers_of
+from .transforms import CODED, PLAIN, ROTATED, Layout, Plan, Rows, Size, plan, size_for, tiers_of
 
 WAYS = (
     ("rotation", ROTATED, 1),
@@ -32,6 +32,8 @@ WIDTH = max(WIDTHS)  # bits of the window of a trellis
 FINALISTS, FEWER = 6, 3  # plans that are coded at most, of a small and of a large matrix ...
 CLOSE = 1.25  # ... of those that are expected to leave at most this many times as much as the best
 SMALL = 1 << 20  # numbers in a matrix for which levels count
+ERRS = 1.5  # times what was expected, from where on what was coded is compared with a rotation
+NEAR = 1.3  # times the budget of a contest, up to which its winner stands
 
 
 class TooFew(ValueError):
@@ -40,7 +42,7 @@ class TooFew(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is coded, in how many bytes, and what for.
+    """What is coded, and what for.
 
     Attributes
     ----------
@@ -49,7 +51,6 @@ class Target:
     exact : (m,) array of row numbers, ascending
     kept : (m, d) array
         These rows as they are kept.
-    budget : bytes
     width : int
         Bits of a trellis' window; 0 for numbers coded one by one.
     """
@@ -58,7 +59,6 @@ class Target:
     weights: np.ndarray
     exact: np.ndarray
     kept: np.ndarray
-    budget: int
     width: int
 
     @property
@@ -69,39 +69,146 @@ class Target:
         return np.flatnonzero(rows)
 
 
-def search(target: Target, rng: np.random.Generator, bar: Bar | None) -> tuple[Stored, str, float]:
-    """The best code that is found, what it is called, and its weighted squared error."""
-    contests: list[tuple[float, int, str, Code, Rows, Gains | None, Plan]] = []
-    for gained in (False, True):
-        rows, gains = _rows(target, gained)
-        for name, kind, k in WAYS:
-            for own in _codes(target):
-                enough = CLOSE * min((contest[0] for contest in contests), default=np.inf) / rows.unit
-                found = _plan(target, rows, kind, k, own, gained, enough, rng)
-                if found is None:
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A plan of one way to code, and the rows it is for."""
+
+    way: str
+    kind: int
+    code: Code
+    rows: Rows
+    gains: Gains | None
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.way if self.gains is None else f"{self.way}, a gain for each row"
+
+    @property
+    def left(self) -> float:
+        """Weighted squared error that is expected."""
+        return self.plan.left * self.rows.unit
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """What is stored, its weighted squared error, and what was planned."""
+
+    stored: Stored
+    error: float
+    candidate: Candidate
+
+
+class Search:
+    """Codes of one matrix at any size: what wins at one begins those near it."""
+
+    def __init__(self, target: Target, rng: np.random.Generator, bar: Bar | None = None) -> None:
+        self.target, self.bar, self._rng = target, bar, rng
+        self._rows: dict[bool, tuple[Rows, Gains | None]] = {}
+        self._labels: dict[tuple[bool, int], np.ndarray] = {}
+        self._contest = 0.0  # budget of the last contest
+        self._winner: Candidate | None = None  # coded last
+
+    def within(self, budget: float) -> Coded:
+        """The best code that is found in so many bytes.
+
+        All ways compete, unless it is near a budget for which they did: then the winner begins where it ended.
+
+        Raises
+        ------
+        TooFew
+            When there is no room for any.
+        """
+        candidates, spare = list[Candidate](), list[Candidate]()
+        if self._winner is not None and self._contest / NEAR <= budget <= self._contest * NEAR:
+            last = self._winner
+            plan = self._plan(last.rows, last.plan.labels, last.kind, last.code, last.gains is not None, budget)
+            candidates = [] if plan is None else [replace(last, plan=plan)]
+        if not candidates:
+            (candidates, spare), self._contest = self._compete(budget), budget
+        best = min(map(self._code, candidates), key=lambda coded: coded.error)
+        if best.error > ERRS * best.candidate.left:
+            best = min([best, *map(self._code, spare)], key=lambda coded: coded.error)
+        self._winner = best.candidate
+        return best
+
+    def _code(self, candidate: Candidate) -> Coded:
+        stored = _store(self.target, candidate)
+        coded = Coded(stored, measure(self.target, stored), candidate)
+        if self.bar is not None:
+            self.bar.update(candidate.way, coded.error, "coded")
+        return coded
+
+    def size_for(self, error: float) -> float:
+        """Bytes in which one transform is expected to leave this weighted squared error: where to begin."""
+        rows, _ = self._rows_of(False)
+        code = _codes(self.target)[0]
+        return size_for(rows, error / rows.unit, code, self._size(code, False))
+
+    def _compete(self, budget: float) -> tuple[list[Candidate], list[Candidate]]:
+        """The plans that are to be coded, and the best rotation if it is none of them.
+
+        Its numbers are nearly Gaussian whatever the columns are, so it leaves what is expected.
+        """
+        found: list[Candidate] = []
+        for gained in (False, True):
+            rows, gains = self._rows_of(gained)
+            for way, kind, k in WAYS:
+                if k > len(rows.A):
                     continue
-                if bar is not None:
-                    bar.update(name, found.left * rows.unit, "planned")
-                contests.append((found.left * rows.unit, len(contests), name, own, rows, gains, found))
-    if not contests:
-        raise TooFew("labels, levels and scales alone take more")
-    contests.sort(key=lambda contest: contest[:2])
-    close = [contest for contest in contests if contest[0] <= CLOSE * contests[0][0]]
-    # What is expected of rows of very different lengths errs most, so the best with gains and without are both coded.
-    firsts = [next((c for c in contests if (c[5] is None) == plain), contests[0]) for plain in (True, False)]
-    contests = [*firsts, *(c for c in close if not any(c is first for first in firsts))]
-    best = None
-    for _, _, name, own, rows, gains, found in contests[: FINALISTS if target.A.size <= SMALL else FEWER]:
-        stored = _store(target, rows, gains, found, own)
-        error = measure(target, stored)
-        if bar is not None:
-            bar.update(name, error, "coded")
-        if best is None or error < best[2]:
-            best = stored, name if gains is None else f"{name}, a gain for each row", error
-    if bar is not None:
-        bar.finish()
-    assert best is not None
-    return best
+                for own in _codes(self.target):
+                    enough = CLOSE * min((other.left for other in found), default=np.inf) / rows.unit
+                    plan = self._plan(rows, self._labels_of(gained, k), kind, own, gained, budget, enough)
+                    if plan is None:
+                        continue
+                    found.append(Candidate(way, kind, own, rows, gains, plan))
+                    if self.bar is not None:
+                        self.bar.update(way, found[-1].left, "planned")
+        if not found:
+            raise TooFew("labels, levels and scales alone take more")
+        found.sort(key=lambda candidate: candidate.left)
+        close = [candidate for candidate in found if candidate.left <= CLOSE * found[0].left]
+        # What is expected of rows of very different lengths errs most, so the best with gains and without are coded.
+        firsts = [next((c for c in found if (c.gains is None) == plain), found[0]) for plain in (True, False)]
+        chosen = [*firsts, *(c for c in close if not any(c is first for first in firsts))]
+        chosen = chosen[: FINALISTS if self.target.A.size <= SMALL else FEWER]
+        rotation = next((c for c in found if c.kind == ROTATED), chosen[0])
+        return chosen, [] if any(c is rotation for c in chosen) else [rotation]
+
+    def _rows_of(self, gained: bool) -> tuple[Rows, Gains | None]:
+        if gained not in self._rows:
+            self._rows[gained] = _rows(self.target, gained)
+        return self._rows[gained]
+
+    def _labels_of(self, gained: bool, k: int) -> np.ndarray:
+        """Clusters to begin with."""
+        rows = self._rows_of(gained)[0]
+        if k == 1:
+            return np.zeros(len(rows.A), np.int32)
+        if (gained, k) not in self._labels:
+            self._labels[gained, k] = kmeans(Problem(rows.A, None, (1,) * k, False), self._rng)
+        return self._labels[gained, k]
+
+    def _plan(
+        self, rows: Rows, labels: np.ndarray, kind: int, code: Code, gained: bool, budget: float, enough: float = np.inf
+    ) -> Plan | None:
+        """The best plan within the budget; none if not even the least fits."""
+        found = plan(rows, labels, kind, budget, code, self._size(code, gained), TURNS, enough)
+        return found if found.nbytes <= budget else None
+
+    def _size(self, code: Code, gained: bool) -> Size:
+        """Bytes of all that is stored of a plan."""
+        (n, d), m = self.target.A.shape, len(self.target.exact)
+        others = n * gained + 4 * m + self.target.kept.nbytes
+        level_sizes = np.array([table.size for table in code.levels])
+
+        def size(counts: Sequence[np.ndarray], kinds: Sequence[int], layouts: Sequence[Layout]) -> int:
+            n_groups = sum(int((rows > 0).sum()) for rows in counts)
+            labels = -(-n * label_bits(n_groups + (m > 0)) // 8)
+            return size_of(d, labels, counts, kinds, layouts, level_sizes) + others
+
+        return size
 
 
 def measure(target: Target, stored: Stored) -> float:
@@ -137,30 +244,9 @@ def _codes(target: Target) -> list[Code]:
     return [code(width) for width in widths]
 
 
-def _plan(
-    target: Target, rows: Rows, kind: int, k: int, own: Code, gained: bool, enough: float, rng: np.random.Generator
-) -> Plan | None:
-    """The best plan within the budget; none if not even the least fits."""
-    (n, d), m = target.A.shape, len(target.exact)
-    if k > len(rows.A):
-        return None
-    others = n * gained + 4 * m + target.kept.nbytes
-    level_sizes = np.array([table.size for table in own.levels])
-
-    def size(counts: Sequence[np.ndarray], kinds: Sequence[int], layouts: Sequence[Layout]) -> int:
-        n_groups = sum(int((rows > 0).sum()) for rows in counts)
-        labels = -(-n * label_bits(n_groups + (m > 0)) // 8)
-        return size_of(d, labels, counts, kinds, layouts, level_sizes) + others
-
-    labels = np.zeros(len(rows.A), np.int32)
-    if k > 1:
-        labels = kmeans(Problem(rows.A, None, (1,) * k, False), rng)
-    found = plan(rows, labels, kind, target.budget, own, size, TURNS, enough)
-    return found if found.nbytes <= target.budget else None
-
-
-def _store(target: Target, rows: Rows, gains: Gains | None, found: Plan, own: Code) -> Stored:
-    arrays, scale_unit, groups = encode(rows, found, own)
+def _store(target: Target, candidate: Candidate) -> Stored:
+    arrays, scale_unit, groups = encode(candidate.rows, candidate.plan, candidate.code)
+    gains = candidate.gains
     n, d = target.A.shape
     labels, n_groups = np.full(n, len(arrays["clusters"])), len(arrays["clusters"])
     labels[target.others] = groups

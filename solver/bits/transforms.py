@@ -20,7 +20,7 @@ import numpy as np
 
 from ksubspaces import kernels
 
-from .allocation import Energies, Layout, allocate
+from .allocation import Energies, Layout, allocate, bracket, expect, price
 from .levels import Code
 
 TIERS = 10  # the last of them for rows of zeros, which take no bits and stay zero
@@ -48,6 +48,7 @@ class Plan:
     bases : list of (d, d) float32 arrays
         Orthonormal, the directions of most energy first where they are coded.
     kinds : list of int
+    energies : list of Energies
     layouts : list of Layout
     left : float
         Weighted squared error that is expected, in units.
@@ -59,6 +60,7 @@ class Plan:
     tiers: np.ndarray
     bases: list[np.ndarray]
     kinds: list[int]
+    energies: list[Energies]
     layouts: list[Layout]
     left: float
     nbytes: float
@@ -99,11 +101,9 @@ def plan(
         kinds = [kind] * len(bases)
         fits = partial(size, [own.rows for own in energies], kinds)
         layouts, theta = allocate(energies, budget, errors, fits)
-        left = sum(
-            float((own.energy * layout.left(errors)).sum()) for own, layout in zip(energies, layouts, strict=True)
-        )
+        left = expect(energies, layouts, errors)
         if best is None or left < best.left:
-            best = Plan(labels, tiers, bases, kinds, layouts, left, fits(layouts))
+            best = Plan(labels, tiers, bases, kinds, energies, layouts, left, fits(layouts))
         if turn == turns or (turn and best.left > enough):
             break
         before = labels, tiers
@@ -112,6 +112,14 @@ def plan(
             break
     assert best is not None
     return best
+
+
+def size_for(rows: Rows, left: float, code: Code, size: Size) -> float:
+    """Bytes at which one transform is expected to leave this weighted squared error, in units."""
+    energies = _transforms(rows, np.zeros(len(rows.A), np.int32), rows.tiers, CODED)[1]
+    below, _ = bracket(energies, code.errors, lambda layouts: expect(energies, layouts, code.errors) > left)
+    layouts = price(energies, below, code.errors)
+    return size([own.rows for own in energies], [CODED], layouts)
 
 
 def rotation(d: int) -> np.ndarray:
