@@ -29,6 +29,7 @@ from .checks import Passed, Seed, check_labels, check_matrix, check_weights, fla
 from .coefficients import parameters_within
 from .exact import numbers_of, with_exact
 from .factorization import Factorization, factorize
+from .metric import Metric
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
 from .progress import Bar, shown
@@ -61,6 +62,7 @@ def compress(  # type: ignore[misc]
     k: int | str = "auto",
     dims: str = "budget",
     sample_weight: AnyArray | None = None,
+    metric: AnyArray | None = None,
     affine: bool = False,
     exact_rows: AnyArray | None = None,
     init: Init | Factorization | None = None,
@@ -118,6 +120,11 @@ def compress(  # type: ignore[misc]
     sample_weight : (n,) array, optional
         Nonnegative weights w_i; default all 1. In tables of words what matters is how often each occurs, see
         :func:`token_weights`.
+    metric : (d, d) array, optional
+        M, symmetric and positive semidefinite: the error of a row is ``(a - a') M (a - a')^T``. With A the weight
+        (out, in) of a linear layer and M the second moment of its inputs, ``E[x^T x]``, that is the mean squared error
+        of an output. Rows times ``M^(1/2)`` are what is compressed, after a millionth of their mean is added to M's
+        eigenvalues; bases are taken back, and not orthonormal. Errors told are in the metric.
     affine : bool, default False
         Flats with offsets, which cost d numbers each.
     exact_rows : (m,) array of ints, or mask (n,), optional
@@ -169,7 +176,8 @@ def compress(  # type: ignore[misc]
 
     References
     ----------
-    Equal dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
+    A metric of the data, for one cluster: DRONE (Chen et al., NeurIPS 2021), SVD-LLM (Wang et al., ICLR 2025). Equal
+    dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
     section 2. Bits: transform coding of a mixture with one price of a bit over all components and directions, as in
     PrismQuant (arXiv 2605.15507), here with weights of rows, and bases coded under the same price; trellises: QTIP
     (Tseng et al., NeurIPS 2024). Near: GroupReduce (Chen et al., NeurIPS 2018), DiscBlock (Findings of EMNLP 2021).
@@ -199,7 +207,7 @@ def compress(  # type: ignore[misc]
     )
     if is_dask(A):
         few = coresets.ROWS if few is None else few  # all rows are never at hand
-        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes)
+        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes, metric=metric)
         refuse_for_blocks(dims=dims, n_init=n_init, relative=relative, max_error=max_error)
         parameters = partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters)
         most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
@@ -211,6 +219,8 @@ def compress(  # type: ignore[misc]
         given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
         if len(given := {name: value for name, value in given.items() if value is not None}) > 1:
             raise ValueError(f"give one budget; got {' and '.join(given)}")
+        if metric is not None:
+            raise ValueError("metric is for factors of numbers; give ratio, keep or n_parameters")
         others = {"k": k != "auto", "dims": dims != "budget", "affine": affine, "init": init is not None}
         for name, is_given in (others | {"n_init": n_init != "auto"}).items():
             if is_given:
@@ -242,6 +252,10 @@ def compress(  # type: ignore[misc]
     with entered(A, "A", device, dtype) as (array, home):
         kernels.prepare(array)
         exponent = check_matrix(array, "A")
+        own, plain = None if metric is None else Metric.of(metric, array.shape[1]), array
+        if own is not None:
+            array = own.whiten(plain)
+            exponent = check_matrix(array, "A in the metric")
         rows = scaled(array, -exponent)
         n, d = array.shape
         exact = numbers_of(array, exact_rows)
@@ -271,6 +285,8 @@ def compress(  # type: ignore[misc]
             factors = factorize(rows, labels, flats, home, exponent, weights)
         else:
             factors = with_exact(rows, labels, flats, exact, home, exponent, weights)
+        if own is not None:
+            factors = own.restored(factors, plain, exact)
     with np.errstate(over="ignore"):
         history = np.ldexp(np.array(steps) * problem.unit, 2 * exponent).tolist()
     seconds = time.perf_counter() - begun
