@@ -23,7 +23,7 @@ from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, e
 from .bits.quantized import QuantizedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
-from .decoded import row_numbers
+from .decoded import exact_numbers
 from .factorization import Factorization, factorize
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
@@ -204,7 +204,7 @@ def compress(  # type: ignore[misc]
             sample_weight=sample_weight,
             relative=relative,
             coder=coder,
-            exact=lambda rows: _exact(rows, exact_rows),
+            exact_rows=exact_rows,
             device=device,
             dtype=dtype,
             seed=seed,
@@ -221,7 +221,7 @@ def compress(  # type: ignore[misc]
         exponent = check_matrix(array, "A")
         rows = scaled(array, -exponent)
         n, d = array.shape
-        exact = _exact(array, exact_rows)
+        exact = exact_numbers(array, exact_rows)
         problem = _problem(rows, exact, sample_weight, affine)
         budget = Budget(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
         if budget.linear.overhead(1) + budget.n_rows + d > budget.n_parameters:
@@ -253,18 +253,6 @@ def compress(  # type: ignore[misc]
     seconds = time.perf_counter() - begun
     record = replace(factors.record, history=history, converged=converged, seconds=seconds)
     return replace(factors, record=record)
-
-
-def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
-    """Different row numbers, ascending, where A lives; None if there are none."""
-    if exact_rows is None:
-        return None
-    try:
-        numbers = np.unique(row_numbers(exact_rows, len(A)))
-    except (IndexError, TypeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"exact_rows does not name rows of A: {error}") from None
-    return namespace(A).asarray(numbers) if len(numbers) else None
 
 
 def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affine: bool) -> Problem:
