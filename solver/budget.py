@@ -27,7 +27,8 @@ from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_f
 from .blocked_factors import BlockedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
-from .exact import numbers_of, with_exact
+from .decoded import exact_numbers
+from .exact import with_exact
 from .factorization import Factorization, factorize
 from .metric import Metric
 from .pricing import PATIENCE, Budget, Solution, compact
@@ -198,13 +199,8 @@ def compress(  # type: ignore[misc]
     True
     """
     begun = time.perf_counter()
-    few = (
-        coreset
-        if coreset is None
-        else coresets.ROWS
-        if coreset == "auto"
-        else whole("coreset", coreset, 1, "'auto' or ")
-    )
+    few = coresets.ROWS if coreset == "auto" else coreset
+    few = few if few is None else whole("coreset", few, 1, "'auto' or ")
     if is_dask(A):
         few = coresets.ROWS if few is None else few  # all rows are never at hand
         refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes, metric=metric)
@@ -237,7 +233,7 @@ def compress(  # type: ignore[misc]
             sample_weight=sample_weight,
             relative=relative,
             coder=coder,
-            exact=lambda rows: numbers_of(rows, exact_rows),
+            exact_rows=exact_rows,
             device=device,
             dtype=dtype,
             seed=seed,
@@ -258,7 +254,7 @@ def compress(  # type: ignore[misc]
             exponent = check_matrix(array, "A in the metric")
         rows = scaled(array, -exponent)
         n, d = array.shape
-        exact = numbers_of(array, exact_rows)
+        exact = exact_numbers(array, exact_rows)
         problem = _problem(rows, exact, sample_weight, affine)
         budget = Budget(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
         if budget.linear.overhead(1) + budget.n_rows + d > budget.n_parameters:

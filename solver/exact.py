@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from ksubspaces.kernels import Flats, layout_of
 
-from .arrays import AnyArray, Array, Home, namespace, scaled
-from .decoded import row_numbers
+from .arrays import Array, Home, namespace, scaled
 from .factorization import Factorization, factorize
-
-
-def numbers_of(A: Array, exact_rows: AnyArray | None) -> Array | None:
-    """Different row numbers, ascending, where A lives; None if there are none."""
-    if exact_rows is None:
-        return None
-    try:
-        numbers = np.unique(row_numbers(exact_rows, len(A)))
-    except (IndexError, TypeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"exact_rows does not name rows of A: {error}") from None
-    return namespace(A).asarray(numbers) if len(numbers) else None
 
 
 def with_exact(

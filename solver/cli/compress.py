@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..integrations._embedding import SubspaceEmbedding
     from ..integrations._model_report import ModelReport, ModuleReport
 
+BUDGETS = ("ratio", "bits", "max_error", "min_cosine")  # those that are no whole numbers
 _CURVE_RATIOS = (0.2, 0.5, 0.8)
 _CURVE_METHODS = ("svd", "messi-5", "ours")
 _CURVE_WEIGHTED = ("svd", "messi-5", "svd-weighted", "ours-weighted")  # ours is what the model was compressed by
@@ -61,6 +62,12 @@ def add(commands: Commands) -> None:
     budget.add_argument("--ratio", type=float, help="share of the table's parameters to save, as 0.4")
     budget.add_argument("--bits", type=float, help="bits to spend for each number of the table, as 2")
     budget.add_argument("--nbytes", type=int, metavar="BYTES", help="bytes to spend for all tables")
+    budget.add_argument("--max-error", type=float, help="the smallest in bits of at most this relative error, as 0.05")
+    budget.add_argument(
+        "--min-cosine",
+        type=float,
+        help="the smallest in bits with which sentence vectors of --texts, held back, keep this mean cosine, as 0.99",
+    )
     parser.add_argument(
         "--texts",
         type=Path,
@@ -94,6 +101,8 @@ def compress(options: argparse.Namespace) -> None:
     check_out(options, MODEL)
     if options.report is not None:
         _check_report(options)
+    if options.min_cosine is not None and options.texts is None:
+        raise ValueError("--min-cosine is measured on texts; give --texts FILE")
     if str(options.device).startswith("cuda") and not models.torch.cuda.is_available():
         raise RuntimeError(f"--device {options.device}: this Torch finds no CUDA device; leave it out to use the CPU")
     with open_texts(options.texts) as texts, _quiet_models(options.quiet):
@@ -107,7 +116,7 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
     with status(console, f"opening {options.model}"):
         model, tokenizer = open_model(options.model)
         model.to(options.device or "cpu")
-    given = gather_options(options, "ratio", "bits", "nbytes", "storage", "k", "seed")
+    given = gather_options(options, *BUDGETS, "nbytes", "storage", "k", "seed")
     given |= {"texts": texts, "tokenizer": tokenizer, "modules": options.modules or "embeddings"}
     report = models.compress_model(model, progress=console is not None, **given)
     written = []
@@ -209,9 +218,9 @@ def _texts(tokenizer: Tokenizer) -> Callable[[int], str] | None:
 
 def _made(options: argparse.Namespace) -> dict[str, object]:
     command = ["ksubspaces", "compress", str(options.model)]
-    for name in ("ratio", "bits"):
+    for name in BUDGETS:
         if getattr(options, name) is not None:
-            command += [f"--{name}", f"{getattr(options, name):g}"]
+            command += [f"--{name.replace('_', '-')}", f"{getattr(options, name):g}"]
     for name in ("nbytes", "texts", "out", "report", "modules", "storage", "k", "seed", "device"):
         value = getattr(options, name)
         if value not in (None, "auto"):
@@ -228,6 +237,8 @@ def _render(report: ModelReport) -> RenderableType:
     for module in report.modules:
         parts += [_sizes(module), "", _errors(module), "", Text(_clusters_told(module)), ""]
     before, after = report.nbytes_before / 1e6, report.nbytes / 1e6
+    if report.cosine is not None:
+        parts.append(Text(f"mean cosine of sentence vectors on texts held back: {report.cosine:.4f}"))
     parts.append(Text(f"{report.model}: {before:,.1f} MB before, {after:,.1f} MB after, {report.seconds:.1f} s"))
     return Group(*parts)
 
