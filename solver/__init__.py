@@ -9,6 +9,7 @@
 
 from ._version import __version__
 from .bits.quantized import QuantizedFactorization
+from .blocked_factors import BlockedFactorization
 from .budget import compress
 from .curve import CompressionCurve, compression_curve
 from .factorization import Factorization
@@ -18,6 +19,7 @@ from .subspaces import Subspaces
 from .tokens import token_weights
 
 __all__ = [
+    "BlockedFactorization",
     "CompressionCurve",
     "Factorization",
     "QuantizedFactorization",

@@ -295,8 +295,8 @@ def _fit_blocks(
     total, mass = blocks.survey()
     drawing, fitting = (int(rng.integers(2**63)) for rng in islice(generators(seed), 2))
     if not isinstance(start, Subspaces):
-        rows, weights = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), total, mass, drawing)
-        start = start(rows, weights, fitting)
+        rows, weights, stands = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), drawing, total, mass)
+        start = start(rows, weights * stands, fitting)
     flats = Flats.from_bases(start.bases, start.offsets)
     bar = Bar(total, max_iter) if progress else None
 
