@@ -25,7 +25,7 @@ from .alternation import State, rounded
 from .arrays import AnyArray, AnyDtype, Array, compute_dtype, device_of, enter, place, requested_dtype, to_numpy
 from .checks import Passed, check_matrix, check_weights
 from .coreset import odds
-from .refit import are_trivial, trivial_eigenspaces
+from .refit import are_trivial, best_flats
 
 Delayed: TypeAlias = Any
 """What Dask is to compute, or has; of a block: where the block is."""
@@ -319,10 +319,7 @@ class BlockedDims:
 
     def flats(self, moments: Moments, dtype: DTypeLike) -> Flats:
         """The best flats for clusters of these moments."""
-        means = moments.means if self.affine else None
-        if self.products:
-            return kernels.top_eigenspaces(moments.scatter, self.layout.dims, dtype).flats(means)
-        return trivial_eigenspaces(self.layout, dtype, np).flats(means)
+        return best_flats(moments, self.layout, self.affine, dtype)
 
     def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
         n_worst = int(np.sort(self.least)[-FILLED:].sum())
