@@ -9,22 +9,27 @@
 
 from ._version import __version__
 from .bits.quantized import QuantizedFactorization
+from .blocked_factors import BlockedFactorization
 from .budget import compress
 from .curve import CompressionCurve, compression_curve
 from .factorization import Factorization
 from .fit import Step, fit_subspaces
+from .selection import Selection, select
 from .subspaces import Subspaces
 from .tokens import token_weights
 
 __all__ = [
+    "BlockedFactorization",
     "CompressionCurve",
     "Factorization",
     "QuantizedFactorization",
+    "Selection",
     "Step",
     "Subspaces",
     "__version__",
     "compress",
     "compression_curve",
     "fit_subspaces",
+    "select",
     "token_weights",
 ]

@@ -42,21 +42,31 @@ def is_dask(X: AnyArray) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class Tally:
+    """Moments of clusters and rows in each, which add up over blocks."""
+
+    moments: Moments
+    counts: np.ndarray
+
+    def __add__(self, other: Tally) -> Tally:
+        moments = copy.deepcopy(self.moments)  # Dask may add again what it has, after a worker died
+        moments.add(other.moments)
+        return Tally(moments, self.counts + other.counts)
+
+
+@dataclass(frozen=True, eq=False)
 class Sums:
     """What a pass adds up over blocks."""
 
-    moments: Moments
+    tally: Tally
     objective: float
-    counts: np.ndarray
     worst: np.ndarray
     costs: np.ndarray
 
     def __add__(self, other: Sums) -> Sums:
-        moments = copy.deepcopy(self.moments)  # Dask may add again what it has, after a worker died
-        moments.add(other.moments)
         worst, costs = np.concatenate([self.worst, other.worst]), np.concatenate([self.costs, other.costs])
         kept = np.argsort(-costs, kind="stable")[: max(len(self.costs), len(other.costs))]
-        return Sums(moments, self.objective + other.objective, self.counts + other.counts, worst[kept], costs[kept])
+        return Sums(self.tally + other.tally, self.objective + other.objective, worst[kept], costs[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +86,27 @@ class Blocks:
         Of chunks that have all columns and known sizes.
     weights : (n,) dask.array.Array or array, optional
     dtype : {None, "float32", "float64"}
+    name : str, default "X"
+        Of the rows, in errors.
     """
 
-    def __init__(self, X: AnyArray, weights: AnyArray | None = None, dtype: AnyDtype | None = None) -> None:
+    def __init__(
+        self, X: AnyArray, weights: AnyArray | None = None, dtype: AnyDtype | None = None, name: str = "X"
+    ) -> None:
         if X.ndim != 2:
-            raise ValueError(f"X must be a matrix of rows (n, d), got shape {tuple(X.shape)}")
+            raise ValueError(f"{name} must be a matrix of rows (n, d), got shape {tuple(X.shape)}")
         if np.isnan(X.shape).any():
-            raise ValueError("X has chunks of unknown sizes; call X.compute_chunk_sizes() first")
+            raise ValueError(f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first")
         if len(X.chunks[1]) > 1:
             raise ValueError(
-                f"X has its columns in {len(X.chunks[1])} chunks, but a row must lie in one; pass X.rechunk({{1: -1}})"
+                f"{name} has its columns in {len(X.chunks[1])} chunks, but a row must lie in one; "
+                f"pass {name}.rechunk({{1: -1}})"
             )
-        self.dtype = compute_dtype(X.dtype, "X") if dtype is None else requested_dtype(dtype)
+        self.dtype = compute_dtype(X.dtype, name) if dtype is None else requested_dtype(dtype)
         self.sizes = [size for size in X.chunks[0] if size]
         self.n, self.d = int(sum(self.sizes)), int(X.shape[1])
         if not self.n or not self.d:
-            raise ValueError(f"X has no rows or no columns: shape {tuple(X.shape)}")
+            raise ValueError(f"{name} has no rows or no columns: shape {tuple(X.shape)}")
         bounds = np.cumsum([0, *self.sizes]).tolist()
         self.first = bounds[:-1]
         blocks = [block for block, size in zip(X.to_delayed()[:, 0], X.chunks[0], strict=True) if size]
@@ -99,14 +114,23 @@ class Blocks:
         if weights is not None:
             if weights.shape != (self.n,):
                 raise ValueError(
-                    f"sample_weight must have one entry for each of the {self.n} rows of X, got shape "
+                    f"sample_weight must have one entry for each of the {self.n} rows of {name}, got shape "
                     f"{tuple(weights.shape)}"
                 )
             parts = [weights[a:b] for a, b in itertools.pairwise(bounds)]
         self.blocks = [
-            self._delayed(_enter)(block, self.dtype, *where, part, size)
+            self._delayed(_enter)(block, self.dtype, *where, part, size, name)
             for block, *where, part, size in zip(blocks, range(len(blocks)), self.first, parts, self.sizes, strict=True)
         ]
+
+    def check_moments(self, k: int) -> None:
+        """Refuse more clusters than there is room for in what each block gives back."""
+        size = 8 * k * self.d**2
+        if size > MOMENT_BYTES:
+            raise ValueError(
+                f"k={k} second moments of {self.d} columns take {size / 2**30:.1f} GiB for each block; "
+                "choose a smaller k, or pass an array in memory"
+            )
 
     @property
     def _delayed(self) -> Delayed:
@@ -122,16 +146,20 @@ class Blocks:
             parts = [*pairs, *parts[2 * len(pairs) :]]
         return parts[0]
 
-    def sum(self, work: Callable[..., Delayed], *args: Passed) -> Delayed:
-        """The sum of what work gives for each block and its number."""
-        work, add = self._delayed(work), _plus
-        return self.tree(add, [work(block, i, *args) for i, block in enumerate(self.blocks)]).compute()
+    def sum(self, work: Callable[..., Delayed], *args: Passed, beside: Sequence[Delayed] | None = None) -> Delayed:
+        """The sum of what work gives for each block and its number, or what there is ``beside`` it."""
+        own = range(len(self.blocks)) if beside is None else beside
+        sent = [self._delayed(arg) if isinstance(arg, Flats) else arg for arg in args]
+        work = self._delayed(work)
+        return self.tree(_plus, [work(*pair, *sent) for pair in zip(self.blocks, own, strict=True)]).compute()
 
-    def step(self, flats: Flats, before: Sequence[Delayed] | None, **how: Passed) -> tuple[list[Delayed], Sums, int]:
-        """Labels of each block by the nearest flat, where it is; sums over all rows; how many labels are new."""
+    def step(
+        self, work: Callable[..., Delayed], flats: Flats, before: Sequence[Delayed] | None, **how: Passed
+    ) -> tuple[list[Delayed], Delayed, int]:
+        """Labels of each block by flats, where it is; what the work gives besides, summed; how many labels are new."""
         import dask
 
-        sent, work = self._delayed(flats), self._delayed(_step)
+        sent, work = self._delayed(flats), self._delayed(work)
         parts = [work(block, sent, **how) for block in self.blocks]
         labels, sums = [part[0] for part in parts], self.tree(_plus, [part[1] for part in parts])
         moved = [self._delayed(_count_moved)(*pair) for pair in zip(labels, before, strict=True)] if before else []
@@ -141,13 +169,14 @@ class Blocks:
         sums, total = dask.compute(sums, total)
         return labels, sums, total
 
+    def each(self, work: Callable[..., Delayed], *beside: Sequence[Delayed], **args: Passed) -> list[Delayed]:
+        """Work on what there is of each block, not done yet."""
+        work, sent = self._delayed(work), {name: self._delayed(arg) for name, arg in args.items()}
+        return [work(*own, **sent) for own in zip(*beside, strict=True)]
+
     def array(self, labels: Sequence[Delayed]) -> AnyArray:
         """Labels of all rows (n,) as a Dask array with X's chunks."""
-        import dask.array as da
-
-        return da.concatenate(
-            [da.from_delayed(part, (size,), np.int32) for part, size in zip(labels, self.sizes, strict=True)]
-        )
+        return joined(labels, [(size,) for size in self.sizes], np.int32)
 
     def survey(self) -> tuple[float, float]:
         """``sum w |x|^2`` and ``sum w``, after every block was found fit to be computed with."""
@@ -156,15 +185,25 @@ class Blocks:
             raise ValueError("sample_weight is zero everywhere; leave it out to weigh all rows alike")
         return float(energy), float(mass)
 
-    def sample(self, m: int, energy: float, mass: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """About m rows, and weights such that sums over them are those over all rows in expectation.
+    def sample(
+        self, m: int, seed: int, energy: float, mass: float, flats: Flats | None = None, left: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """About m rows, their weights, and for how many each stands: sums over them, so often, are those over all rows
+        in expectation.
 
         A row is drawn with a probability that follows from its share of ``sum w`` and of ``sum w |x|^2``: the upper
         bound of its sensitivity (Feldman and Langberg, "A Unified Framework for Approximating and Clustering Data",
-        2011) as far as one pass can know it.
+        2011) as far as one pass can know it. With flats that leave so much, its shares of that and of rows count.
         """
-        rows, weights = self.sum(_sample, m, energy, mass, seed)
-        return rows, weights
+        totals = (mass, energy) if flats is None else (self.n, mass, energy, left)
+        return self.sum(_sample, m, totals, seed, flats)
+
+
+def joined(parts: Sequence[Delayed], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> AnyArray:
+    """Arrays of known shapes, wherever they are, as one Dask array."""
+    import dask.array as da
+
+    return da.concatenate([da.from_delayed(*part, dtype) for part in zip(parts, shapes, strict=True)])
 
 
 def _plus(a: Delayed, b: Delayed) -> Delayed:
@@ -174,16 +213,16 @@ def _plus(a: Delayed, b: Delayed) -> Delayed:
 
 
 def _enter(
-    block: AnyArray, dtype: np.dtype, number: int, first: int, weights: AnyArray, size: int
+    block: AnyArray, dtype: np.dtype, number: int, first: int, weights: AnyArray, size: int, name: str
 ) -> tuple[Array, Array | None]:
     """A block in the dtype of the computation, and its weights, both checked."""
-    array, _ = enter(block, "X", None, dtype)
-    where = f"in block {number}, rows {first} to {first + size - 1} of X: "
+    array, _ = enter(block, name, None, dtype)
+    where = f"in block {number}, rows {first} to {first + size - 1} of {name}: "
     try:
         if array.shape[0] != size:
-            raise ValueError(f"X must have {size} rows as it said, got {array.shape[0]}: did a file end early?")
-        if check_matrix(array, "X"):
-            raise ValueError("X has squares that leave the range of its dtype; scale it, or pass dtype='float64'")
+            raise ValueError(f"{name} must have {size} rows as it said, got {array.shape[0]}: did a file end early?")
+        if check_matrix(array, name):
+            raise ValueError(f"{name} has squares that leave the range of its dtype; scale it, or pass dtype='float64'")
     except ValueError as error:
         raise ValueError(where + str(error)) from None
     if weights is None:
@@ -209,14 +248,22 @@ def _squares(X: Array) -> Array:
 
 
 def _sample(
-    block: tuple[Array, Array | None], number: int, m: int, energy: float, mass: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+    block: tuple[Array, Array | None],
+    number: int,
+    m: int,
+    totals: Sequence[float],
+    seed: int,
+    flats: Flats | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X, w = block
-    squares = to_numpy(_squares(X))
     own = np.ones(len(X)) if w is None else to_numpy(w)
-    chances = odds(m, own, own * squares, totals=(mass, energy))
+    measures = [own, own * to_numpy(_squares(X))]
+    if flats is not None:
+        _, residuals = kernels.assign(X, moved_to(flats, partial(place, device=device_of(X))))
+        measures = [np.ones(len(X)), *measures, own * to_numpy(residuals).astype(np.float64)]
+    chances = odds(m, *measures, totals=totals)
     drawn = np.flatnonzero(np.random.default_rng([seed, number]).random(len(X)) < chances)
-    return to_numpy(X[place(drawn, device_of(X))]), own[drawn] / chances[drawn]
+    return to_numpy(X[place(drawn, device_of(X))]), own[drawn], 1 / chances[drawn]
 
 
 def _step(
@@ -231,7 +278,7 @@ def _step(
     """Labels of a block's rows, and its sums; the objective from float64 differences if ``exact``."""
     X, w = block
     device, k = device_of(X), flats.k
-    flats = _moved(flats, partial(place, device=device))
+    flats = moved_to(flats, partial(place, device=device))
     labels, residuals = kernels.assign(X, flats)
     groups = kernels.group_rows(labels, k)
     if exact:
@@ -240,21 +287,15 @@ def _step(
     moments = kernels.second_moments(X, groups, w, affine, products, dtype)
     counts = labels if w is None else labels[w > 0]
     worst = kernels.largest(costs, n_worst)
-    told = Sums(
-        _moved(moments, to_numpy),
-        float(costs.sum()),
-        to_numpy(kernels.label_counts(counts, k)),
-        to_numpy(X[worst]),
-        to_numpy(costs[worst]),
-    )
-    return labels, told
+    tally = Tally(moved_to(moments, to_numpy), to_numpy(kernels.label_counts(counts, k)))
+    return labels, Sums(tally, float(costs.sum()), to_numpy(X[worst]), to_numpy(costs[worst]))
 
 
 def _count_moved(labels: Array, before: Array) -> int:
     return int((labels != before).sum())
 
 
-def _moved(parts: Delayed, to: Callable[[Array], Array]) -> Delayed:
+def moved_to(parts: Delayed, to: Callable[[Array], Array]) -> Delayed:
     """A dataclass of arrays with each of them moved."""
     found = {field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)}
     return replace(parts, **{name: to(part) for name, part in found.items() if hasattr(part, "dtype")})
@@ -270,12 +311,8 @@ class BlockedDims:
         self.blocks, self.affine, self.layout = blocks, affine, layout_of(blocks.d, tuple(dims))
         self.products = not are_trivial(dims, blocks.d)
         self.least = np.array(dims, np.int64) + affine
-        size = 8 * len(dims) * blocks.d**2
-        if self.products and size > MOMENT_BYTES:
-            raise ValueError(
-                f"k={len(dims)} second moments of {blocks.d} columns take {size / 2**30:.1f} GiB for each block; "
-                "choose a smaller k, or fit an array in memory"
-            )
+        if self.products:
+            blocks.check_moments(len(dims))
 
     def refit(self, state: BlockedState, exact: bool = False) -> Flats:
         return state.flats if state.moments is None else self.flats(state.moments, self.blocks.dtype)  # type: ignore[return-value]
@@ -290,14 +327,14 @@ class BlockedDims:
     def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
         n_worst = int(np.sort(self.least)[-FILLED:].sum())
         options = {"affine": self.affine, "products": self.products, "n_worst": n_worst}
-        labels, sums, moved = self.blocks.step(flats, state.labels, **options)  # type: ignore[arg-type]
+        labels, sums, moved = self.blocks.step(_step, flats, state.labels, **options)  # type: ignore[arg-type]
         return labels, (sums, moved)
 
     def measure(self, state: BlockedState, flats: Flats, labels: Delayed, found: Delayed) -> BlockedState:
         (sums, moved), n_filled = found, 0
-        lacking = np.flatnonzero(sums.counts < self.least)
-        moments, worst = sums.moments, sums.worst[sums.costs > 0]
-        takers = np.repeat(lacking, (self.least - sums.counts)[lacking])[: len(worst)].astype(np.int32)
+        counts, moments, worst = sums.tally.counts, sums.tally.moments, sums.worst[sums.costs > 0]
+        lacking = np.flatnonzero(counts < self.least)
+        takers = np.repeat(lacking, (self.least - counts)[lacking])[: len(worst)].astype(np.int32)
         if len(takers):
             rows = np.ascontiguousarray(worst[: len(takers)])
             moments.add(
@@ -316,9 +353,9 @@ class BlockedDims:
     def finish(self, flats: Flats) -> tuple[Flats, list[Delayed], float]:
         """A float64 refit from the labels that these flats give, the labels it gives in turn, and their objective."""
         options = {"affine": self.affine, "products": self.products, "n_worst": 0}
-        _, sums, _ = self.blocks.step(flats, None, dtype=np.float64, **options)
-        best = rounded(self.flats(sums.moments, np.float64), self.blocks.dtype)
-        labels, sums, _ = self.blocks.step(best, None, exact=True, **options)
+        _, sums, _ = self.blocks.step(_step, flats, None, dtype=np.float64, **options)
+        best = rounded(self.flats(sums.tally.moments, np.float64), self.blocks.dtype)
+        labels, sums, _ = self.blocks.step(_step, best, None, exact=True, **options)
         return best, labels, sums.objective
 
 

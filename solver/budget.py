@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import overload
 
@@ -21,6 +22,9 @@ from . import coreset
 from .alternation import alternate
 from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
+from .blocked import is_dask
+from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_for_blocks
+from .blocked_factors import BlockedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
 from .decoded import exact_numbers
@@ -33,7 +37,6 @@ from .seeding import Init
 from .splitting import clusters, equal_dims
 
 WAYS = ("budget", "equal")
-WHOLE_STEPS = 4  # over all rows, after clusters were found on a coreset
 
 
 @overload
@@ -68,7 +71,7 @@ def compress(  # type: ignore[misc]
     device: str | None = None,
     seed: Seed = None,
     progress: bool = False,
-) -> Factorization | QuantizedFactorization:
+) -> Factorization | QuantizedFactorization | BlockedFactorization:
     """Factor a matrix into k clusters of rows and a basis for each, within a number of parameters, or of bytes.
 
     Minimises ``sum_i w_i |a_i - row i decoded|^2``. Every cluster gets the dimension that its rows are worth: a
@@ -139,7 +142,7 @@ def compress(  # type: ignore[misc]
 
     Returns
     -------
-    Factorization or QuantizedFactorization
+    Factorization, QuantizedFactorization or BlockedFactorization
         Of A's kind, where A lives. Within ``bits`` or ``nbytes`` it is the latter, which never exceeds them; several
         codes compete, and ``winner`` says which won. The former never has more parameters than asked, and fewer than
         99% of them only where A is exact with fewer or no direction of any cluster fits in what is left (a direction
@@ -159,6 +162,11 @@ def compress(  # type: ignore[misc]
     weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
     rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU,
     steps of eight clusters or more measure all flats in turn with those that were nearest to each row (:mod:`.nearby`).
+
+    A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. Clusters are found
+    on a coreset of its rows, then four steps follow, each one pass over the blocks; nothing of n numbers is held in one
+    place. The result is a :class:`BlockedFactorization`: labels and coefficients are Dask arrays, and :meth:`save`
+    writes them in parts, where they are. The bits depend on the chunks, not on who works on them.
 
     References
     ----------
@@ -183,6 +191,14 @@ def compress(  # type: ignore[misc]
     True
     """
     begun = time.perf_counter()
+    if is_dask(A):
+        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes)
+        refuse_for_blocks(dims=dims, n_init=n_init, relative=relative, max_error=max_error)
+        parameters = partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters)
+        most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
+        bounds = {"max_iter": whole("max_iter", max_iter, 1), "tol": tolerance(tol), "progress": progress}
+        given = {"sample_weight": sample_weight, "affine": flag("affine", affine), "dtype": dtype, "seed": seed}
+        return compress_blocks(A, parameters, most, **bounds, **given)  # type: ignore[arg-type]
     in_bits = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
     if any(value is not None for value in in_bits.values()):
         given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
@@ -325,11 +341,7 @@ def _descend(
     if svd.objective < best.objective:
         best, history, converged = svd, [svd.objective], True
     if best.k == 1 and most != 1 and best.price > 0:
-        warnings.warn(
-            "no partition of A into clusters was found that beats its truncated SVD at as many parameters, "
-            "so that is what is returned (k=1 asks for it)",
-            stacklevel=3,
-        )
+        warnings.warn(NO_PARTITION, stacklevel=3)
     if bar is not None:
         bar.finish()
     return best.labels, best.flats(budget.problem.X.dtype), history, converged

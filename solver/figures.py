@@ -185,3 +185,32 @@ def _furnish(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+Panel: TypeAlias = "tuple[Mapping[int, tuple[Sequence[int], Sequence[float]]], tuple[int, int] | None]"
+"""Values against k, for each j; and the best (k, j), if there is one."""
+
+
+def plot_choices(path: str | os.PathLike[str], panels: Mapping[str, Panel]) -> None:
+    """Draw criteria of k and j into an image file: a panel for each, with a line for each j and a ring at the best."""
+    figure = _figure(3.6 * len(panels), 3.8)
+    from matplotlib.ticker import MaxNLocator
+
+    for axes, (title, (lines, best)) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        _furnish(axes, title)
+        for place, (j, (ks, values)) in enumerate(lines.items()):
+            colour = str(0.75 - 0.75 * place / max(1, len(lines) - 1))  # the darker, the larger j
+            axes.plot(ks, values, "o-", ms=4, color=colour, label=f"{j}")
+            if best is not None and best[1] == j:
+                at = best[0], values[list(ks).index(best[0])]
+                axes.plot(*at, "o", ms=12, markerfacecolor="none", markeredgecolor=_FIT_COLOUR, markeredgewidth=2)
+        shown = [value for _, values in lines.values() for value in values if np.isfinite(value)]
+        if shown and min(shown) > 0 and max(shown) > _WIDE * min(shown):
+            axes.set_yscale("log")
+        axes.set_xlabel("k, subspaces")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False, title="j, dimension of each")
+    figure.savefig(path, dpi=150)

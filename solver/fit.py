@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from numbers import Integral, Real
@@ -18,10 +18,12 @@ from .alternation import State, alternate
 from .arrays import AnyArray, AnyDtype, device_of, energy, entered, scaled
 from .blocked import BlockedDims, BlockedState, Blocks, is_dask, sample_size
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
+from .losses import LOSSES, check_loss
 from .problem import Problem
 from .progress import Bar, shown
 from .racing import fit_problem
 from .result import Record, share
+from .robust import fit_robust
 from .seeding import Init, are_bases
 from .subspaces import Subspaces
 
@@ -77,6 +79,8 @@ def fit_subspaces(
     effort: float = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
+    loss: str = "l2",
+    scale: float | str = "auto",
     dtype: AnyDtype | None = None,
     seed: Seed = None,
     progress: bool = False,
@@ -129,6 +133,12 @@ def fit_subspaces(
         does not breathe.
     tol : float, default 1e-4
         Stop when a step lowers the objective by at most this share of it (or when no label changes).
+    loss : {"l2", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey"}, default "l2"
+        What a squared distance r costs: r itself, or less where rows may be outliers. "geman-mcclure", "welsch" and
+        "tukey" give a row far off no say at all; "cauchy" little; "l1" (distances) and "huber" less than "l2" does.
+    scale : "auto" or float, default "auto"
+        Distance of a usual row to its flat, in X's units, for a robust loss: 1.4826 times the median distance. "auto"
+        estimates it from a start that resists outliers. :meth:`Subspaces.outliers` counts in it.
     dtype : {None, "float32", "float64"}
         Precision to compute in; ``None`` goes by X.
     seed : int, numpy.random.Generator or None
@@ -164,6 +174,13 @@ def fit_subspaces(
     it. By default breaths take the time that races of more starts would take. Turn them off (``search="starts"``) to
     see the plain alternation, or where flats are found at once and time counts.
 
+    A robust loss minimises ``sum_i w_i rho(r_i)``, with rho as in :mod:`.losses`, by the same alternation under weights
+    ``w_i rho'(r_i)`` that each step makes anew; the sum never rises, as rho is concave (Black and Rangarajan 1996).
+    Starts are several (``n_init``, ``effort``), by distances that are cut off, and the best of them under Geman and
+    McClure's loss gives the scale, which is then held (as in Yohai's MM-estimates, 1987). ``objective``, ``energy`` and
+    ``history`` are sums of rho. In float32 this takes rows of like size: ask for ``dtype="float64"`` where
+    outliers are thousands of times longer than the distances that matter.
+
     A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. A start is found on
     a sample of its rows, drawn by weight and energy and weighted back (Feldman and Langberg 2011); from there the
     alternation goes on over all rows, in one pass over the blocks a step, which persist where they were made: call
@@ -176,7 +193,9 @@ def fit_subspaces(
     Bradley and Mangasarian, "k-Plane Clustering" (2000). Tseng, "Nearest q-Flat to m Points" (2000). Maalouf, Lang,
     Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021), section 2. Fritzke, "The breathing
     k-means algorithm" (2020), arXiv 2006.15666. Feldman and Langberg, "A Unified Framework for Approximating and
-    Clustering Data" (2011).
+    Clustering Data" (2011). Lerman and Maunu, "An Overview of Robust Subspace Recovery" (2018), arXiv 1803.01013.
+    Huber, "Robust Estimation of a Location Parameter" (1964). Geman and McClure, "Statistical methods for tomographic
+    image reconstruction" (1987).
 
     Examples
     --------
@@ -195,9 +214,14 @@ def fit_subspaces(
     k, max_iter = whole("k", k, 1), whole("max_iter", max_iter, 1)
     tol, affine = tolerance(tol), flag("affine", affine)
     _check_search(search, effort, init, n_init)
+    check_loss(loss, scale)
+    if loss != "l2" and search == "breathing":
+        raise ValueError(f"search='breathing' is for loss='l2'; with loss={loss!r} leave it out, and raise effort")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     if is_dask(X):
+        if loss != "l2":
+            raise ValueError(f"loss={loss!r} cannot be had for a Dask array; fit a sample of its rows, or loss='l2'")
         blocks = Blocks(X, sample_weight, dtype)
         if device is not None:
             raise ValueError(
@@ -236,10 +260,17 @@ def fit_subspaces(
             told = len(state.history), state.objective, state.moved, state.n_reseeded, seconds, breath, best
             return bool(callback is not None and callback(Step(start, *told)))
 
-        best, flats, labels, objective = fit_problem(
-            problem, init, n_init, max_iter, tol, seed, bar, search, effort, exponent=exponent, on_step=on_step
-        )
-        record = _record(best, objective, total, begun)
+        way = init, n_init, max_iter, tol, seed, bar
+        if loss == "l2":
+            best, flats, labels, objective = fit_problem(
+                problem, *way, search, effort, exponent=exponent, on_step=on_step
+            )
+            record = _record(best, objective, total, begun)
+        else:
+            by = LOSSES[loss]
+            fit = fit_robust(problem, by, scale, *way, effort, exponent=exponent, on_step=on_step)
+            best, flats, labels = fit.state, fit.flats, fit.labels
+            record = replace(_record(best, fit.objective, fit.energy, begun), loss=loss, scale=fit.scale)
         offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
         bases = [home.back(V) for V in flats.layout.split(flats.bases)]
         return Subspaces(bases, offsets, home.back(labels), home, record)
@@ -264,8 +295,8 @@ def _fit_blocks(
     total, mass = blocks.survey()
     drawing, fitting = (int(rng.integers(2**63)) for rng in islice(generators(seed), 2))
     if not isinstance(start, Subspaces):
-        rows, weights = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), total, mass, drawing)
-        start = start(rows, weights, fitting)
+        rows, weights, stands = blocks.sample(max(k, sample_size(blocks, rule.layout.dims)), drawing, total, mass)
+        start = start(rows, weights * stands, fitting)
     flats = Flats.from_bases(start.bases, start.offsets)
     bar = Bar(total, max_iter) if progress else None
 

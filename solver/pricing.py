@@ -102,6 +102,12 @@ class Solution(State):
         return Flats(own.layout, own.bases.astype(dtype, copy=False), offsets, complements)
 
 
+def drop_rounding(values: np.ndarray, d: int, dtype: np.dtype) -> None:
+    """Set eigenvalues (k, q) that are rounding to zero, in place."""
+    floor = NOISE * np.sqrt(d) * float(np.finfo(dtype).eps)
+    values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0
+
+
 class Priced:
     """What rules have in common that choose directions by their price.
 
@@ -202,8 +208,7 @@ class Priced:
             if self.problem.stands is not None
             else 0 * counts
         )
-        floor = NOISE * np.sqrt(self.d) * float(np.finfo(spaces.bases.dtype).eps)
-        values[values <= floor * values.max(axis=1, initial=0, keepdims=True)] = 0  # that is rounding
+        drop_rounding(values, self.d, spaces.bases.dtype)
         return np.rint(counts).astype(np.int64), values, unseen, int(moved)
 
 

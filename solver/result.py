@@ -31,6 +31,8 @@ class Record:
     converged: bool = False
     n_reseeded: int = 0
     seconds: float = float("nan")
+    loss: str = "l2"
+    scale: float = float("nan")
 
     @classmethod
     def from_facts(cls, facts: Facts) -> Record:
@@ -45,6 +47,8 @@ class Record:
             raise ValueError("converged must be true or false")
         if not isinstance(record.n_reseeded, int):
             raise ValueError("n_reseeded must be a whole number")
+        if not isinstance(record.loss, str) or not isinstance(record.scale, float):
+            raise ValueError("loss must be a name, and scale a number")
         return record
 
 
@@ -63,7 +67,10 @@ class Recorded:
 
     @property
     def objective(self) -> float:
-        """``sum_i w_i |x_i - its point|^2`` in float64, with the point of its flat that stands for each row fitted."""
+        """``sum_i w_i |x_i - its point|^2`` in float64, with the point of its flat that stands for each row fitted.
+
+        Under a robust loss it is the sum of that, and so are ``energy`` and ``history``.
+        """
         return self.record.objective
 
     @property
@@ -99,6 +106,16 @@ class Recorded:
     def n_reseeded(self) -> int:
         """How many times a cluster had fewer rows than determine its flat, and was filled with other rows."""
         return self.record.n_reseeded
+
+    @property
+    def loss(self) -> str:
+        """Name of the loss that the fit minimised, "l2" by default."""
+        return self.record.loss
+
+    @property
+    def scale(self) -> float:
+        """Distance of a usual row to its flat by a robust fit, in its rows' units; NaN under "l2"."""
+        return self.record.scale
 
     @property
     def seconds(self) -> float:

@@ -20,6 +20,7 @@ from .refit import fit_flats
 from .subspaces import Subspaces
 
 CANDIDATES = 4  # tried at each draw, the best kept
+BOUNDED_CANDIDATES = 12  # where outliers are among those drawn
 KMEANS_STEPS = 10
 
 
@@ -46,7 +47,21 @@ def kmeans_plusplus(problem: Problem, rng: np.random.Generator) -> Array:
         return kernels.sqdistances(X, through(drawn, [dims[c]] * len(drawn)))
 
     largest_first = sorted(range(k), key=lambda c: -dims[c])
-    return _draw(largest_first, problem.distance_to_middle(), problem.weights, distances, rng)
+    return _draw(largest_first, problem.distance_to_middle(), problem.weights, distances, rng)[0]
+
+
+def bounded_kmeans_plusplus(problem: Problem, rng: np.random.Generator, most: float) -> tuple[Array, Array]:
+    """The same with squared distances cut off at ``most``, and these distances: outliers are no likelier than others.
+
+    More rows are tried at each draw, as all that are far from the flats so far may be outliers in the end.
+    """
+    X, dims, through, xp = problem.X, problem.dims, Through(problem), namespace(problem.X)
+
+    def distances(c: int, drawn: Array) -> Array:
+        return xp.minimum(kernels.sqdistances(X, through(drawn, [dims[c]] * len(drawn))), X.dtype.type(most))
+
+    largest_first = sorted(range(problem.k), key=lambda c: -dims[c])
+    return _draw(largest_first, xp.ones(len(X), X.dtype), problem.weights, distances, rng, *2 * [BOUNDED_CANDIDATES])
 
 
 def _draw(
@@ -56,17 +71,18 @@ def _draw(
     distances: Callable[[int, Array], Array],
     rng: np.random.Generator,
     first: int = CANDIDATES,
-) -> Array:
-    """Labels of the nearest of what is drawn for one cluster after another.
+    more: int = CANDIDATES,
+) -> tuple[Array, Array]:
+    """Labels of the nearest of what is drawn for one cluster after another, and distances to it.
 
     ``distances(c, drawn)`` are those of all rows to what each row drawn makes of cluster c, of which the best is kept;
-    ``odds`` are the distances before there is a cluster, for which ``first`` rows are drawn.
+    ``odds`` are the distances before there is a cluster, for which ``first`` rows are drawn, and ``more`` for others.
     """
     xp, n = namespace(odds), len(odds)
     weights = xp.ones(n, odds.dtype) if weights is None else weights
     labels, nearest = xp.zeros(n, dtype=np.int32), xp.full(n, np.inf, odds.dtype)
     for turn, c in enumerate(clusters):
-        drawn = kernels.sample_rows(weights * odds, CANDIDATES if turn else first, rng)
+        drawn = kernels.sample_rows(weights * odds, more if turn else first, rng)
         if len(drawn) == 0:
             break  # no row is away from what there is
         trials = distances(c, drawn)
@@ -74,7 +90,7 @@ def _draw(
         odds = trials.T.take(best, axis=0)
         labels[odds < nearest] = c
         nearest = odds
-    return labels
+    return labels, nearest
 
 
 class Through:
@@ -140,7 +156,7 @@ def _spherical_kmeans(problem: Problem, rng: np.random.Generator) -> Array:
         weights = weights * problem.weights
     labels = kernels.seed_directions(X, k, weights, rng)
     if labels is None:
-        labels = _draw(range(k), xp.ones_like(lengths), weights, lambda c, drawn: _angles(X, lengths, drawn), rng, 1)
+        labels = _draw(range(k), xp.ones_like(lengths), weights, lambda c, drawn: _angles(X, lengths, drawn), rng, 1)[0]
     per_length = weights / xp.where(lengths > 0, lengths, 1)
     centres = xp.zeros((k, X.shape[1]))
     for _ in range(KMEANS_STEPS):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from .checks import check_labels, check_matrix
 from .coefficients import split_coefficients
 from .deprecated import Counts
 from .factorization import Factorization, factorize
+from .losses import robust_scale
 from .result import UNKNOWN, Record, Result
 from .storage import Facts
 
@@ -137,6 +139,34 @@ class Subspaces(Result):
             rows, groups = scaled(array, -exponent), kernels.group_rows(own, self.k)
             return home.back(_unscaled(kernels.residuals(rows, groups, self._at(exponent)), exponent))
 
+    def outliers(self, Y: AnyArray, threshold: float = 3.0) -> AnyArray:
+        """Which rows of Y (m, d) are farther from their nearest flat than ``threshold`` scales: (m,) bool.
+
+        The scale is that of the fit if it was robust, else 1.4826 times the median distance of these rows, which is the
+        standard deviation where distances are of normal errors in one dimension.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When Y is not a finite (m, d) matrix of numbers, or the threshold is not above 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from ksubspaces import fit_subspaces
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(50, 1)) * [3.0, 4.0, 0.0] + 0.01 * rng.normal(size=(50, 3))
+        >>> X[7] = [-40.0, 30.0, 10.0]
+        >>> line = fit_subspaces(X, k=1, j=1, loss="tukey", seed=0)
+        >>> np.flatnonzero(line.outliers(X, threshold=5))
+        array([7])
+        """
+        if isinstance(threshold, bool) or not isinstance(threshold, Real) or not threshold > 0:
+            raise ValueError(f"threshold must be a number > 0, in scales; got {threshold!r}")
+        residuals = self.residuals(Y)
+        scale = self.scale if self.loss != "l2" else robust_scale(import_array(residuals, "residuals"))
+        return residuals > (threshold * scale) ** 2
+
     def predict(self, Y: AnyArray) -> AnyArray:
         """Number of the nearest flat of each row of Y (m, d), (m,) int32; the lowest on a tie.
 
@@ -229,7 +259,9 @@ class Subspaces(Result):
         return replace(factors, record=record)
 
     def _facts(self) -> Facts:
-        return {name: getattr(self, name) for name in ("objective", "energy", "history", "converged", "n_reseeded")}
+        known = ("objective", "energy", "history", "converged", "n_reseeded")
+        robust = ("loss", "scale") if self.loss != "l2" else ()
+        return {name: getattr(self, name) for name in (*known, *robust)}
 
     @classmethod
     def _of_parts(cls, arrays: dict[str, np.ndarray], facts: Facts, **parts: AnyArray) -> Subspaces:

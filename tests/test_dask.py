@@ -75,9 +75,9 @@ def test_a_start_from_a_sample_of_the_rows(monkeypatch):
     sample = blocked.Blocks.sample
     monkeypatch.setattr(blocked.Blocks, "sample", lambda *args: seen.append(sample(*args)) or seen[-1])
     model = fit_subspaces(in_blocks(X), 4, 2, seed=0)
-    (drawn, weights), m = seen[0], 20 * 12
+    (drawn, weights, stands), m = seen[0], 20 * 12
     assert m / 2 < len(drawn) < 2 * m
-    assert weights.sum() == pytest.approx(N, rel=0.25)
+    assert (weights * stands).sum() == pytest.approx(N, rel=0.25)
     assert model.objective <= 1.001 * fit_subspaces(X, 4, 2, seed=0).objective
 
 

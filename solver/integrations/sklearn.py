@@ -153,7 +153,7 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
         Dimension j of each.
     affine : bool, default False
         Flats with offsets. With ``n_components=0`` that is k-means.
-    init, n_init, search, effort, max_iter, tol, device
+    init, n_init, search, effort, max_iter, tol, loss, scale, device
         As in :func:`fit_subspaces`.
     sparse_output : bool, default False
         :meth:`transform` gives a sparse matrix: j numbers a row rather than k j.
@@ -205,6 +205,8 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
         effort: float = 1,
         max_iter: int = 100,
         tol: float = 1e-4,
+        loss: str = "l2",
+        scale: float | str = "auto",
         device: str | None = None,
         sparse_output: bool = False,
         random_state: RandomState = None,
@@ -218,6 +220,8 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
         self.effort = effort
         self.max_iter = max_iter
         self.tol = tol
+        self.loss = loss
+        self.scale = scale
         self.device = device
         self.sparse_output = sparse_output
         self.random_state = random_state
@@ -225,7 +229,7 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
     def fit(self, X: AnyArray, y: None = None, sample_weight: AnyArray | None = None) -> Self:
         """Fit to the rows of X (n, d), with nonnegative weights (n,) if given."""
         X = self._validate(X)
-        passed = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "device")
+        passed = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "loss", "scale", "device")
         options = {name: getattr(self, name) for name in passed}
         seed = self._seed()
         found = fit_subspaces(
