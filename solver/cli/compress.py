@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..curve import CompressionCurve, compression_curve
 from ..folders import folders_around
@@ -33,13 +33,15 @@ from .texts import open_texts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from torch.nn import Module
 
+    from ..integrations._embedding import SubspaceEmbedding
     from ..integrations._model_report import ModelReport, ModuleReport
 
 BUDGETS = ("ratio", "bits", "max_error", "min_cosine")  # those that are no whole numbers
 _CURVE_RATIOS = (0.2, 0.5, 0.8)
 _CURVE_METHODS = ("svd", "messi-5", "ours")
-_CURVE_WEIGHTED = ("svd-weighted", "ours-weighted")
+_CURVE_WEIGHTED = ("svd", "messi-5", "svd-weighted", "ours-weighted")  # ours is what the model was compressed by
 
 
 def add(commands: Commands) -> None:
@@ -127,7 +129,7 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
         console.print(_render(report))
     if options.report is not None:
         drawn = options.plot and options.ratio is not None  # the curve is one of parameters
-        curves = _curves(report, tokenizer, texts, options, console) if drawn else {}
+        curves = _curves(model, report, tokenizer, texts, options, console) if drawn else {}
         write_page(options.report, report, token=_texts(tokenizer), curves=curves, made=_made(options))
         written.append(str(options.report))
     if console and written:
@@ -166,6 +168,7 @@ def _check_report(options: argparse.Namespace) -> None:
 
 
 def _curves(
+    model: Module,
     report: ModelReport,
     tokenizer: Tokenizer,
     texts: Iterable[str] | None,
@@ -182,10 +185,15 @@ def _curves(
         weights = None
         if module.weighted_error is not None:
             weights = token_weights(tokenizer, texts, n_rows=len(table))
+        methods, known = _CURVE_METHODS if weights is None else _CURVE_WEIGHTED, {}
+        factors = cast("SubspaceEmbedding", model.get_submodule(module.name)).to_factorization().to("cpu")
+        if options.k == "auto" and factors.shape == table.shape:
+            known[methods[-1], options.ratio] = factors
         curves[module.name] = compression_curve(
             table,
             _ratios(options.ratio),
-            methods=_CURVE_METHODS if weights is None else (*_CURVE_METHODS, *_CURVE_WEIGHTED),
+            methods=methods,
+            known=known,
             sample_weight=weights,
             device=options.device,
             warm=True,

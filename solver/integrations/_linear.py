@@ -198,8 +198,8 @@ class SubspaceLinear(nn.Module):
         k, seed, **options
             As in ``ksubspaces.compress``.
         metric : (in, in) array, or (out, out) by columns, optional
-            Which directions of what is clustered matter more, as in ``ksubspaces.metric.compress_in_metric``. By rows,
-            the second moment of the layer's inputs makes the error that of its outputs.
+            Which directions of what is clustered matter more, as in ``ksubspaces.compress``. By rows, the second moment
+            of the layer's inputs makes the error that of its outputs.
 
         Raises
         ------
@@ -221,7 +221,6 @@ class SubspaceLinear(nn.Module):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
         _check_by(by)
         from ..budget import compress
-        from ..metric import compress_in_metric
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T
@@ -235,10 +234,7 @@ class SubspaceLinear(nn.Module):
             return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
         options |= {"n_parameters": n_parameters, "k": k, "sample_weight": sample_weight, "seed": seed}
-        if metric is None:
-            factorization = compress(table, ratio, **options)
-        else:
-            factorization = compress_in_metric(table.float(), metric, ratio, **options)
+        factorization = compress(table, ratio, metric=metric, **options)
         layer = cls.from_factorization(
             factorization, bias=bias, by=by, storage=storage, dtype=weight.dtype, device=weight.device
         )
