@@ -13,8 +13,8 @@ from .cpu_grouped import group_rows
 from .packed import PackedRows
 from .products import count_threads, side_by_side
 
-ROWS = 32  # of a block, in twos
-COLUMNS = 128  # of a strip
+ROWS = 32  # of a block, in fours
+COLUMNS = 384  # of a strip
 FEW = 1 << 21  # multiplications for which no threads are begun
 
 
@@ -82,12 +82,13 @@ def _decode_blocks(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _add_products(Z, m, directions, bases, n, X):  # type: ignore[no-untyped-def]
-    """X += Z V for the vectors V = bases[directions], two rows and four terms at once."""
+    """X += Z V for the vectors V = bases[directions], four rows and four terms at once."""
     d = bases.shape[1]
     for left in range(0, d, COLUMNS):
         width = min(COLUMNS, d - left)
-        for r in range(0, n, 2):
-            x, y = X[r, left : left + width], X[r + 1, left : left + width]
+        for r in range(0, n, 4):
+            w, x = X[r, left : left + width], X[r + 1, left : left + width]
+            y, z = X[r + 2, left : left + width], X[r + 3, left : left + width]
             for t in range(0, m, 4):
                 last = m - 1  # past it Z is zero
                 v0 = bases[directions[t], left : left + width]
@@ -96,6 +97,10 @@ def _add_products(Z, m, directions, bases, n, X):  # type: ignore[no-untyped-def
                 v3 = bases[directions[min(t + 3, last)], left : left + width]
                 a0, a1, a2, a3 = Z[r, t], Z[r, t + 1], Z[r, t + 2], Z[r, t + 3]
                 b0, b1, b2, b3 = Z[r + 1, t], Z[r + 1, t + 1], Z[r + 1, t + 2], Z[r + 1, t + 3]
+                c0, c1, c2, c3 = Z[r + 2, t], Z[r + 2, t + 1], Z[r + 2, t + 2], Z[r + 2, t + 3]
+                d0, d1, d2, d3 = Z[r + 3, t], Z[r + 3, t + 1], Z[r + 3, t + 2], Z[r + 3, t + 3]
                 for c in range(width):
-                    x[c] = x[c] + a0 * v0[c] + a1 * v1[c] + a2 * v2[c] + a3 * v3[c]
-                    y[c] = y[c] + b0 * v0[c] + b1 * v1[c] + b2 * v2[c] + b3 * v3[c]
+                    w[c] = w[c] + a0 * v0[c] + a1 * v1[c] + a2 * v2[c] + a3 * v3[c]
+                    x[c] = x[c] + b0 * v0[c] + b1 * v1[c] + b2 * v2[c] + b3 * v3[c]
+                    y[c] = y[c] + c0 * v0[c] + c1 * v1[c] + c2 * v2[c] + c3 * v3[c]
+                    z[c] = z[c] + d0 * v0[c] + d1 * v1[c] + d2 * v2[c] + d3 * v3[c]

@@ -128,6 +128,15 @@ def load_arrays(path: str | os.PathLike[str], kind: str, verify: bool = True) ->
     return _checked(path, kind, verify, *_read(path))
 
 
+def holds(path: str | os.PathLike[str], kind: str) -> bool:
+    """Whether a file says that it is of this kind; the rest of it is not looked at."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("kind") == kind
+    except (OSError, SafetensorError):
+        return False
+
+
 def from_bytes(content: bytes, kind: str) -> tuple[dict[str, np.ndarray], Facts]:
     """The inverse of :func:`to_bytes`.
 

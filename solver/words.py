@@ -1,4 +1,4 @@
-"""Vectors of words, as they are or in factors, looked up by word."""
+"""Vectors of words, as they are, in factors or in packed bits, looked up by word."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import AnyArray
+from .bits.quantized import QuantizedFactorization
 from .factorization import Factorization
 from .folders import Holding, whole_folder
-from .storage import write_whole
+from .storage import holds, write_whole
 from .text_tables import read_words
 
 __all__ = ["WordVectors"]
@@ -24,13 +25,13 @@ WORD_VECTORS = Holding.of_files("vectors of words", FACTORS, WORDS)
 
 @dataclass(frozen=True)
 class WordVectors:
-    """Words and their vectors, as they are or in factors.
+    """Words and their vectors, as they are, in factors or in packed bits.
 
     Attributes
     ----------
     words : tuple of n str
         No two alike.
-    vectors : (n, d) array or Factorization
+    vectors : (n, d) array, Factorization or QuantizedFactorization
         Row i is the vector of word i.
 
     Raises
@@ -50,7 +51,7 @@ class WordVectors:
     """
 
     words: Sequence[str]
-    vectors: AnyArray | Factorization
+    vectors: AnyArray | Factorization | QuantizedFactorization
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", tuple(self.words))
@@ -83,12 +84,12 @@ class WordVectors:
         return self.vectors[np.array([self._numbers[word] for word in words], dtype=np.int64)]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a folder of factors and words, whole or not at all.
+        """Write a folder of factors or bits and of words, whole or not at all.
 
         Raises
         ------
         TypeError
-            When the vectors are not in factors.
+            When the vectors are as they are.
         FileExistsError
             When something else is there, or it is not to be replaced.
         ValueError
@@ -99,7 +100,7 @@ class WordVectors:
 
     def write(self, folder: Path) -> None:
         """Write the files of :meth:`save` into a folder that is there."""
-        if not isinstance(self.vectors, Factorization):
+        if not isinstance(self.vectors, (Factorization, QuantizedFactorization)):
             raise TypeError(f"vectors must be a Factorization to be saved, got {type(self.vectors).__name__}")
         if broken := next((word for word in self.words if "\n" in word), None):
             raise ValueError(f"words are saved one a line, and {broken!r} is not one line")
@@ -121,6 +122,8 @@ class WordVectors:
         FileNotFoundError, ValueError
             When the folder is not there, or is damaged.
         """
-        factors = Factorization.load(Path(path) / FACTORS)
+        file = Path(path) / FACTORS
+        in_bits = holds(file, QuantizedFactorization._KIND)
+        factors = QuantizedFactorization.load(file) if in_bits else Factorization.load(file)
         text = (Path(path) / WORDS).read_bytes().decode("utf-8", "surrogateescape")
         return cls(text.split("\n")[:-1], factors)

@@ -9,7 +9,7 @@ import pytest
 from files import contents
 from helpers import import_or_skip
 
-from ksubspaces import Factorization, compress
+from ksubspaces import Factorization, QuantizedFactorization, compress
 from ksubspaces.cli import main
 from ksubspaces.tables import read_table
 from ksubspaces.words import WordVectors
@@ -128,6 +128,21 @@ def test_the_command(tmp_path, capsys, ending):
     assert main([*asked[:4], "--storage", "int8"]) != 0
     assert "--storage is for the folder of a model" in capsys.readouterr().err
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("budget", [("--bits", "8"), ("--max-error", "0.01")])
+def test_the_command_in_bits(tmp_path, capsys, budget):
+    import_or_skip("rich")
+    path = tmp_path / "table.txt"
+    write_words(path)
+    assert main(["compress", str(path), *budget, "--seed", "0", "--out", str(tmp_path / "small")]) == 0
+    assert "bits a number" in capsys.readouterr().out
+    again = WordVectors.load(tmp_path / "small")
+    assert isinstance(again.vectors, QuantizedFactorization)
+    assert again.vectors.measure_error(vectors()) < 0.01
+    assert (again["東京"] == again.vectors[4]).all()
+    assert main(["compress", str(path), "--min-cosine", "0.9"]) != 0
+    assert "--min-cosine is for the folder of a model" in capsys.readouterr().err
 
 
 def test_a_table_that_is_not_there(tmp_path, capsys):
