@@ -18,7 +18,7 @@ import numpy as np
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
-from . import coreset
+from . import coreset as coresets
 from .alternation import alternate
 from .arrays import AnyArray, AnyDtype, Array, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
@@ -27,8 +27,9 @@ from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_f
 from .blocked_factors import BlockedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
-from .decoded import row_numbers
-from .factorization import Factorization, factorize, factorize_with_exact
+from .decoded import exact_numbers
+from .exact import with_exact
+from .factorization import Factorization, factorize
 from .metric import Metric
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
@@ -67,6 +68,7 @@ def compress(  # type: ignore[misc]
     exact_rows: AnyArray | None = None,
     init: Init | Factorization | None = None,
     n_init: int | str = "auto",
+    coreset: int | str | None = "auto",
     max_iter: int = 100,
     tol: float = 1e-4,
     dtype: AnyDtype | None = None,
@@ -134,6 +136,9 @@ def compress(  # type: ignore[misc]
     n_init : "auto" or int, default "auto"
         Times to split from the start, each with random numbers of its own; the best is kept. "auto" is once; with equal
         dimensions it is as in :func:`fit_subspaces`.
+    coreset : "auto", None or int, default "auto"
+        Rows that clusters are found on, drawn and weighted back, where there are twice as many or more; "auto" is
+        65,536. ``None`` finds them on all rows (but of a Dask array).
     max_iter : int, default 100
         Most steps of the last descent.
     tol : float, default 1e-4
@@ -165,15 +170,10 @@ def compress(  # type: ignore[misc]
 
     Notes
     -----
-    From 131,072 rows on clusters are found on a coreset: 65,536 rows, drawn by their share of the rows, of what they
-    weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
-    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU,
-    steps of eight clusters or more measure all flats in turn with those that were nearest to each row (:mod:`.nearby`).
-
-    A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. Clusters are found
-    on a coreset of its rows, then four steps follow, each one pass over the blocks; nothing of n numbers is held in one
-    place. The result is a :class:`BlockedFactorization`: labels and coefficients are Dask arrays, and :meth:`save`
-    writes them in parts, where they are. The bits depend on the chunks, not on who works on them.
+    Rows of a coreset are drawn by their share of the rows, of what they weigh and of what they leave, and weighted back
+    (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all rows follow. Half the rows of MiniLM's table
+    instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU, steps of eight clusters or more measure all
+    flats in turn with those that were nearest to each row (:mod:`.nearby`).
 
     References
     ----------
@@ -199,14 +199,17 @@ def compress(  # type: ignore[misc]
     True
     """
     begun = time.perf_counter()
+    few = coresets.ROWS if coreset == "auto" else coreset
+    few = few if few is None else whole("coreset", few, 1, "'auto' or ")
     if is_dask(A):
+        few = coresets.ROWS if few is None else few  # all rows are never at hand
         refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes, metric=metric)
         refuse_for_blocks(dims=dims, n_init=n_init, relative=relative, max_error=max_error)
         parameters = partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters)
         most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
         bounds = {"max_iter": whole("max_iter", max_iter, 1), "tol": tolerance(tol), "progress": progress}
         given = {"sample_weight": sample_weight, "affine": flag("affine", affine), "dtype": dtype, "seed": seed}
-        return compress_blocks(A, parameters, most, **bounds, **given)  # type: ignore[arg-type]
+        return compress_blocks(A, parameters, most, few, **bounds, **given)  # type: ignore[arg-type]
     in_bits = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
     if any(value is not None for value in in_bits.values()):
         given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
@@ -230,7 +233,7 @@ def compress(  # type: ignore[misc]
             sample_weight=sample_weight,
             relative=relative,
             coder=coder,
-            exact=lambda rows: _exact(rows, exact_rows),
+            exact_rows=exact_rows,
             device=device,
             dtype=dtype,
             seed=seed,
@@ -251,7 +254,7 @@ def compress(  # type: ignore[misc]
             exponent = check_matrix(array, "A in the metric")
         rows = scaled(array, -exponent)
         n, d = array.shape
-        exact = _exact(array, exact_rows)
+        exact = exact_numbers(array, exact_rows)
         problem = _problem(rows, exact, sample_weight, affine)
         budget = Budget(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
         if budget.linear.overhead(1) + budget.n_rows + d > budget.n_parameters:
@@ -272,12 +275,12 @@ def compress(  # type: ignore[misc]
         else:
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
             with shown(bar):
-                labels, flats, steps, converged = _descend(budget, start, most, runs, max_iter, tol, seed, bar)
+                labels, flats, steps, converged = _descend(budget, start, most, few, runs, max_iter, tol, seed, bar)
         weights = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, device_of(array))
         if exact is None:
             factors = factorize(rows, labels, flats, home, exponent, weights)
         else:
-            factors = factorize_with_exact(rows, labels, flats, exact, home, exponent, weights)
+            factors = with_exact(rows, labels, flats, exact, home, exponent, weights)
         if own is not None:
             factors = own.restored(factors, plain, exact)
     with np.errstate(over="ignore"):
@@ -285,18 +288,6 @@ def compress(  # type: ignore[misc]
     seconds = time.perf_counter() - begun
     record = replace(factors.record, history=history, converged=converged, seconds=seconds)
     return replace(factors, record=record)
-
-
-def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
-    """Different row numbers, ascending, where A lives; None if there are none."""
-    if exact_rows is None:
-        return None
-    try:
-        numbers = np.unique(row_numbers(exact_rows, len(A)))
-    except (IndexError, TypeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"exact_rows does not name rows of A: {error}") from None
-    return namespace(A).asarray(numbers) if len(numbers) else None
 
 
 def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affine: bool) -> Problem:
@@ -333,7 +324,15 @@ def _start(init: Init | Factorization | None, n: int, exact: Array | None, devic
 
 
 def _descend(
-    budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Seed, bar: Bar | None
+    budget: Budget,
+    start: Array,
+    most: int | None,
+    few: int | None,
+    runs: int,
+    max_iter: int,
+    tol: float,
+    seed: Seed,
+    bar: Bar | None,
 ) -> tuple[Array, Flats, Sequence[float], bool]:
     """Labels, flats, objectives of the best run, or of the truncated SVD if no run beats it; whether it converged."""
     first = compact(budget.solve(start, int(start.max()) + 1))
@@ -349,10 +348,14 @@ def _descend(
                 dims = f"{min(solution.dims)} to {max(solution.dims)} dims"
                 bar.update(f"{solution.k} clusters", solution.objective, dims)
 
-        large = budget.n_rows >= coreset.LARGE
-        find = coreset.clusters if large else clusters
+        large = few is not None and budget.n_rows >= coresets.LARGE * few
+        found = (
+            coresets.clusters(budget, first, most, few, rng, step)
+            if few is not None and large
+            else clusters(budget, first, most, rng, step)
+        )
         solution = alternate(
-            replace(find(budget, first, most, rng, step), history=(), converged=False),
+            replace(found, history=(), converged=False),
             budget,
             max_iter=min(max_iter, WHOLE_STEPS) if large else max_iter,
             tol=tol,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, layout_of
+from ksubspaces.kernels import Flats
 from ksubspaces.kernels.factors import Factors
 
 from .arrays import NUMPY, AnyArray, Array, Home, import_array, namespace, scaled
@@ -216,30 +216,6 @@ def factorize(
     bases = [home.back(V) for V in flats.layout.split(flats.bases)]
     offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
     return Factorization(home.back(labels), blocks, bases, offsets, home, record)
-
-
-def factorize_with_exact(
-    A: Array,
-    labels: Array,
-    flats: Flats,
-    exact: Array,
-    home: Home,
-    exponent: int,
-    weights: tuple[Array | None, float],
-) -> Factorization:
-    """The factorization of the other rows, and those kept as one more cluster.
-
-    Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
-    """
-    xp, d, k = namespace(A), A.shape[1], flats.k
-    labels = labels.copy()
-    labels[exact] = k
-    offsets = None if flats.offsets is None else xp.concatenate([flats.offsets, xp.zeros((1, d), flats.offsets.dtype)])
-    with_point = Flats(layout_of(d, (*flats.layout.dims, 0)), flats.bases, offsets, flats.complements)
-    part = factorize(A, labels, with_point, home, exponent, weights, exact)
-    rows, identity = scaled(A[exact], exponent), xp.eye(min(len(exact), d), dtype=A.dtype)
-    block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
-    return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])
 
 
 def _recorded(squares: Array, energy: float, unit: float, exponent: int) -> Record:

@@ -16,7 +16,8 @@ from ksubspaces.kernels import Flats
 
 from .alternation import State, alternate
 from .arrays import AnyArray, AnyDtype, device_of, energy, enter, entered, import_array, place, scaled
-from .blocked import BlockedDims, BlockedState, Blocks, is_dask, sample_size
+from .blocked import Blocks, is_dask
+from .blocked_dims import BlockedDims, BlockedState, sample_size
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .losses import LOSSES, check_loss
 from .metric import Metric

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from .arrays import (
     scaled,
     to_numpy,
 )
-from .checks import check_labels, check_matrix
+from .checks import check_labels, check_matrix, positive
 from .coefficients import split_coefficients
 from .deprecated import Counts
 from .factorization import Factorization, factorize
@@ -177,9 +176,7 @@ class Subspaces(Result):
         >>> np.flatnonzero(line.outliers(X, threshold=5))
         array([7])
         """
-        if isinstance(threshold, bool) or not isinstance(threshold, Real) or not threshold > 0:
-            raise ValueError(f"threshold must be a number > 0, in scales; got {threshold!r}")
-        residuals = self.residuals(Y)
+        threshold, residuals = positive("threshold", threshold, "in scales"), self.residuals(Y)
         scale = self.scale if self.loss != "l2" else robust_scale(import_array(residuals, "residuals"))
         return residuals > (threshold * scale) ** 2
 
