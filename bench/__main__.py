@@ -17,6 +17,8 @@ COMMANDS = {
     "host": ("suites.host", "the host's share of a step on a card; takes no card"),
     "downstream": ("downstream.command", "MiniLM fine-tuned for sentiment, its table compressed in eight ways"),
     "token-weights": ("suites.token_weights", "which token weights keep an encoder's sentence vectors best"),
+    "digits": ("examples.digits", "an example: digits by subspace, beside k-means, with a picture"),
+    "photograph": ("examples.photograph", "an example: noise off a photograph by local subspaces, beside PCA"),
     "bytes": ("suites.bytes", "bytes against what a table is used for: three tables, every peer"),
     "show": ("lib.show", "the table of a results file"),
     "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),

@@ -14,6 +14,7 @@ from .budget import compress
 from .curve import CompressionCurve, compression_curve
 from .factorization import Factorization
 from .fit import Step, fit_subspaces
+from .online import OnlineSubspaces
 from .selection import Selection, select
 from .subspaces import Subspaces
 from .tokens import token_weights
@@ -22,6 +23,7 @@ __all__ = [
     "BlockedFactorization",
     "CompressionCurve",
     "Factorization",
+    "OnlineSubspaces",
     "QuantizedFactorization",
     "Selection",
     "Step",

@@ -15,7 +15,7 @@ from ksubspaces.kernels import Flats, Moments, layout_of
 from .alternation import State, rounded
 from .arrays import Array, device_of, place, to_numpy
 from .blocked import Blocks, Delayed, Tally, moved_to
-from .refit import are_trivial, trivial_eigenspaces
+from .refit import are_trivial, best_flats
 
 SAMPLE_BYTES = 64 << 20  # of rows on which a start is found ...
 SAMPLE_ROWS = 20  # ... or so many for each dimension of each flat, if these take more
@@ -63,10 +63,7 @@ class BlockedDims:
 
     def flats(self, moments: Moments, dtype: DTypeLike) -> Flats:
         """The best flats for clusters of these moments."""
-        means = moments.means if self.affine else None
-        if self.products:
-            return kernels.top_eigenspaces(moments.scatter, self.layout.dims, dtype).flats(means)
-        return trivial_eigenspaces(self.layout, dtype, np).flats(means)
+        return best_flats(moments, self.layout, self.affine, dtype)
 
     def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
         n_worst = int(np.sort(self.least)[-FILLED:].sum())

@@ -124,6 +124,13 @@ def fraction(name: str, value: object) -> float:
     return float(value)
 
 
+def positive(name: str, value: object, what: str) -> float:
+    """A number > 0, infinity included; ``what`` says in an error what it is for."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+        raise ValueError(f"{name} must be a number > 0, {what}; got {value!r}")
+    return float(value)
+
+
 def generators(seed: Seed) -> Iterator[np.random.Generator]:
     """A generator for each start, all from the caller's seed."""
     if isinstance(seed, np.random.Generator):

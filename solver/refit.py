@@ -186,6 +186,14 @@ def trivial_eigenspaces(layout: Layout, dtype: DTypeLike, xp: ModuleType) -> Eig
     return Eigenspaces(layout, bases, None, bases[:0] if layout.has_wide else None)
 
 
+def best_flats(moments: Moments, layout: Layout, affine: bool, dtype: DTypeLike) -> Flats:
+    """The best flats for clusters of these moments; of points and whole spaces the means alone are asked."""
+    means = moments.means if affine else None
+    if are_trivial(layout.dims, layout.d):
+        return trivial_eigenspaces(layout, dtype, namespace(moments.counts)).flats(means)
+    return kernels.top_eigenspaces(moments.scatter, layout.dims, dtype).flats(means)
+
+
 def fit_flats(problem: Problem, rows: Sequence[Array], dims: Sequence[int], dtype: DTypeLike) -> Flats:
     """The best flat of each dimension for its list of row numbers; one near it where eigenvectors are dear."""
     xp, sizes = namespace(problem.X), [len(own) for own in rows]

@@ -191,3 +191,14 @@ def test_goals_of_the_fronts_in_bytes():
     reached = ["yes" if goal["reached"] else "no" for goal in goals]
     shown = [[g["case"], g["what"].partition(";")[0], g["target"], g["ours"], g["peer"]] for g in goals]
     assert table("Bytes", "goal") == [[*line, held] for line, held in zip(shown, reached, strict=True)]
+
+
+def test_examples():
+    digits, photograph = (recorded(f"{name}.json")["figures"] for name in ("digits", "photograph"))
+    by_subspace, by_pixel = tables("bench/RESULTS.md", "Examples")
+    ours, means = "NMI with the digits", "NMI with the digits, k-means"
+    assert by_subspace[1:] == [[digits["subspaces"], f"{digits[ours]:.3f}"], ["k-means", f"{digits[means]:.3f}"]]
+    shown = {"noisy": "noisy", "PCA": "PCA", photograph["subspaces"]: "k subspaces"}
+    for name, cell in by_pixel[1:]:
+        assert cell == f"{photograph['PSNR, ' + shown.pop(name)]:.2f}"
+    assert not shown

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from ksubspaces import compress, fit_subspaces
+from ksubspaces import OnlineSubspaces, compress, fit_subspaces
 from ksubspaces.integrations.sklearn import KSubspaces, SubspaceCompressor
 
 NOT_EQUIVALENT = {"check_sample_weight_equivalence_on_dense_data"}
@@ -127,6 +127,21 @@ def test_pickle_and_names(model):
     pandas = import_or_skip("pandas")
     table = clone(model).set_output(transform="pandas").fit_transform(pandas.DataFrame(X))
     assert list(table.columns) == list(names)
+
+
+def test_partial_fit_is_the_stream_of_the_solver():
+    model, stream = KSubspaces(3, 2, half_life=200, random_state=0), OnlineSubspaces(3, 2, half_life=200, seed=0)
+    for first in range(0, 300, 100):
+        model.partial_fit(X[first : first + 100], sample_weight=weights[first : first + 100])
+        stream.partial_fit(X[first : first + 100], weights[first : first + 100])
+    np.testing.assert_array_equal(model.components_, np.concatenate(stream.subspaces.bases))
+    assert model.n_iter_ == 3
+    assert normalized_mutual_info_score(truth, model.predict(X)) > 0.95
+    fitted = KSubspaces(3, 2, random_state=0).fit(X[:200])
+    assert fitted.partial_fit(X[200:]).labels_.shape == (100,)
+    assert fitted.score(X) > 2 * KSubspaces(3, 2, random_state=0).fit(X).score(X)
+    with pytest.raises(ValueError, match="cannot be had of a stream"):
+        KSubspaces(3, 2, loss="huber").partial_fit(X)
 
 
 def test_random_states():

@@ -108,7 +108,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 def patches() -> np.ndarray:
     """40,000 patches of 8 x 8 grey values of a photograph, every second of them each way, their means taken off."""
-    grey = _photograph().astype(np.float32).mean(axis=2) / 255
+    grey = photograph().astype(np.float32).mean(axis=2) / 255
     windows = np.lib.stride_tricks.sliding_window_view(grey, (8, 8))[::2, ::2].reshape(-1, 64)
     windows = windows - windows.mean(axis=1, keepdims=True)
     return np.ascontiguousarray(windows[np.random.default_rng(0).permutation(len(windows))[:40_000]])
@@ -116,7 +116,7 @@ def patches() -> np.ndarray:
 
 def colours() -> np.ndarray:
     """Colours of 20,000 pixels of the same photograph, as in scikit-learn's example of colour quantisation."""
-    pixels = _photograph().reshape(-1, 3) / 255.0
+    pixels = photograph().reshape(-1, 3) / 255.0
     return pixels[np.random.default_rng(0).permutation(len(pixels))[:20_000]]
 
 
@@ -127,7 +127,8 @@ def blobs() -> np.ndarray:
     return make_blobs(5000, centers=50, n_features=8, cluster_std=1.5, random_state=0)[0]
 
 
-def _photograph() -> np.ndarray:
+def photograph() -> np.ndarray:
+    """scikit-learn's china.jpg, (427, 640, 3) uint8."""
     from sklearn.datasets import load_sample_image
 
     return load_sample_image("china.jpg")

@@ -30,8 +30,9 @@ except ImportError:
 
 from ..arrays import AnyArray, device_of, home_of, import_array
 from ..budget import compress
-from ..checks import Seed, check_weights
+from ..checks import Passed, Seed, check_weights
 from ..fit import fit_subspaces
+from ..online import OnlineSubspaces
 from ..seeding import Init
 from ..subspaces import Subspaces
 
@@ -155,6 +156,8 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
         Flats with offsets. With ``n_components=0`` that is k-means.
     init, n_init, search, effort, max_iter, tol, loss, scale, device
         As in :func:`fit_subspaces`.
+    half_life : float, default inf
+        Of what :meth:`partial_fit` has seen, in rows of a cluster.
     sparse_output : bool, default False
         :meth:`transform` gives a sparse matrix: j numbers a row rather than k j.
     random_state : int, RandomState or None
@@ -207,6 +210,7 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
         tol: float = 1e-4,
         loss: str = "l2",
         scale: float | str = "auto",
+        half_life: float = np.inf,
         device: str | None = None,
         sparse_output: bool = False,
         random_state: RandomState = None,
@@ -222,6 +226,7 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
         self.tol = tol
         self.loss = loss
         self.scale = scale
+        self.half_life = half_life
         self.device = device
         self.sparse_output = sparse_output
         self.random_state = random_state
@@ -229,15 +234,36 @@ class KSubspaces(ClusterMixin, _SubspaceEstimator):
     def fit(self, X: AnyArray, y: None = None, sample_weight: AnyArray | None = None) -> Self:
         """Fit to the rows of X (n, d), with nonnegative weights (n,) if given."""
         X = self._validate(X)
-        passed = ("affine", "init", "n_init", "search", "effort", "max_iter", "tol", "loss", "scale", "device")
-        options = {name: getattr(self, name) for name in passed}
-        seed = self._seed()
-        found = fit_subspaces(
-            _known(X), self.n_clusters, self.n_components, sample_weight=_known(sample_weight), seed=seed, **options
-        )
+        given = {"affine": self.affine, "sample_weight": _known(sample_weight), "seed": self._seed()}
+        found = fit_subspaces(_known(X), self.n_clusters, self.n_components, **given, **self._options)
         self._keep(found, X)
         self.n_iter_ = found.n_iter
+        self._stream: OnlineSubspaces | None = None
         return self
+
+    def partial_fit(self, X: AnyArray, y: None = None, sample_weight: AnyArray | None = None) -> Self:
+        """Go on with a batch of rows X (m, d), as :class:`OnlineSubspaces` does; the first one is fitted as a whole.
+
+        After :meth:`fit` it goes on from the subspaces found. ``labels_`` and ``objective_`` are those of
+        :class:`OnlineSubspaces`.
+        """
+        stream = getattr(self, "_stream", None)
+        X = self._validate(X, "partial_fit" if hasattr(self, "subspaces_") else "fit")
+        if stream is None:
+            given = {**self._options, "init": getattr(self, "subspaces_", self.init), "seed": self._seed()}
+            stream = OnlineSubspaces(
+                self.n_clusters, self.n_components, affine=self.affine, half_life=self.half_life, **given
+            )
+        stream.partial_fit(_known(X), _known(sample_weight))
+        self._keep(stream.subspaces, X)
+        self._stream = stream
+        self.n_iter_ = getattr(self, "n_iter_", 0) + 1
+        return self
+
+    @property
+    def _options(self) -> dict[str, Passed]:
+        passed = ("init", "n_init", "search", "effort", "max_iter", "tol", "loss", "scale", "device")
+        return {name: getattr(self, name) for name in passed}
 
 
 class SubspaceCompressor(_SubspaceEstimator):
