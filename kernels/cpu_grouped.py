@@ -39,7 +39,7 @@ def residuals(X: np.ndarray, groups: Groups, flats: Flats) -> np.ndarray:
         result[rows] = _leave(A, V, np.empty((len(rows), len(V))))
 
     blocks = groups.blocks(_block_rows(X.shape[1] * 8))
-    for _ in side_by_side(work, blocks, X.size * flats.layout.width):
+    for _ in side_by_side(work, blocks, X.size * (flats.layout.width + SUMMED_COST)):
         pass
     return result
 
@@ -74,7 +74,8 @@ def coefficients(
 
 def _leave(A: np.ndarray, V: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Coefficients of rows A (m, d) in V (j, d), into an array; squared norms of what they leave. A is lost."""
-    A -= multiply(multiply(A, V, coefficients), V.T, np.empty_like(A))
+    if len(V):
+        A -= multiply(multiply(A, V, coefficients), V.T, np.empty_like(A))
     return np.einsum("ij,ij->i", A, A, dtype=np.float64)
 
 

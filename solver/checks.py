@@ -87,7 +87,8 @@ def check_labels(labels: Array, n: int, k: int) -> Array:
     if labels.shape != (n,):
         raise ValueError(f"labels must have one entry for each of the {n} rows, got shape {tuple(labels.shape)}")
     compute_dtype(labels.dtype, "labels")  # numbers at all
-    if not bool(((labels >= 0) & (labels < k) & (labels % 1 == 0)).all()):
+    whole_numbers = labels.dtype.kind in "iub" or (labels % 1 == 0)
+    if not bool(((labels >= 0) & (labels < k) & whole_numbers).all()):
         raise ValueError(f"labels must be whole numbers from 0 to {k - 1}")
     return labels.astype(np.int32)
 

@@ -44,7 +44,7 @@ class Size:
         return f"planted n={self.n} d={self.d} k={self.k} j={self.j} noise {NOISE}"
 
 
-WHOLE, QUICK = Size(), Size(30_000, 32, 8, 4, 20_000, 2000, 2, gigabytes=2)
+WHOLE, QUICK = Size(), Size(30_000, 32, 8, 4, 20_000, 2000, 2, gigabytes=3)
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
