@@ -252,6 +252,8 @@ class Subspaces(Result):
             rows, flats = scaled(array, -exponent), self._at(exponent)
             factors = factorize(rows, kernels.assign(rows, flats)[0], flats, home, exponent)
         own = factors.record
+        if self.loss != "l2":  # whose history is of another sum
+            return factors
         record = replace(self.record, objective=own.objective, energy=own.energy, relative_error=own.relative_error)
         return replace(factors, record=record)
 

@@ -148,6 +148,9 @@ def test_saved_with_loss_and_scale(tmp_path):
     again = Subspaces.load(tmp_path / "robust.safetensors")
     assert (again.loss, again.scale) == ("tukey", model.scale)
     np.testing.assert_array_equal(again.outliers(X), model.outliers(X))
+    factors = model.factorize(X)  # whose error is of squares
+    assert (factors.loss, factors.history) == ("l2", [])
+    assert factors.relative_error == pytest.approx(factors.measure_error(X))
 
 
 def test_rows_that_fit_exactly():
