@@ -1,4 +1,4 @@
 """Benchmarks of ksubspaces against its peers; `python -m bench` is the way in."""
 
-COMPARISONS = ("minilm", "compress", "layers", "models", "small", "optima", "scale")
-"""Suites on the processor, modules of suites/; all but the last three take the MiniLM table."""
+COMPARISONS = ("minilm", "compress", "layers", "models", "small", "optima", "scale", "metric")
+"""Suites on the processor, modules of suites/; all but the last four take the MiniLM table."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "show": ("lib.show", "the table of a results file"),
     "curves": ("suites.optima", "least error against seconds, of a results file of the suite optima"),
     "side": ("lib.sides", "one side of a comparison of the suite scale"),
+    "limited": ("lib.limited", "a fit of a file of gigabytes in a process that may have a quarter of that"),
     "memory": ("lib.memory", "peak memory of one fit"),
     "whole-model": ("lib.whole_model", "seconds and peak memory of compressing a model's folder"),
     "vocabulary": ("lib.vocabulary", "a model of 250,000 tokens through the command line"),

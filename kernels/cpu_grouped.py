@@ -158,7 +158,7 @@ def _accumulate_directly(
     """The same in one loop over the rows, in float64; those of each group in their order there."""
     d = X.shape[1]
     order, owners = groups.order, groups.owners
-    if groups.whole and d * X.itemsize >= LONG_ROW:
+    if groups.whole and (moments.raw is None or d * X.itemsize >= LONG_ROW):
         order, owners = np.arange(len(X)), groups.labels
     w = np.ones(len(order)) if weights is None else np.array(weights[order], np.float64)
     raw = np.empty((0, d, d)) if moments.raw is None else moments.raw

@@ -1,4 +1,4 @@
-"""The alternation over rows in the blocks of a Dask array, wherever these are: one pass over them a step.
+"""Rows in the blocks of a Dask array, wherever these are, and the passes over them: one a step of the alternation.
 
 Both steps are sums over rows. A pass gives each block the flats; the block gives back the moments of its clusters, its
 part of the objective, how many rows moved, and the rows that are fitted worst. Sums go up a tree whose shape follows
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,21 +20,28 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, Moments, layout_of
+from ksubspaces.kernels import Flats, Moments
 
-from .alternation import State, rounded
-from .arrays import AnyArray, AnyDtype, Array, compute_dtype, device_of, enter, place, requested_dtype, to_numpy
+from .arrays import (
+    AnyArray,
+    AnyDtype,
+    Array,
+    compute_dtype,
+    device_of,
+    enter,
+    namespace,
+    place,
+    requested_dtype,
+    row_blocks,
+    to_numpy,
+)
 from .checks import Passed, check_matrix, check_weights
 from .coreset import odds
-from .refit import are_trivial, best_flats
 
 Delayed: TypeAlias = Any
 """What Dask is to compute, or has; of a block: where the block is."""
 
-SAMPLE_BYTES = 64 << 20  # of rows on which a start is found ...
-SAMPLE_ROWS = 20  # ... or so many for each dimension of each flat, if these take more
 MOMENT_BYTES = 1 << 30  # most that second moments of all clusters may take: each block gives back as much
-FILLED = 8  # clusters that lack rows and are filled in one step
 
 
 def is_dask(X: AnyArray) -> bool:
@@ -52,29 +60,6 @@ class Tally:
         moments = copy.deepcopy(self.moments)  # Dask may add again what it has, after a worker died
         moments.add(other.moments)
         return Tally(moments, self.counts + other.counts)
-
-
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """What a pass adds up over blocks."""
-
-    tally: Tally
-    objective: float
-    worst: np.ndarray
-    costs: np.ndarray
-
-    def __add__(self, other: Sums) -> Sums:
-        worst, costs = np.concatenate([self.worst, other.worst]), np.concatenate([self.costs, other.costs])
-        kept = np.argsort(-costs, kind="stable")[: max(len(self.costs), len(other.costs))]
-        return Sums(self.tally + other.tally, self.objective + other.objective, worst[kept], costs[kept])
-
-
-@dataclass(frozen=True, eq=False)
-class BlockedState(State):
-    """Labels are those of each block, where the block is; flats or moments are on the host."""
-
-    flats: Flats | None = None
-    moments: Moments | None = None
 
 
 class Blocks:
@@ -102,6 +87,7 @@ class Blocks:
                 f"{name} has its columns in {len(X.chunks[1])} chunks, but a row must lie in one; "
                 f"pass {name}.rechunk({{1: -1}})"
             )
+        _check_workers()
         self.dtype = compute_dtype(X.dtype, name) if dtype is None else requested_dtype(dtype)
         self.sizes = [size for size in X.chunks[0] if size]
         self.n, self.d = int(sum(self.sizes)), int(X.shape[1])
@@ -119,7 +105,7 @@ class Blocks:
                 )
             parts = [weights[a:b] for a, b in itertools.pairwise(bounds)]
         self.blocks = [
-            self._delayed(_enter)(block, self.dtype, *where, part, size, name)
+            self._delayed(_enter)(block, self.dtype, *where, part, (size, self.d), name)
             for block, *where, part, size in zip(blocks, range(len(blocks)), self.first, parts, self.sizes, strict=True)
         ]
 
@@ -212,19 +198,43 @@ def _plus(a: Delayed, b: Delayed) -> Delayed:
     return np.concatenate([a, b]) if isinstance(a, np.ndarray) else a + b
 
 
+def _check_workers() -> None:
+    """Refuse a cluster some of whose workers cannot import this package."""
+    import dask
+
+    client = getattr(dask.base.get_scheduler(), "__self__", None)
+    if client is None or not hasattr(client, "run"):  # no cluster
+        return
+    found = client.run(importlib.util.find_spec, "ksubspaces", on_error="return")
+    if lacking := [worker for worker, spec in found.items() if spec is None or isinstance(spec, ImportError)]:
+        raise ImportError(
+            f"{len(lacking)} of {len(found)} Dask workers lack ksubspaces, {lacking[0]} first; "
+            "install it where they run, in the same version",
+            name="ksubspaces",
+        )
+
+
 def _enter(
-    block: AnyArray, dtype: np.dtype, number: int, first: int, weights: AnyArray, size: int, name: str
+    block: AnyArray,
+    dtype: np.dtype,
+    number: int,
+    first: int,
+    weights: AnyArray,
+    shape: tuple[int, int],
+    name: str,
 ) -> tuple[Array, Array | None]:
     """A block in the dtype of the computation, and its weights, both checked."""
-    array, _ = enter(block, name, None, dtype)
-    where = f"in block {number}, rows {first} to {first + size - 1} of {name}: "
+    where = f"in block {number}, rows {first} to {first + shape[0] - 1} of {name}: "
     try:
-        if array.shape[0] != size:
-            raise ValueError(f"{name} must have {size} rows as it said, got {array.shape[0]}: did a file end early?")
+        array, _ = enter(block, name, None, dtype)
+        if array.shape[1:] != shape[1:]:
+            raise ValueError(f"{name} must have {shape[1]} columns as it said, got shape {tuple(array.shape)}")
+        if len(array) != shape[0]:
+            raise ValueError(f"{name} must have {shape[0]} rows as it said, got {len(array)}: did a file end early?")
         if check_matrix(array, name):
             raise ValueError(f"{name} has squares that leave the range of its dtype; scale it, or pass dtype='float64'")
-    except ValueError as error:
-        raise ValueError(where + str(error)) from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(where + str(error)) from None
     if weights is None:
         return array, None
     w, _ = enter(np.asarray(weights), "sample_weight", device_of(array), np.float64)
@@ -243,8 +253,8 @@ def _survey(block: tuple[Array, Array | None], number: int) -> tuple[float, floa
 
 
 def _squares(X: Array) -> Array:
-    wide = X.astype(np.float64)
-    return (wide * wide).sum(axis=1)
+    xp = namespace(X)
+    return xp.concatenate([xp.einsum("ij,ij->i", block, block, dtype=np.float64) for _, block in row_blocks(X)])
 
 
 def _sample(
@@ -266,31 +276,6 @@ def _sample(
     return to_numpy(X[place(drawn, device_of(X))]), own[drawn], 1 / chances[drawn]
 
 
-def _step(
-    block: tuple[Array, Array | None],
-    flats: Flats,
-    affine: bool,
-    products: bool,
-    n_worst: int,
-    dtype: DTypeLike | None = None,
-    exact: bool = False,
-) -> tuple[Array, Sums]:
-    """Labels of a block's rows, and its sums; the objective from float64 differences if ``exact``."""
-    X, w = block
-    device, k = device_of(X), flats.k
-    flats = moved_to(flats, partial(place, device=device))
-    labels, residuals = kernels.assign(X, flats)
-    groups = kernels.group_rows(labels, k)
-    if exact:
-        residuals = kernels.residuals(X, groups, flats)
-    costs = residuals.astype(np.float64) if w is None else w * residuals
-    moments = kernels.second_moments(X, groups, w, affine, products, dtype)
-    counts = labels if w is None else labels[w > 0]
-    worst = kernels.largest(costs, n_worst)
-    tally = Tally(moved_to(moments, to_numpy), to_numpy(kernels.label_counts(counts, k)))
-    return labels, Sums(tally, float(costs.sum()), to_numpy(X[worst]), to_numpy(costs[worst]))
-
-
 def _count_moved(labels: Array, before: Array) -> int:
     return int((labels != before).sum())
 
@@ -299,64 +284,3 @@ def moved_to(parts: Delayed, to: Callable[[Array], Array]) -> Delayed:
     """A dataclass of arrays with each of them moved."""
     found = {field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)}
     return replace(parts, **{name: to(part) for name, part in found.items() if hasattr(part, "dtype")})
-
-
-class BlockedDims:
-    """The rule of given dimensions (see :class:`~.alternation.FixedDims`) for rows in blocks.
-
-    A cluster that lacks rows is filled in the next refit: its moments are those of rows that are fitted worst.
-    """
-
-    def __init__(self, blocks: Blocks, dims: Sequence[int], affine: bool) -> None:
-        self.blocks, self.affine, self.layout = blocks, affine, layout_of(blocks.d, tuple(dims))
-        self.products = not are_trivial(dims, blocks.d)
-        self.least = np.array(dims, np.int64) + affine
-        if self.products:
-            blocks.check_moments(len(dims))
-
-    def refit(self, state: BlockedState, exact: bool = False) -> Flats:
-        return state.flats if state.moments is None else self.flats(state.moments, self.blocks.dtype)  # type: ignore[return-value]
-
-    def flats(self, moments: Moments, dtype: DTypeLike) -> Flats:
-        """The best flats for clusters of these moments."""
-        return best_flats(moments, self.layout, self.affine, dtype)
-
-    def assign(self, flats: Flats, state: BlockedState) -> tuple[Delayed, Delayed]:
-        n_worst = int(np.sort(self.least)[-FILLED:].sum())
-        options = {"affine": self.affine, "products": self.products, "n_worst": n_worst}
-        labels, sums, moved = self.blocks.step(_step, flats, state.labels, **options)  # type: ignore[arg-type]
-        return labels, (sums, moved)
-
-    def measure(self, state: BlockedState, flats: Flats, labels: Delayed, found: Delayed) -> BlockedState:
-        (sums, moved), n_filled = found, 0
-        counts, moments, worst = sums.tally.counts, sums.tally.moments, sums.worst[sums.costs > 0]
-        lacking = np.flatnonzero(counts < self.least)
-        takers = np.repeat(lacking, (self.least - counts)[lacking])[: len(worst)].astype(np.int32)
-        if len(takers):
-            rows = np.ascontiguousarray(worst[: len(takers)])
-            moments.add(
-                kernels.second_moments(
-                    rows, kernels.group_rows(takers, self.layout.k), None, self.affine, self.products
-                )
-            )
-            n_filled = len(np.unique(takers))
-        return BlockedState(
-            labels, flats.bases, sums.objective, moved, state.n_reseeded + n_filled, flats=flats, moments=moments
-        )
-
-    def confirm(self) -> bool:
-        return True
-
-    def finish(self, flats: Flats) -> tuple[Flats, list[Delayed], float]:
-        """A float64 refit from the labels that these flats give, the labels it gives in turn, and their objective."""
-        options = {"affine": self.affine, "products": self.products, "n_worst": 0}
-        _, sums, _ = self.blocks.step(_step, flats, None, dtype=np.float64, **options)
-        best = rounded(self.flats(sums.tally.moments, np.float64), self.blocks.dtype)
-        labels, sums, _ = self.blocks.step(_step, best, None, exact=True, **options)
-        return best, labels, sums.objective
-
-
-def sample_size(blocks: Blocks, dims: Sequence[int]) -> int:
-    """Rows of a start."""
-    wanted = SAMPLE_ROWS * sum(j + 1 for j in dims)
-    return max(wanted, SAMPLE_BYTES // (blocks.d * blocks.dtype.itemsize))

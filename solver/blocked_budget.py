@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from ksubspaces import kernels
 from ksubspaces.kernels import Flats, Moments
 
-from . import coreset, splitting
+from . import splitting
 from .alternation import alternate
 from .arrays import AnyArray, AnyDtype, Array, device_of, place, to_numpy
 from .blocked import Blocks, Delayed, Tally, moved_to
@@ -95,6 +95,7 @@ def compress_blocks(
     A: AnyArray,
     parameters: Callable[[int, int], int],
     most: int | None,
+    few: int,
     *,
     sample_weight: AnyArray | None,
     affine: bool,
@@ -125,9 +126,9 @@ def compress_blocks(
     line = BlockedBudget(blocks, whole.budget.linear)
     svd = line.solve(blocks.sum(_tally, 1, False), np.float64, nowhere)
     with shown(bar):
-        few = _grow(blocks, whole.budget, svd, (energy, mass), most, drawing, rng, on_step)
+        grown = _grow(blocks, whole.budget, svd, (energy, mass), most, few, drawing, rng, on_step)
         best = alternate(
-            replace(few, labels=nowhere, objective=np.inf, history=(), converged=False),
+            replace(grown, labels=nowhere, objective=np.inf, history=(), converged=False),
             whole,
             max_iter=min(max_iter, WHOLE_STEPS),
             tol=tol,
@@ -155,13 +156,14 @@ def _grow(
     svd: Solution,
     totals: tuple[float, float],
     most: int | None,
+    few: int,
     drawing: np.random.Generator,
     rng: np.random.Generator,
     on_step: Callable[[Solution], None],
 ) -> Solution:
     """Clusters of a coreset, drawn by what the truncated SVD leaves, too."""
     flats, drawn = svd.flats(blocks.dtype), int(drawing.integers(2**63))
-    rows, own, stands = blocks.sample(coreset.ROWS, drawn, *totals, flats, svd.objective)
+    rows, own, stands = blocks.sample(few, drawn, *totals, flats, svd.objective)
     weights = own * stands
     problem = Problem(
         rows,
@@ -173,6 +175,11 @@ def _grow(
     part = Budget(problem, budget.n_parameters, n_rows=blocks.n)
     first = compact(part.solve(np.zeros(len(rows), np.int32), 1))
     return compact(splitting.clusters(part, first, most, rng, on_step))
+
+
+def sum_products(X: AnyArray) -> np.ndarray:
+    """``X^T X`` (d, d) of a Dask array, in float64."""
+    return Blocks(X).sum(_tally, 1, False).moments.known_raw[0]
 
 
 def _step(block: tuple[Array, Array | None], flats: Flats, penalty: np.ndarray, affine: bool) -> tuple[Array, Tally]:

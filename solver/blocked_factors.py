@@ -21,6 +21,7 @@ from .factorization import RECORDED, Factorization
 from .folders import Holding, whole_folder
 from .result import UNKNOWN, Record, Recorded
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
+from .subspaces import Subspaces
 
 FLATS, PART = "flats.safetensors", "rows-{:05d}.safetensors"
 HELD = Holding("factors in parts", lambda folder: (folder / FLATS).is_file())
@@ -185,6 +186,18 @@ def of_blocks(
     """Factors of rows in blocks by their labels, of which there are so many in each."""
     parts = blocks.each(_factor, blocks.blocks, labels, flats=flats)
     return BlockedFactorization(parts, counts, flats.layout.split(flats.bases), flats.offsets, record)
+
+
+def factorize_blocks(X: AnyArray, model: Subspaces) -> BlockedFactorization:
+    """Each row of a Dask array in the flat of its label in a fit of that array; the record is that of the fit."""
+    blocks, flats = Blocks(X, dtype=model.bases[0].dtype), Flats.from_bases(model.bases, model.offsets)
+    labels = list(model.labels.to_delayed())
+    counts = blocks.sum(_count, flats.k, beside=labels)
+    return of_blocks(blocks, labels, flats, counts, model.record)
+
+
+def _count(block: tuple[Array, Array | None], labels: Array, k: int) -> np.ndarray:
+    return to_numpy(kernels.label_counts(labels, k))[None]
 
 
 def _factor(block: tuple[Array, Array | None], labels: Array, flats: Flats) -> Factorization:

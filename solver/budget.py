@@ -16,19 +16,21 @@ from typing import overload
 import numpy as np
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Flats, layout_of
+from ksubspaces.kernels import Flats
 
-from . import coreset
+from . import coreset as coresets
 from .alternation import alternate
-from .arrays import AnyArray, AnyDtype, Array, Home, device_of, energy, enter, entered, namespace, place, scaled
+from .arrays import AnyArray, AnyDtype, Array, device_of, energy, enter, entered, namespace, place, scaled
 from .bits.quantized import QuantizedFactorization
 from .blocked import is_dask
 from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_for_blocks
 from .blocked_factors import BlockedFactorization
 from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
 from .coefficients import parameters_within
-from .decoded import row_numbers
+from .decoded import exact_numbers
+from .exact import with_exact
 from .factorization import Factorization, factorize
+from .metric import Metric
 from .pricing import PATIENCE, Budget, Solution, compact
 from .problem import Problem
 from .progress import Bar, shown
@@ -61,10 +63,12 @@ def compress(  # type: ignore[misc]
     k: int | str = "auto",
     dims: str = "budget",
     sample_weight: AnyArray | None = None,
+    metric: AnyArray | None = None,
     affine: bool = False,
     exact_rows: AnyArray | None = None,
     init: Init | Factorization | None = None,
     n_init: int | str = "auto",
+    coreset: int | str | None = "auto",
     max_iter: int = 100,
     tol: float = 1e-4,
     dtype: AnyDtype | None = None,
@@ -117,6 +121,11 @@ def compress(  # type: ignore[misc]
     sample_weight : (n,) array, optional
         Nonnegative weights w_i; default all 1. In tables of words what matters is how often each occurs, see
         :func:`token_weights`.
+    metric : (d, d) array, optional
+        M, symmetric and positive semidefinite: the error of a row is ``(a - a') M (a - a')^T``. With A the weight
+        (out, in) of a linear layer and M the second moment of its inputs, ``E[x^T x]``, that is the mean squared error
+        of an output. Rows times ``M^(1/2)`` are what is compressed, after a millionth of their mean is added to M's
+        eigenvalues; bases are taken back, and not orthonormal. Errors told are in the metric.
     affine : bool, default False
         Flats with offsets, which cost d numbers each.
     exact_rows : (m,) array of ints, or mask (n,), optional
@@ -127,6 +136,9 @@ def compress(  # type: ignore[misc]
     n_init : "auto" or int, default "auto"
         Times to split from the start, each with random numbers of its own; the best is kept. "auto" is once; with equal
         dimensions it is as in :func:`fit_subspaces`.
+    coreset : "auto", None or int, default "auto"
+        Rows that clusters are found on, drawn and weighted back, where there are twice as many or more; "auto" is
+        65,536. ``None`` finds them on all rows (but of a Dask array).
     max_iter : int, default 100
         Most steps of the last descent.
     tol : float, default 1e-4
@@ -158,19 +170,15 @@ def compress(  # type: ignore[misc]
 
     Notes
     -----
-    From 131,072 rows on clusters are found on a coreset: 65,536 rows, drawn by their share of the rows, of what they
-    weigh and of what they leave, and weighted back (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all
-    rows follow. Half the rows of MiniLM's table instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU,
-    steps of eight clusters or more measure all flats in turn with those that were nearest to each row (:mod:`.nearby`).
-
-    A Dask array (``pip install "ksubspaces[dask]"``) has whole rows in each chunk, of known sizes. Clusters are found
-    on a coreset of its rows, then four steps follow, each one pass over the blocks; nothing of n numbers is held in one
-    place. The result is a :class:`BlockedFactorization`: labels and coefficients are Dask arrays, and :meth:`save`
-    writes them in parts, where they are. The bits depend on the chunks, not on who works on them.
+    Rows of a coreset are drawn by their share of the rows, of what they weigh and of what they leave, and weighted back
+    (Feldman and Langberg 2011; :mod:`.coreset`). Some steps over all rows follow. Half the rows of MiniLM's table
+    instead of all cost 0.6% of the error at a ratio of 0.6. On the CPU, steps of eight clusters or more measure all
+    flats in turn with those that were nearest to each row (:mod:`.nearby`).
 
     References
     ----------
-    Equal dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
+    A metric of the data, for one cluster: DRONE (Chen et al., NeurIPS 2021), SVD-LLM (Wang et al., ICLR 2025). Equal
+    dimensions: Maalouf, Lang, Rus and Feldman, "Deep Learning Meets Projective Clustering" (ICLR 2021),
     section 2. Bits: transform coding of a mixture with one price of a bit over all components and directions, as in
     PrismQuant (arXiv 2605.15507), here with weights of rows, and bases coded under the same price; trellises: QTIP
     (Tseng et al., NeurIPS 2024). Near: GroupReduce (Chen et al., NeurIPS 2018), DiscBlock (Findings of EMNLP 2021).
@@ -191,19 +199,24 @@ def compress(  # type: ignore[misc]
     True
     """
     begun = time.perf_counter()
+    few = coresets.ROWS if coreset == "auto" else coreset
+    few = few if few is None else whole("coreset", few, 1, "'auto' or ")
     if is_dask(A):
-        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes)
+        few = coresets.ROWS if few is None else few  # all rows are never at hand
+        refuse_for_blocks(exact_rows=exact_rows, init=init, device=device, bits=bits, nbytes=nbytes, metric=metric)
         refuse_for_blocks(dims=dims, n_init=n_init, relative=relative, max_error=max_error)
         parameters = partial(parameters_within, ratio=ratio, keep=keep, n_parameters=n_parameters)
         most = None if k == "auto" else whole("k", k, 1, "'auto' or ")
         bounds = {"max_iter": whole("max_iter", max_iter, 1), "tol": tolerance(tol), "progress": progress}
         given = {"sample_weight": sample_weight, "affine": flag("affine", affine), "dtype": dtype, "seed": seed}
-        return compress_blocks(A, parameters, most, **bounds, **given)  # type: ignore[arg-type]
+        return compress_blocks(A, parameters, most, few, **bounds, **given)  # type: ignore[arg-type]
     in_bits = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
     if any(value is not None for value in in_bits.values()):
         given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
         if len(given := {name: value for name, value in given.items() if value is not None}) > 1:
             raise ValueError(f"give one budget; got {' and '.join(given)}")
+        if metric is not None:
+            raise ValueError("metric is for factors of numbers; give ratio, keep or n_parameters")
         others = {"k": k != "auto", "dims": dims != "budget", "affine": affine, "init": init is not None}
         for name, is_given in (others | {"n_init": n_init != "auto"}).items():
             if is_given:
@@ -220,7 +233,7 @@ def compress(  # type: ignore[misc]
             sample_weight=sample_weight,
             relative=relative,
             coder=coder,
-            exact=lambda rows: _exact(rows, exact_rows),
+            exact_rows=exact_rows,
             device=device,
             dtype=dtype,
             seed=seed,
@@ -235,9 +248,13 @@ def compress(  # type: ignore[misc]
     with entered(A, "A", device, dtype) as (array, home):
         kernels.prepare(array)
         exponent = check_matrix(array, "A")
+        own, plain = None if metric is None else Metric.of(metric, array.shape[1]), array
+        if own is not None:
+            array = own.whiten(plain)
+            exponent = check_matrix(array, "A in the metric")
         rows = scaled(array, -exponent)
         n, d = array.shape
-        exact = _exact(array, exact_rows)
+        exact = exact_numbers(array, exact_rows)
         problem = _problem(rows, exact, sample_weight, affine)
         budget = Budget(problem, parameters_within(n, d, ratio=ratio, keep=keep, n_parameters=n_parameters), exact)
         if budget.linear.overhead(1) + budget.n_rows + d > budget.n_parameters:
@@ -258,29 +275,19 @@ def compress(  # type: ignore[misc]
         else:
             runs = 1 if n_init == "auto" else whole("n_init", n_init, 1, "'auto' or ")
             with shown(bar):
-                labels, flats, steps, converged = _descend(budget, start, most, runs, max_iter, tol, seed, bar)
+                labels, flats, steps, converged = _descend(budget, start, most, few, runs, max_iter, tol, seed, bar)
         weights = (None, 1.0) if sample_weight is None else check_weights(sample_weight, n, device_of(array))
         if exact is None:
             factors = factorize(rows, labels, flats, home, exponent, weights)
         else:
-            factors = _with_exact(rows, labels, flats, exact, home, exponent, weights)
+            factors = with_exact(rows, labels, flats, exact, home, exponent, weights)
+        if own is not None:
+            factors = own.restored(factors, plain, exact)
     with np.errstate(over="ignore"):
         history = np.ldexp(np.array(steps) * problem.unit, 2 * exponent).tolist()
     seconds = time.perf_counter() - begun
     record = replace(factors.record, history=history, converged=converged, seconds=seconds)
     return replace(factors, record=record)
-
-
-def _exact(A: Array, exact_rows: AnyArray | None) -> Array | None:
-    """Different row numbers, ascending, where A lives; None if there are none."""
-    if exact_rows is None:
-        return None
-    try:
-        numbers = np.unique(row_numbers(exact_rows, len(A)))
-    except (IndexError, TypeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"exact_rows does not name rows of A: {error}") from None
-    return namespace(A).asarray(numbers) if len(numbers) else None
 
 
 def _problem(A: Array, exact: Array | None, sample_weight: AnyArray | None, affine: bool) -> Problem:
@@ -317,7 +324,15 @@ def _start(init: Init | Factorization | None, n: int, exact: Array | None, devic
 
 
 def _descend(
-    budget: Budget, start: Array, most: int | None, runs: int, max_iter: int, tol: float, seed: Seed, bar: Bar | None
+    budget: Budget,
+    start: Array,
+    most: int | None,
+    few: int | None,
+    runs: int,
+    max_iter: int,
+    tol: float,
+    seed: Seed,
+    bar: Bar | None,
 ) -> tuple[Array, Flats, Sequence[float], bool]:
     """Labels, flats, objectives of the best run, or of the truncated SVD if no run beats it; whether it converged."""
     first = compact(budget.solve(start, int(start.max()) + 1))
@@ -333,10 +348,14 @@ def _descend(
                 dims = f"{min(solution.dims)} to {max(solution.dims)} dims"
                 bar.update(f"{solution.k} clusters", solution.objective, dims)
 
-        large = budget.n_rows >= coreset.LARGE
-        find = coreset.clusters if large else clusters
+        large = few is not None and budget.n_rows >= coresets.LARGE * few
+        found = (
+            coresets.clusters(budget, first, most, few, rng, step)
+            if few is not None and large
+            else clusters(budget, first, most, rng, step)
+        )
         solution = alternate(
-            replace(find(budget, first, most, rng, step), history=(), converged=False),
+            replace(found, history=(), converged=False),
             budget,
             max_iter=min(max_iter, WHOLE_STEPS) if large else max_iter,
             tol=tol,
@@ -369,27 +388,3 @@ def _fit_equal(
     problem = replace(budget.problem, dims=dims, unit=1.0)  # as with a budget, histories are in units
     state, flats, labels, _ = fit_problem(problem, init, n_init, max_iter, tol, seed, bar)
     return labels, flats, state.history, state.converged
-
-
-def _with_exact(
-    A: Array,
-    labels: Array,
-    flats: Flats,
-    exact: Array,
-    home: Home,
-    exponent: int,
-    weights: tuple[Array | None, float],
-) -> Factorization:
-    """The factorization of the other rows, and those kept as one more cluster.
-
-    Up to d of them are a basis themselves, with the identity for coefficients; more are coefficients of the identity.
-    """
-    xp, d, k = namespace(A), A.shape[1], flats.k
-    labels = labels.copy()
-    labels[exact] = k
-    offsets = None if flats.offsets is None else xp.concatenate([flats.offsets, xp.zeros((1, d), flats.offsets.dtype)])
-    with_point = Flats(layout_of(d, (*flats.layout.dims, 0)), flats.bases, offsets, flats.complements)
-    part = factorize(A, labels, with_point, home, exponent, weights, exact)
-    rows, identity = scaled(A[exact], exponent), xp.eye(min(len(exact), d), dtype=A.dtype)
-    block, basis = (identity, rows) if len(exact) <= d else (rows, identity)
-    return replace(part, blocks=[*part.blocks[:k], home.back(block)], bases=[*part.bases[:k], home.back(basis)])

@@ -20,8 +20,8 @@ from .arrays import Array, device_of, place, squared_lengths, to_numpy
 from .pricing import Budget, Solution, compact
 from .problem import Problem
 
-ROWS = 1 << 16  # of a coreset
-LARGE = 2 * ROWS  # rows of a table from which clusters are found on one
+ROWS = 1 << 16  # of a coreset, by default
+LARGE = 2  # times its rows: a table of which clusters are found on one
 
 
 def odds(m: int, *measures: np.ndarray, totals: Sequence[float] | None = None) -> np.ndarray:
@@ -32,8 +32,8 @@ def odds(m: int, *measures: np.ndarray, totals: Sequence[float] | None = None) -
     return np.minimum(1, m / len(shares) * np.sum(shares, axis=0))
 
 
-def coreset(budget: Budget, solution: Solution, rng: np.random.Generator) -> tuple[Budget, Array]:
-    """A budget over a coreset of its rows, and their numbers; rows kept exactly are not among them.
+def coreset(budget: Budget, solution: Solution, m: int, rng: np.random.Generator) -> tuple[Budget, Array]:
+    """A budget over a coreset of m of its rows, and their numbers; rows kept exactly are not among them.
 
     What a row leaves is told by a solution.
     """
@@ -45,7 +45,7 @@ def coreset(budget: Budget, solution: Solution, rng: np.random.Generator) -> tup
     if budget.exact is not None:
         rows[to_numpy(budget.exact)] = 0
     lengths, left = (to_numpy(part).astype(np.float64) * own for part in (squared_lengths(p.X), residuals))
-    chances = odds(ROWS, rows, own * rows, lengths * rows, left * rows)
+    chances = odds(m, rows, own * rows, lengths * rows, left * rows)
     drawn = np.flatnonzero(rng.random(n) < chances)
     stands, where = 1 / chances[drawn], device_of(p.X)
     numbers = place(drawn, where)
@@ -58,11 +58,12 @@ def clusters(
     budget: Budget,
     solution: Solution,
     most: int | None,
+    m: int,
     rng: np.random.Generator,
     on_step: Callable[[Solution], None] | None = None,
 ) -> Solution:
-    """More clusters, found on a coreset of the rows: their flats and their price give all rows their labels."""
-    part, rows = coreset(budget, solution, rng)
+    """More clusters, found on a coreset of m rows: their flats and their price give all rows their labels."""
+    part, rows = coreset(budget, solution, m, rng)
     start = compact(part.solve(solution.labels[rows], solution.k))
     few = splitting.clusters(part, start, most, rng, on_step)
     labels, _ = budget.assign(few.flats(budget.problem.X.dtype), few)

@@ -198,6 +198,7 @@ def compression_curve(
     sample_weight: AnyArray | None = None,
     exact_rows: AnyArray | None = None,
     warm: bool = False,
+    known: Mapping[tuple[str, float], Factorization] | None = None,
     device: str | None = None,
     seed: Seed = None,
     progress: bool = False,
@@ -227,6 +228,8 @@ def compression_curve(
     warm : bool, default False
         Begin each fit with the clusters of the one before, at the next larger size. That takes less time, messi-K's
         most of all; but each point is then only about what :func:`compress` gives (within 2% for the table tried).
+    known : mapping of (method, ratio) to Factorization, optional
+        Compressions of A that are at hand: they are measured, not made again.
     device : {None, "cpu", "cuda", "cuda:<index>"}
         Where to compute; ``None`` is where A lives.
     seed : int, numpy.random.Generator or None
@@ -275,6 +278,8 @@ def compression_curve(
         weighted = next(method.name for method in chosen if method.weighted)
         raise ValueError(f"{weighted!r} goes by weights; give sample_weight, or {weighted.removesuffix(WEIGHTED)!r}")
 
+    known = _known(known, chosen, path, shape)
+
     points: list[CurvePoint] = []
     ended: dict[str, str] = {}
     bar = Bar(1.0, len(chosen) * len(path)) if progress else None
@@ -287,7 +292,7 @@ def compression_curve(
             for step, (ratio, budget) in enumerate(path.items(), 1):
                 begun = time.perf_counter()
                 try:
-                    factors = method.fit(A, ratio, budget, factors, warm, options)
+                    factors = known.get((method.name, ratio)) or method.fit(A, ratio, budget, factors, warm, options)
                 except ValueError as error:
                     if factors is None:  # what is refused at the largest size is refused at any
                         raise
@@ -369,6 +374,21 @@ def _path(ratios: Iterable[float], n: int, d: int) -> dict[float, int]:
     if not ascending:
         raise ValueError("ratios is empty; give at least one, for instance (0.4,)")
     return {ratio: parameters_within(n, d, ratio=ratio) for ratio in ascending}
+
+
+def _known(
+    known: Mapping[tuple[str, float], Factorization] | None,
+    methods: Iterable[_Method],
+    ratios: Iterable[float],
+    shape: tuple[int, ...],
+) -> Mapping[tuple[str, float], Factorization]:
+    asked = {(method.name, ratio) for method in methods for ratio in ratios}
+    for key, factors in (known or {}).items():
+        if key not in asked:
+            raise ValueError(f"known has {key!r}, which is not among the methods and ratios asked for; leave it out")
+        if factors.shape != shape:
+            raise ValueError(f"known[{key!r}] is of a matrix of shape {factors.shape}, but A is of {shape}")
+    return known or {}
 
 
 def _names(methods: Iterable[str] | None, weighted: bool) -> tuple[str, ...]:

@@ -112,3 +112,15 @@ def row_numbers(rows: AnyArray, n: int) -> np.ndarray:
     if numbers.size and not -n <= numbers.min() <= numbers.max() < n:
         raise IndexError(f"row {numbers[(numbers < -n) | (numbers >= n)][0]} is out of range for {n} rows")
     return np.where(numbers < 0, numbers + n, numbers)
+
+
+def exact_numbers(A: Array, exact_rows: AnyArray | None) -> Array | None:
+    """Different numbers of rows of A, ascending, where it lives; None if there are none."""
+    if exact_rows is None:
+        return None
+    try:
+        numbers = np.unique(row_numbers(exact_rows, len(A)))
+    except (IndexError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"exact_rows does not name rows of A: {error}") from None
+    return namespace(A).asarray(numbers) if len(numbers) else None

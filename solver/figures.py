@@ -102,7 +102,9 @@ class Series(NamedTuple):
     errors: Sequence[float]
 
 
-def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Series]], legend: str) -> None:
+def plot_series(
+    path: str | os.PathLike[str], panels: Mapping[str, Sequence[Series]], legend: str, unit: str | None = None
+) -> None:
     """Draw errors against sizes into an image file: panels side by side, which share the axis of the errors.
 
     Parameters
@@ -113,6 +115,8 @@ def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Seri
         The series of each panel, by its title; those of the first are in the legend.
     legend : str
         Title of the legend.
+    unit : str, optional
+        What sizes are, if not parameters as a part of the table's.
 
     Raises
     ------
@@ -131,9 +135,10 @@ def plot_series(path: str | os.PathLike[str], panels: Mapping[str, Sequence[Seri
         for series in panel:
             style = _style(*looks[series.way], series.weighted)
             axes.plot(series.sizes, series.errors, label=series.label, zorder=3 if series.way == "ours" else 2, **style)
-        axes.set_xlabel("parameters, of the table's n × d")
-        axes.xaxis.set_major_locator(MultipleLocator(0.1))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel(unit or "parameters, of the table's n × d")
+        if unit is None:
+            axes.xaxis.set_major_locator(MultipleLocator(0.1))
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
         if wide:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

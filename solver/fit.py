@@ -15,10 +15,12 @@ from ksubspaces import kernels
 from ksubspaces.kernels import Flats
 
 from .alternation import State, alternate
-from .arrays import AnyArray, AnyDtype, device_of, energy, entered, scaled
-from .blocked import BlockedDims, BlockedState, Blocks, is_dask, sample_size
+from .arrays import AnyArray, AnyDtype, device_of, energy, enter, entered, import_array, place, scaled
+from .blocked import Blocks, is_dask
+from .blocked_dims import BlockedDims, BlockedState, sample_size
 from .checks import Seed, check_matrix, check_weights, flag, generators, tolerance, whole
 from .losses import LOSSES, check_loss
+from .metric import Metric
 from .problem import Problem
 from .progress import Bar, shown
 from .racing import fit_problem
@@ -73,6 +75,7 @@ def fit_subspaces(
     device: str | None = None,
     affine: bool = False,
     sample_weight: AnyArray | None = None,
+    metric: AnyArray | None = None,
     init: Init = "k-means++",
     n_init: int | str = "auto",
     search: str = "auto",
@@ -111,6 +114,10 @@ def fit_subspaces(
     sample_weight : (n,) array, optional
         Nonnegative weights w_i; default all 1. Rows of weight 0 get labels but no say. Only their ratios matter to
         the fit, and weights below 1e-300 of the largest may count as 0.
+    metric : (d, d) array, optional
+        M, symmetric and positive semidefinite: squared distances are ``(x - y) M (x - y)^T``. A millionth of their mean
+        is added to M's eigenvalues. Bases are orthonormal in that metric, ``V_c M V_c^T = I``, and the result measures
+        in it.
     init : str or array or list, default "k-means++"
         How to start: "k-means++" (greedy D^2 seeding for flats), "k-means" (labels of a spherical k-means, or an
         ordinary one if affine), "random" (random partition, as in the MESSI paper), labels (n,) of ints, k bases of
@@ -227,6 +234,8 @@ def fit_subspaces(
             raise ValueError(
                 f"device={device!r} cannot be had for a Dask array: its blocks are worked on where they are"
             )
+        if metric is not None:
+            raise ValueError("metric cannot be had for a Dask array; fit X @ M^(1/2), whose plain distances it is")
         if not isinstance(init, (str, Subspaces)) and not are_bases(init):
             raise TypeError("init of a Dask array must be the name of a start, bases or a Subspaces, not labels")
 
@@ -239,6 +248,10 @@ def fit_subspaces(
     with entered(X, "X", device, dtype) as (array, home):
         kernels.prepare(array)
         exponent = check_matrix(array, "X")
+        own = None if metric is None else Metric.of(metric, array.shape[1])
+        if own is not None:
+            init, array = _in_metric(init, own), own.whiten(array)
+            exponent = check_matrix(array, "X in the metric")
         array = scaled(array, -exponent)
         n, d = array.shape
         _check_rows(n, k)
@@ -271,9 +284,26 @@ def fit_subspaces(
             fit = fit_robust(problem, by, scale, *way, effort, exponent=exponent, on_step=on_step)
             best, flats, labels = fit.state, fit.flats, fit.labels
             record = replace(_record(best, fit.objective, fit.energy, begun), loss=loss, scale=fit.scale)
-        offsets = None if flats.offsets is None else home.back(scaled(flats.offsets, exponent))
-        bases = [home.back(V) for V in flats.layout.split(flats.bases)]
-        return Subspaces(bases, offsets, home.back(labels), home, record)
+        offsets = None if flats.offsets is None else scaled(flats.offsets, exponent)
+        bases = flats.layout.split(flats.bases)
+        if own is not None:
+            bases, offsets = [own.restore(V) for V in bases], None if offsets is None else own.restore(offsets)
+            metric = home.back(place(import_array(metric, "metric"), device_of(array)))
+        offsets = None if offsets is None else home.back(offsets)
+        return Subspaces([home.back(V) for V in bases], offsets, home.back(labels), home, record, metric)
+
+
+def _in_metric(init: Init, metric: Metric) -> Init:
+    """A start by bases or flats, for rows in the metric; what does not fit is refused later."""
+
+    def whitened(V: AnyArray) -> AnyArray:
+        V = enter(V, "init")[0]
+        return metric.whiten(V) if V.ndim == 2 and V.shape[1] == len(metric.root) else V
+
+    if isinstance(init, Subspaces):
+        offsets = None if init.offsets is None else whitened(init.offsets)
+        return replace(init, bases=[whitened(V) for V in init.bases], offsets=offsets, metric=None)
+    return [whitened(V) for V in init] if not isinstance(init, str) and are_bases(init) else init
 
 
 def _fit_blocks(

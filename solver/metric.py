@@ -1,101 +1,101 @@
-"""Compression in a metric: directions of rows that matter more than others."""
+"""A metric of rows: directions that matter more than others. x M^(1/2) is what is fitted, and flats are taken back."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import AnyArray, import_array, to_numpy
-from .budget import compress
-from .checks import Passed
-from .decoded import row_numbers
+from ksubspaces.kernels import Streamed
+
+from .arrays import AnyArray, Array, compute_dtype, enter, import_array, namespace, row_blocks, to_numpy
 from .factorization import Factorization
 
-__all__ = ["compress_in_metric", "metric_roots"]
-
 RIDGE = 1e-6  # of the mean eigenvalue: directions that were hardly seen still count a little
+ROUNDING = 1e-5  # of the largest: an M summed up in float32 is symmetric and semidefinite up to this
 
 
-def compress_in_metric(A: AnyArray, metric: AnyArray, ratio: float | None = None, **options: Passed) -> Factorization:
-    """As :func:`compress`, but the error of a row a is ``(a - a') M (a - a')^T``.
+@dataclass(frozen=True)
+class Metric:
+    """Squared distances ``(x - y) M (x - y)^T``, by the roots of M plus a ridge.
 
-    With A the weight (out, in) of a linear layer and M the second moment of its inputs, ``E[x^T x]``, that is the mean
-    squared error of an output. Rows times ``M^(1/2)`` are what is compressed, and bases are taken back.
-
-    Parameters
+    Attributes
     ----------
-    A : (n, d) array
-        Of NumPy or Torch.
-    metric : (d, d) array
-        M, symmetric and positive semidefinite. To its eigenvalues a millionth of their mean is added.
-    ratio, **options
-        As in :func:`compress`. Rows of ``exact_rows`` are exact here, too.
-
-    Returns
-    -------
-    Factorization
-        Of NumPy arrays. ``relative_error`` and ``objective`` are in the metric; bases are not orthonormal.
-
-    Raises
-    ------
-    ValueError, TypeError
-        When the metric is no such matrix, or as :func:`compress` raises.
-
-    Notes
-    -----
-    For one cluster this is the truncated SVD in the metric of the data, as in DRONE (Chen et al., NeurIPS 2021) and
-    SVD-LLM (Wang et al., ICLR 2025).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from ksubspaces.metric import compress_in_metric
-    >>> rng = np.random.default_rng(0)
-    >>> W, X = rng.normal(size=(80, 12)), rng.normal(size=(500, 4)) @ rng.normal(size=(4, 12))
-    >>> factors = compress_in_metric(W, X.T @ X / 500, 0.5, k=1, seed=0)
-    >>> bool(np.allclose(X @ factors.reconstruct().T, X @ W.T, atol=0.01))
-    True
+    root, inverse : (d, d) ndarray of float64
+        ``M^(1/2)`` and ``M^(-1/2)``, symmetric.
     """
-    table = to_numpy(import_array(A, "A"))
-    if table.ndim != 2:
-        raise ValueError(f"A must have two dimensions, got shape {table.shape}")
-    root, inverse = metric_roots(metric, table.shape[1])
-    dtype = np.float64 if table.dtype == np.float64 else np.float32
-    rows = np.asarray(table, dtype=np.float64)
-    factors = compress((rows @ root).astype(dtype), ratio, **options)
-    bases = [(np.asarray(V, dtype=np.float64) @ inverse).astype(dtype) for V in factors.bases]
-    blocks, offsets = list(factors.blocks), factors.offsets
-    if offsets is not None:
-        offsets = (np.asarray(offsets, dtype=np.float64) @ inverse).astype(dtype)
-    if options.get("exact_rows") is not None:
-        exact = rows[np.unique(row_numbers(options["exact_rows"], len(rows)))].astype(dtype)
-        if len(exact) <= table.shape[1]:
-            bases[-1] = exact
-        elif len(exact):
-            blocks[-1], bases[-1] = exact, np.eye(table.shape[1], dtype=dtype)
-    return replace(factors, blocks=blocks, bases=bases, offsets=offsets)
+
+    root: NDArray[np.float64]
+    inverse: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, metric: AnyArray, d: int) -> Metric:
+        """That of a matrix M, by eigenvectors: real second moments are singular, where Cholesky's factor fails.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When M is not a finite, symmetric, positive semidefinite matrix (d, d) of real numbers, or is zero.
+        """
+        given = import_array(metric, "metric")
+        compute_dtype(given.dtype, "metric")
+        M = np.asarray(to_numpy(given), dtype=np.float64)
+        if M.shape != (d, d):
+            raise ValueError(f"metric must have shape ({d}, {d}), as rows have {d} columns; got {M.shape}")
+        if not np.isfinite(M).all():
+            row, column = np.argwhere(~np.isfinite(M))[0].tolist()
+            raise ValueError(f"metric must be finite, but entry ({row}, {column}) is {M[row, column]}")
+        largest = float(np.abs(M).max(initial=0))
+        if not largest > 0:
+            raise ValueError("metric is zero, so that no direction counts; leave it out, or pass the identity")
+        if (off := float(np.abs(M - M.T).max())) > ROUNDING * largest:
+            raise ValueError(
+                f"metric must be symmetric, but differs from its transpose by {off:.3g}; pass (M + M.T) / 2"
+            )
+        values, vectors = np.linalg.eigh((M / largest + M.T / largest) / 2)
+        if values[0] < -ROUNDING * values[-1]:
+            least = values[0] * largest
+            raise ValueError(f"metric must be positive semidefinite, but its least eigenvalue is {least:.3g}")
+        values = values.clip(0)
+        roots = np.sqrt(largest) * np.sqrt(values + RIDGE * values.mean())
+        return cls((vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T)
+
+    def whiten(self, X: Array) -> Array:
+        """Rows ``x M^(1/2)``, whose plain distances are those of the metric; products in float64, X's dtype."""
+        return _times(X, self.root)
+
+    def frame(self, V: Array) -> Array:
+        """The whitened rows of a basis; what rounding left of their orthonormality is mended."""
+        U, _, W = namespace(V).linalg.svd(self.whiten(V), full_matrices=False)
+        return namespace(V).ascontiguousarray(U @ W)
+
+    def restore(self, Y: Array) -> Array:
+        """Rows ``y M^(-1/2)``: the inverse of :meth:`whiten`."""
+        return _times(Y, self.inverse)
+
+    def restored(self, factors: Factorization, rows: Array, exact: Array | None) -> Factorization:
+        """Factors of whitened rows as factors of the rows (n, d), of which exact ones are as they are."""
+        home = factors.home
+
+        def back(part: AnyArray) -> AnyArray:
+            return home.back(self.restore(enter(part, "bases")[0]))
+
+        blocks, bases = list(factors.blocks), [back(V) for V in factors.bases]
+        if exact is not None:
+            kept, holder = home.back(rows[exact]), bases if len(exact) <= rows.shape[1] else blocks
+            holder[-1] = kept
+            if holder is blocks:
+                bases[-1] = home.back(namespace(rows).eye(rows.shape[1], dtype=rows.dtype))
+        offsets = None if factors.offsets is None else back(factors.offsets)
+        return replace(factors, blocks=blocks, bases=bases, offsets=offsets)
 
 
-def metric_roots(metric: AnyArray, d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``M^(1/2)`` and ``M^(-1/2)`` (d, d), by eigenvectors, as M may be singular.
-
-    Raises
-    ------
-    ValueError
-        When M is not a finite, symmetric, positive semidefinite matrix (d, d), or is zero.
-    """
-    M = np.asarray(to_numpy(import_array(metric, "metric")), dtype=np.float64)
-    if M.shape != (d, d):
-        raise ValueError(f"metric must have shape ({d}, {d}), as rows have {d} columns; got {M.shape}")
-    if not np.isfinite(M).all():
-        raise ValueError("metric must be finite")
-    largest = float(np.abs(M).max())
-    if not largest > 0 or float(np.abs(M - M.T).max()) > 1e-5 * largest:
-        raise ValueError("metric must be symmetric, and not zero")
-    values, vectors = np.linalg.eigh((M + M.T) / 2)
-    if values[0] < -1e-5 * values[-1]:
-        raise ValueError(f"metric must be positive semidefinite, but its least eigenvalue is {values[0]:.3g}")
-    roots = np.sqrt(values.clip(0) + RIDGE * values.clip(0).mean())
-    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+def _times(X: Array, root: NDArray[np.float64]) -> Array:
+    if isinstance(X, Streamed):
+        return Streamed(_times(X.array, root), X.xp, X.block_bytes, X.exponent)
+    xp = namespace(X)
+    right, found = xp.asarray(root), xp.empty_like(X)
+    for start, block in row_blocks(X):
+        found[start : start + len(block)] = block @ right
+    return found

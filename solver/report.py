@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import row_blocks, scaled
+from .arrays import AnyArray, row_blocks, scaled
+from .blocked import is_dask
+from .blocked_budget import sum_products
+from .blocked_factors import BlockedFactorization
 from .checks import check_matrix
 from .factorization import Factorization
 from .fit import fit_subspaces
@@ -37,12 +40,12 @@ class SVDCurve:
         return float(np.interp(n_parameters, self.n_parameters, self.relative_error))
 
 
-def svd_curve(X: np.ndarray, weights: NDArray[np.float64] | None = None) -> SVDCurve:
+def svd_curve(X: AnyArray, weights: NDArray[np.float64] | None = None) -> SVDCurve:
     """Error of the truncated SVD at every rank, from the eigenvalues of the smaller Gram matrix in float64.
 
     Parameters
     ----------
-    X : ndarray of shape (n, d)
+    X : ndarray or dask.array.Array of shape (n, d)
         Any real type; read in blocks, so no float64 copy of it is made. Not centred.
     weights : ndarray of shape (n,), optional
         Nonnegative; each row's part in the error.
@@ -52,6 +55,8 @@ def svd_curve(X: np.ndarray, weights: NDArray[np.float64] | None = None) -> SVDC
     SVDCurve
     """
     n, d = X.shape
+    if is_dask(X):
+        return _curve_of_gram(sum_products(X), n, d)
     if X.dtype == np.float64:  # the only type whose squares float64 may not hold
         X = scaled(X, -check_matrix(X, "X"))
     thin = X if d <= n else X.T
@@ -61,6 +66,10 @@ def svd_curve(X: np.ndarray, weights: NDArray[np.float64] | None = None) -> SVDC
         block = rows.astype(np.float64)
         block *= roots[start : start + len(block)] if d <= n else roots.T
         gram += block.T @ block
+    return _curve_of_gram(gram, n, d)
+
+
+def _curve_of_gram(gram: NDArray[np.float64], n: int, d: int) -> SVDCurve:
     energies = np.maximum(np.linalg.eigvalsh(gram), 0.0)  # ascending
     left = np.concatenate([[0.0], np.cumsum(energies)])[::-1]
     ranks = np.arange(left.size, dtype=np.int64)
@@ -105,7 +114,9 @@ class FitReport:
     history: tuple[float, ...]
 
 
-def make_report(fit: Subspaces, factorization: Factorization, svd: SVDCurve, seconds: float) -> FitReport:
+def make_report(
+    fit: Subspaces, factorization: Factorization | BlockedFactorization, svd: SVDCurve, seconds: float
+) -> FitReport:
     """Gather the numbers of a fit.
 
     ``factorization`` and ``svd`` are of the table that was fitted; ``seconds`` is how long the fit took.

@@ -31,6 +31,7 @@ from .coefficients import split_coefficients
 from .deprecated import Counts
 from .factorization import Factorization, factorize
 from .losses import robust_scale
+from .metric import Metric
 from .result import UNKNOWN, Record, Result
 from .storage import Facts
 
@@ -49,6 +50,8 @@ class Subspaces(Result):
         V_c: orthonormal rows, the direction of largest energy first.
     offsets : (k, d) array or None
         mu_c if affine, else ``None``.
+    metric : (d, d) array or None
+        M, if rows were fitted in a metric: bases are orthonormal in it, and distances are measured in it.
     labels : (n,) int32 array
         Nearest flat of each row; the lowest number on a tie.
     record : Record
@@ -60,7 +63,9 @@ class Subspaces(Result):
     labels: AnyArray
     home: Home = NUMPY
     record: Record = UNKNOWN
+    metric: AnyArray | None = None
 
+    _ARRAYS = (*Result._ARRAYS, "metric")
     _KIND = "Subspaces"
 
     @cached_property
@@ -70,16 +75,27 @@ class Subspaces(Result):
 
     @cached_property
     def _flats(self) -> Flats:
+        """In the coordinates where distances are plain."""
         bases = [enter(V, "bases")[0] for V in self.bases]
         offsets = None if self.offsets is None else enter(self.offsets, "offsets")[0]
+        if (own := self._metric) is not None:
+            bases, offsets = [own.frame(V) for V in bases], None if offsets is None else own.whiten(offsets)
         return Flats.from_bases(bases, offsets)
+
+    @cached_property
+    def _metric(self) -> Metric | None:
+        return None if self.metric is None else Metric.of(self.metric, self.d)
 
     @contextmanager
     def _entered(self, Y: AnyArray) -> Iterator[tuple[Array, Home, int]]:
-        """A caller's rows, checked, on the device of the bases, and the exponent that keeps distances in range."""
-        flats = self._flats
+        """A caller's rows, checked, where the flats are, and the exponent that keeps distances in range."""
+        flats, own = self._flats, self._metric
         with entered(Y, "Y", self.home.device, flats.bases.dtype) as (array, home):
-            yield array, home, check_matrix(array, "Y", columns=self.d, min_rows=0, beside=flats.offsets)
+            exponent = check_matrix(array, "Y", columns=self.d, min_rows=0, beside=flats.offsets)
+            if own is not None:
+                array = own.whiten(array)
+                exponent = check_matrix(array, "Y in the metric", min_rows=0, beside=flats.offsets)
+            yield array, home, exponent
 
     def _at(self, exponent: int) -> Flats:
         """The flats for rows ``2^-exponent Y``."""
@@ -241,7 +257,7 @@ class Subspaces(Result):
             for c, rows in kernels.group_rows(labels, self.k).blocks(GATHERED):
                 part = Z[rows, : self.dims[c]] @ self._flats.basis(c)
                 points[rows] = part if self._flats.offsets is None else part + self._flats.offsets[c]
-            return home.back(points)
+            return home.back(points if self._metric is None else self._metric.restore(points))
 
     def _labels(self, labels: AnyArray, m: int) -> Array:
         return check_labels(place(import_array(labels, "labels"), self.home.device), m, self.k)
@@ -251,11 +267,16 @@ class Subspaces(Result):
         with self._entered(X) as (array, home, exponent):
             rows, flats = scaled(array, -exponent), self._at(exponent)
             factors = factorize(rows, kernels.assign(rows, flats)[0], flats, home, exponent)
+            if self._metric is not None:
+                factors = self._metric.restored(factors, array, None)
         own = factors.record
         if self.loss != "l2":  # whose history is of another sum
             return factors
         record = replace(self.record, objective=own.objective, energy=own.energy, relative_error=own.relative_error)
         return replace(factors, record=record)
+
+    def _stored(self) -> dict[str, np.ndarray]:
+        return super()._stored() | ({} if self.metric is None else {"metric": self.metric})
 
     def _facts(self) -> Facts:
         known = ("objective", "energy", "history", "converged", "n_reseeded")
@@ -267,7 +288,7 @@ class Subspaces(Result):
         bases = parts["bases"]
         if (most := max(map(len, bases))) > bases[0].shape[1]:
             raise ValueError(f"dims must be at most the {bases[0].shape[1]} columns of bases, got {most}")
-        return cls(**parts, record=Record.from_facts(facts))
+        return cls(**parts, record=Record.from_facts(facts), metric=arrays.get("metric"))
 
     def __repr__(self) -> str:
         dims = f"j={self.dims[0]}" if len(set(self.dims)) == 1 else f"j={min(self.dims)}..{max(self.dims)}"

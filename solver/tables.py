@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def read_table(spec: str) -> np.ndarray:
     ValueError
         The file is damaged or of another kind, the name is missing or unknown, or the array is not a table.
     """
-    path, name = _split(spec)
+    path, name = split_spec(spec)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: {_HOW}{_tables_in(path)}")
     if not path.exists():
@@ -57,7 +58,7 @@ def read_table(spec: str) -> np.ndarray:
     if path.suffix == ".npy":
         if name:
             raise ValueError(f"{path} holds one array without a name: leave out '::{name}'")
-        return _check_table(_read_npy(path), str(path))
+        return check_table(_read_npy(path), str(path))
     if path.suffix == ".npz":
         return _read_npz(path, name)
     if path.suffix == ".safetensors":
@@ -76,11 +77,11 @@ def read_table(spec: str) -> np.ndarray:
 
 def is_table(spec: str) -> bool:
     """Whether it names a file of a table by its ending, there or not, and not a folder."""
-    path, _ = _split(spec)
+    path, _ = split_spec(spec)
     return path.suffix in _ENDINGS and not path.is_dir()
 
 
-def _split(spec: str) -> tuple[Path, str]:
+def split_spec(spec: str) -> tuple[Path, str]:
     path, separator, name = spec.rpartition("::")
     if not separator or Path(spec).exists():
         return Path(spec), ""
@@ -92,7 +93,7 @@ def _tables_in(folder: Path) -> str:
     return f" (in this folder: {', '.join(found[:8])}{', ...' if len(found) > 8 else ''})" if found else ""
 
 
-def _check_table(array: np.ndarray, what: str) -> np.ndarray:
+def check_table(array: np.ndarray, what: str) -> np.ndarray:
     if array.ndim != 2:
         raise ValueError(f"{what} has shape {array.shape}: a table has two dimensions, rows x columns")
     if array.dtype.kind not in "fiub":
@@ -100,7 +101,7 @@ def _check_table(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def _choose(shapes: dict[str, tuple[int, ...]], name: str, path: Path) -> str:
+def choose(shapes: dict[str, tuple[int, ...]], name: str, path: Path) -> str:
     """Settle which array of a file is meant: the named one, or the only 2-D one."""
     tables = {key: shape for key, shape in shapes.items() if len(shape) == 2}
     listing = "".join(f"\n  {path.name}::{key}  {shape[0]} x {shape[1]}" for key, shape in sorted(tables.items()))
@@ -116,7 +117,7 @@ def _choose(shapes: dict[str, tuple[int, ...]], name: str, path: Path) -> str:
 
 
 @contextmanager
-def _reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
+def reading_file(path: Path, *damage: type[Exception]) -> Iterator[None]:
     """Tell the errors that a damaged file causes in one way."""
     try:
         yield
@@ -126,39 +127,44 @@ def _reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    with _reading(path, ValueError, EOFError):
+    with reading_file(path, ValueError, EOFError):
         # np.load would also open other formats, and refuses an empty file with advice about pickles
         return np.lib.format.open_memmap(path, mode="r")
 
 
 def _read_npz(path: Path, name: str) -> np.ndarray:
     damage = (zipfile.BadZipFile, zlib.error, EOFError, ValueError)
-    with _reading(path, *damage), zipfile.ZipFile(path) as archive:
+    with reading_file(path, *damage), zipfile.ZipFile(path) as archive:
         members = {member.removesuffix(".npy"): member for member in archive.namelist() if member.endswith(".npy")}
         shapes = {key: _npz_shape(archive, member) for key, member in members.items()}
-    chosen = _choose(shapes, name, path)
-    with _reading(path, *damage), zipfile.ZipFile(path) as archive, archive.open(members[chosen]) as file:
+    chosen = choose(shapes, name, path)
+    with reading_file(path, *damage), zipfile.ZipFile(path) as archive, archive.open(members[chosen]) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
-    return _check_table(array, f"{path}::{chosen}")
+    return check_table(array, f"{path}::{chosen}")
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether by columns, and dtype of an array, from its header alone."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
 
 
 def _npz_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
-    """Shape from an array's header alone, so that listing a large archive does not unpack it."""
+    """Shape alone, so that listing a large archive does not unpack it."""
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return read(file)[0]
+        return read_npy_header(file)[0]
 
 
 def _read_safetensors(path: Path, name: str) -> np.ndarray:
-    with _reading(path, SafetensorError), safe_open(path, framework="numpy") as file:
+    with reading_file(path, SafetensorError), safe_open(path, framework="numpy") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        chosen = _choose({key: tuple(part.get_shape()) for key, part in slices.items()}, name, path)
+        chosen = choose({key: tuple(part.get_shape()) for key, part in slices.items()}, name, path)
         stored = slices[chosen].get_dtype()
         if stored not in _NUMPY_TYPES and stored != "BF16":
             raise ValueError(f"{path}::{chosen} is stored as {stored}: convert it to float32 first")
         array = _read_bfloat16(path, chosen) if stored == "BF16" else file.get_tensor(chosen)
-    return _check_table(array, f"{path}::{chosen}")
+    return check_table(array, f"{path}::{chosen}")
 
 
 def _read_bfloat16(path: Path, name: str) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .curve import CompressionCurve, CurvePoint
 from .extras import require
+from .front import Front
 from .report import FitReport
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import TextType
 
-__all__ = ["render", "render_curve"]
+__all__ = ["render", "render_curve", "render_front"]
 
 _LISTED_CLUSTERS = 16
 
@@ -100,6 +101,31 @@ def render_curve(curve: CompressionCurve) -> RenderableType:
     for method, reason in curve.ended.items():
         parts += ["", Text(f"{method} ends where it no longer fits: {reason}")]
     return Group(*parts)
+
+
+def render_front(front: Front) -> RenderableType:
+    """Lay a front of bytes out for a rich console: a table with a row for each size and method.
+
+    Raises
+    ------
+    ImportError
+        rich (extra ``cli``) is not installed.
+    """
+    require("rich")
+    weighted = any(point.weighted_error is not None for point in front.points)
+    rows = (
+        (
+            point.method,
+            f"{point.bits:g}",
+            f"{point.nbytes:,}",
+            f"{point.relative_error:.4f}",
+            *([f"{point.weighted_error:.4f}"] if weighted else []),
+            point.winner,
+        )
+        for point in front.points
+    )
+    errors = ("relative error", *(["weighted error"] if weighted else []))
+    return lay_out(("", "bits", "bytes", *errors, "won by"), rows, left=1)
 
 
 def _curve_table(

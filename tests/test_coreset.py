@@ -1,6 +1,5 @@
 """Clusters found on a coreset: as good as those found on all rows, within the same budget."""
 
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -37,18 +36,15 @@ TABLES = {
 def small(monkeypatch):
     """Coresets of a third of the rows, for tables of this size."""
     monkeypatch.setattr(coreset, "ROWS", N // 3)
-    monkeypatch.setattr(coreset, "LARGE", N)
 
 
-def test_it_ends_where_the_full_way_does(monkeypatch):
+def test_it_ends_where_the_full_way_does():
     """On four tables, with and without weights. Both end in optima that are local, so it is their mean that tells."""
     ratios, n = [], 3 * N
-    monkeypatch.setattr(coreset, "ROWS", n // 2)
     for number, (table, weights) in enumerate(product(TABLES.values(), (None, (1 / (10 + np.arange(n))) ** 0.5))):
         A = table(np.random.default_rng(number), n).astype(np.float32)
         found, full = (
-            compress(A, 0.5, k=4, n_init=3, sample_weight=weights, seed=0)
-            for _ in map(partial(monkeypatch.setattr, coreset, "LARGE"), (n, n + 1))
+            compress(A, 0.5, k=4, n_init=3, sample_weight=weights, coreset=m, seed=0) for m in (n // 2, None)
         )
         svd = compress(A, 0.5, k=1, sample_weight=weights)
         assert found.n_parameters <= 0.5 * A.size
@@ -63,7 +59,7 @@ def test_sums_over_a_coreset_are_those_over_all_rows(small):
     X, weights = parts(rng), rng.random(N) ** 4
     budget = Budget(Problem(X, weights, (), False), N * D // 2)
     solution = budget.solve(np.zeros(N, np.int32), 1)
-    part, numbers = coreset.coreset(budget, solution, np.random.default_rng(1))
+    part, numbers = coreset.coreset(budget, solution, N // 3, np.random.default_rng(1))
     p = part.problem
     assert N / 6 < len(numbers) <= 1.1 * N / 3
     assert len(np.unique(numbers)) == len(numbers)
@@ -78,13 +74,12 @@ def test_sums_over_a_coreset_are_those_over_all_rows(small):
     assert few.price == pytest.approx(solution.price, rel=0.2)
 
 
-def test_a_coreset_of_all_rows_grows_as_they_do(monkeypatch):
+def test_a_coreset_of_all_rows_grows_as_they_do():
     """Every row drawn for sure, so it stands for itself."""
-    monkeypatch.setattr(coreset, "ROWS", 100 * N)
     X = parts(np.random.default_rng(0))
     budget = Budget(Problem(X, None, (), False), N * D // 2)
     first = budget.solve(np.zeros(N, np.int32), 1)
-    part, numbers = coreset.coreset(budget, first, np.random.default_rng(1))
+    part, numbers = coreset.coreset(budget, first, 100 * N, np.random.default_rng(1))
     np.testing.assert_array_equal(numbers, np.arange(N))
     few = part.solve(np.zeros(N, np.int32), 1)
     grown, expected = (clusters(b, s, 4, np.random.default_rng(2)) for b, s in ((part, few), (budget, first)))
@@ -99,7 +94,7 @@ def test_rows_kept_exactly_are_not_drawn_and_count(small):
     np.testing.assert_allclose(factors[exact], A[exact])
     assert factors.n_parameters <= 0.5 * A.size
     budget = Budget(Problem(A, np.where(np.isin(np.arange(N), exact), 0.0, 1.0), (), False), N * D // 2, np.sort(exact))
-    part, numbers = coreset.coreset(budget, budget.solve(np.zeros(N, np.int32), 1), rng)
+    part, numbers = coreset.coreset(budget, budget.solve(np.zeros(N, np.int32), 1), N // 3, rng)
     assert not np.isin(exact, numbers).any()
     assert part.overhead(3) == budget.overhead(3)
 

@@ -64,6 +64,18 @@ def test_points_are_what_compress_gives(curve: CompressionCurve, method: str, op
         assert point.weighted_error == pytest.approx(factors.measure_error(TABLE, WEIGHTS), rel=1e-5)
 
 
+def test_what_is_known_is_measured_and_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = compress(TABLE, 0.5, k=2, seed=5)
+    measured = compression_curve(TABLE, RATIOS, methods=("svd", "ours"), known={("ours", 0.5): factors}, seed=0)
+    point = measured.of("ours")[0.5]
+    assert (point.k, point.n_parameters) == (2, factors.n_parameters)
+    assert point.relative_error == pytest.approx(factors.relative_error, rel=1e-5)
+    with pytest.raises(ValueError, match=r"known has \('ours', 0.4\), which is not among the methods"):
+        compression_curve(TABLE, RATIOS, known={("ours", 0.4): factors})
+    with pytest.raises(ValueError, match=r"is of a matrix of shape \(400, 16\), but A is of \(300, 16\)"):
+        compression_curve(TABLE[:300], RATIOS, known={("ours", 0.5): factors})
+
+
 def test_weights_need_not_be_gone_by_to_be_measured_by() -> None:
     measured = compression_curve(TABLE, (0.5,), methods=("svd", "svd-weighted"), sample_weight=WEIGHTS)
     plain, weighted = measured.points

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from planted import planted, recomputed_objective
 
-from ksubspaces import Subspaces, blocked, fit_subspaces
+from ksubspaces import Subspaces, blocked, blocked_dims, fit_subspaces
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
@@ -70,7 +70,7 @@ def test_steps_go_on_where_a_start_in_memory_stands():
 
 def test_a_start_from_a_sample_of_the_rows(monkeypatch):
     X = rows(noise=0.1)
-    monkeypatch.setattr(blocked, "SAMPLE_BYTES", 0)
+    monkeypatch.setattr(blocked_dims, "SAMPLE_BYTES", 0)
     seen = []
     sample = blocked.Blocks.sample
     monkeypatch.setattr(blocked.Blocks, "sample", lambda *args: seen.append(sample(*args)) or seen[-1])
@@ -150,7 +150,18 @@ def far(dtype=np.float32):
     return X
 
 
+def odd(change):
+    """Rows whose last block but one is other than the array says."""
+    return lambda: in_blocks(rows()).map_blocks(
+        lambda block, block_info=None: change(block) if block_info[0]["chunk-location"][0] == 3 else block,
+        dtype=np.float32,
+    )
+
+
 BAD = {
+    "a block of complex numbers": (odd(lambda block: 1j * block), {}, "in block 3, rows 2100 to 2799 of X: .*complex"),
+    "a block of words": (odd(lambda block: block.astype("U3")), {}, "in block 3, .*convert it to numbers"),
+    "a block of fewer columns": (odd(lambda block: block[:, 1:]), {}, "in block 3, .*must have 12 columns"),
     "unknown sizes": (
         lambda: in_blocks(rows())[da.from_array(np.ones(N, bool), chunks=700)],
         {},
@@ -174,6 +185,14 @@ BAD = {
     "too many flats": (lambda: in_blocks(rows()[:3]), {}, "need at least 4 rows"),
     "too wide": (lambda: da.ones((9, 7000), chunks=(3, -1)), {}, "second moments"),
 }
+
+
+def test_dtypes_that_differ_are_computed_in_the_wider():
+    X = rows(dtype=np.float64)
+    mixed = da.concatenate([in_blocks(X[:700].astype(np.float32)), in_blocks(X[700:])])
+    model = fit_subspaces(mixed, 4, 2, seed=0)
+    assert model.bases[0].dtype == np.float64
+    assert model.objective == pytest.approx(recomputed_objective(np.asarray(mixed), model), rel=1e-9)
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -204,6 +223,10 @@ def test_two_workers_one_of_which_dies(tmp_path):
 
         got = fit_subspaces(in_blocks(X), 4, 2, seed=0, tol=0, max_iter=4, callback=kill)
         labels = np.asarray(got.labels)
+        client.wait_for_workers(2)
+        client.run(exec, "import importlib.util; importlib.util.find_spec = lambda name: None")
+        with pytest.raises(ImportError, match="2 of 2 Dask workers lack ksubspaces"):
+            fit_subspaces(in_blocks(X), 4, 2)
     assert killed
     assert got.history == want.history
     assert all(np.array_equal(*pair) for pair in zip(got.bases, want.bases, strict=True))

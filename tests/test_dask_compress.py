@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 
-from ksubspaces import BlockedFactorization, blocked_factors, compress, coreset
+from ksubspaces import BlockedFactorization, blocked_factors, compress
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
@@ -74,11 +74,9 @@ def test_coefficients_and_rows_are_dask_arrays_in_the_chunks_of_the_rows():
         np.testing.assert_array_equal(np.asarray(block), own)
 
 
-def test_a_coreset_of_fewer_rows(monkeypatch):
-    monkeypatch.setattr(coreset, "ROWS", 1000)
-    monkeypatch.setattr(coreset, "LARGE", 2000)
+def test_a_coreset_of_fewer_rows():
     X = rows()
-    want, got = compress(X, 0.5, seed=0), compress(in_blocks(X), 0.5, seed=0)
+    want, got = compress(X, 0.5, coreset=1000, seed=0), compress(in_blocks(X), 0.5, coreset=1000, seed=0)
     assert got.k > 1
     assert got.relative_error <= 1.1 * want.relative_error
 
@@ -103,9 +101,8 @@ def test_nothing_of_n_numbers_is_computed_on_the_client(monkeypatch):
         return found
 
     monkeypatch.setattr(dask, "compute", watched)
-    monkeypatch.setattr(coreset, "ROWS", 200)
     X = np.tile(rows(), (20, 1))
-    factors = compress(in_blocks(X, 9000), 0.5, k=2, seed=0)
+    factors = compress(in_blocks(X, 9000), 0.5, k=2, coreset=200, seed=0)
     assert all(size < 4 * len(X) for size in seen)
     assert factors.counts_of_parts.shape == (7, 2)
 

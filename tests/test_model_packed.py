@@ -9,12 +9,14 @@ transformers = import_or_skip("transformers", install="'ksubspaces[transformers]
 
 import models  # noqa: E402
 
-from ksubspaces import QuantizedFactorization  # noqa: E402
+from ksubspaces import QuantizedFactorization, compress  # noqa: E402
 from ksubspaces.cli import main  # noqa: E402
 from ksubspaces.integrations.torch import PackedEmbedding, SubspaceEmbedding, SubspaceLinear  # noqa: E402
 from ksubspaces.integrations.transformers import compress_model, load_compressed, save_compressed  # noqa: E402
 
 HEADER = 2048  # bytes, at most
+TWO = ["bert.embeddings.word_embeddings", "bert.embeddings.position_embeddings"]
+DENSE = "bert.encoder.layer.0.attention.self.query"
 
 
 def in_bits(model, bits=4.0, **options):
@@ -106,13 +108,48 @@ def test_the_command(tmp_path, capsys):
     assert "--bits 4" in html
 
 
+def test_one_budget_over_several_tables():
+    """Never above it; and no other way to share it tried leaves a smaller sum of relative errors."""
+    model, nbytes = models.bert(max_position_embeddings=200), 6000
+    tables = [model.get_submodule(name).weight.detach().numpy().copy() for name in TWO]
+    tables[1] *= np.geomspace(1, 1e-3, models.D)  # which takes far fewer bits
+    with torch.no_grad():
+        model.get_submodule(TWO[1]).weight.copy_(torch.from_numpy(tables[1]))
+    options = {"token_weights": np.ones(models.N), "exact_rows": None, "coder": "scalar"}
+    report = in_bits(model, bits=None, nbytes=nbytes, modules=TWO, **options)
+    codes = [model.get_submodule(name).to_factorization() for name in TWO]
+    assert 0.97 * nbytes <= sum(code.nbytes for code in codes) <= nbytes
+    assert [module.name for module in report.modules] == TWO
+    assert codes[1].bits < 0.7 * codes[0].bits
+    errors = sum(code.measure_error(table) for code, table in zip(codes, tables, strict=True))
+    for moved in (-700, 700):
+        others = [
+            compress(table, nbytes=code.nbytes + sign * moved, coder="scalar", seed=0)
+            for table, code, sign in zip(tables, codes, (1, -1), strict=True)
+        ]
+        assert errors < sum(code.measure_error(table) for code, table in zip(others, tables, strict=True))
+
+
+def test_linear_layers_and_tables_under_one_budget():
+    model = models.bert()
+    report = in_bits(model, bits=6.0, modules=[TWO[0], DENSE])
+    codes = [model.get_submodule(TWO[0]), model.get_submodule(DENSE).factors]
+    assert sum(code.to_factorization().nbytes for code in codes) <= 6 * (models.N * models.D + models.D**2) / 8
+    assert [module.kind for module in report.modules] == ["embedding", "linear"]
+
+
 def test_what_does_not_go_together():
     model = models.bert()
     with pytest.raises(ValueError, match="leave out ratio and storage"):
         in_bits(model, ratio=0.5, storage="int8")
-    names = ["bert.embeddings.word_embeddings", "bert.embeddings.position_embeddings"]
-    with pytest.raises(ValueError, match="nbytes is for one table, but there are 2"):
-        in_bits(model, bits=None, nbytes=5000, modules=names)
+    with pytest.raises(ValueError, match="100 bytes are too few"):
+        in_bits(model, bits=None, nbytes=100, modules=TWO, coder="scalar")
+    with pytest.raises(ValueError, match="give one budget; got bits and min_cosine"):
+        in_bits(model, min_cosine=0.99)
+    with pytest.raises(ValueError, match="k is for factors of numbers"):
+        in_bits(model, modules=TWO, k=3)
+    with pytest.raises(ValueError, match="leave out metric"):
+        in_bits(model, modules=[*TWO, DENSE], metric={DENSE: np.eye(models.D)})
     in_bits(model)
     with pytest.raises(ValueError, match=r"keeps its .* rows"):
         model.resize_token_embeddings(model.config.vocab_size + 3)

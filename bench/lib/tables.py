@@ -23,6 +23,7 @@ from .wheels import member
 BAGS, BAG = 2000, 20
 QUERIES, FREQUENT = 600, 5000
 NEIGHBOURS = 10
+ENTRIES = 1 << 25  # similarities held at once
 SENTENCES = 600
 
 
@@ -73,9 +74,12 @@ def shared_neighbours(first: np.ndarray, second: np.ndarray) -> float:
 def neighbours(X: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """The ten rows nearest by cosine to each of these rows, itself left out, in no order."""
     rows = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    similarities = rows[queries] @ rows.T
-    similarities[np.arange(len(queries)), queries] = -np.inf
-    return np.argpartition(-similarities, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    nearest = []
+    for some in np.array_split(queries, -(-len(queries) * len(rows) // ENTRIES)):
+        similarities = rows[some] @ rows.T
+        similarities[np.arange(len(some)), some] = -np.inf
+        nearest.append(np.argpartition(-similarities, NEIGHBOURS, axis=1)[:, :NEIGHBOURS])
+    return np.concatenate(nearest)
 
 
 def minilm_table(sentences: int = SENTENCES) -> Table:
@@ -119,10 +123,15 @@ def _queries(by_use: np.ndarray) -> np.ndarray:
     return np.concatenate([frequent, rng.choice(np.setdiff1d(by_use, frequent), half, replace=False)])
 
 
-def bags(A: np.ndarray) -> Callable[[np.ndarray], Fidelity]:
-    """Compare means of bags of 20 rows drawn as words are used, min(300 Pareto(1), n - 1), with those of A."""
+def bag_ids(n: int) -> np.ndarray:
+    """Bags of 20 rows, (2000, 20), drawn as words are used, min(300 Pareto(1), n - 1)."""
     drawn = 300 * np.random.default_rng(0).pareto(1, size=(BAGS, BAG))
-    ids = np.minimum(drawn, len(A) - 1).astype(np.int64)
+    return np.minimum(drawn, n - 1).astype(np.int64)
+
+
+def bags(A: np.ndarray) -> Callable[[np.ndarray], Fidelity]:
+    """Compare means of bags with those of A."""
+    ids = bag_ids(len(A))
 
     def means(X: np.ndarray) -> np.ndarray:
         found = X[ids].mean(axis=1)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[Row]:
-    of_minilm, others = COMPARISONS[:-3], COMPARISONS[-3:]
+    of_minilm, others = COMPARISONS[:-4], COMPARISONS[-4:]
     try:
         X = minilm()
     except RuntimeError as error:

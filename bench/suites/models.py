@@ -1,4 +1,6 @@
-"""Rows on whole models: the MiniLM folder compressed, saved and loaded again; seconds, memory, sentence vectors."""
+"""Rows on whole models: the MiniLM folder compressed, saved and loaded again; seconds, memory, sentence vectors; then
+static models (:mod:`.static_models`).
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,19 @@ SECONDS, MEMORY = 180, 3.0
 
 
 def rows(X: np.ndarray, *, quick: bool) -> Iterator[Row]:
-    """All rows of this suite, in turn; none where the encoder or its texts cannot be had."""
-    if quick:
-        return
+    """All rows of this suite, in turn; those of encoders only where these and their texts can be had."""
+    if not quick:
+        yield from folders(X)
+    try:
+        from . import static_models
+    except ImportError as error:
+        yield Row("static models", "left out: sentence-transformers is not here", result="", note=str(error))
+    else:
+        yield from static_models.rows(quick=quick)
+
+
+def folders(X: np.ndarray) -> Iterator[Row]:
+    """The MiniLM folder with weights from counts, and from the prior."""
     try:
         from ..lib import encoder
 

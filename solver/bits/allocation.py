@@ -70,23 +70,18 @@ def allocate(
 
     Layouts change in steps, all rows of a tier at once; what the last step leaves goes to single directions.
     """
-    low, high = bracket(energies, errors, lambda layouts: size(layouts) <= budget)
+    total = sum(float(own.energy.sum()) for own in energies)
+    low, high = bracket(total, lambda theta: size(price(energies, theta, errors)) <= budget)
     found = price(energies, high, errors)
     return _fill(energies, found, price(energies, low, errors), budget, errors, size), high
 
 
-def bracket(
-    energies: Sequence[Energies], errors: np.ndarray, suits: Callable[[Sequence[Layout]], bool]
-) -> tuple[float, float]:
-    """The lowest price of a bit at which layouts suit, and one next to it at which they do not: (below, above).
-
-    ``suits`` is of what is small.
-    """
-    total = sum(float(own.energy.sum()) for own in energies)
+def bracket(total: float, fits: Callable[[float], bool]) -> tuple[float, float]:
+    """The least price of a bit that fits, and one just below it, where all energy is ``total``: (below, price)."""
     low, high = total * 1e-18 + 1e-300, total + 1e-300
     for _ in range(HALVINGS):
         theta = float(np.sqrt(low * high))
-        low, high = (low, theta) if suits(price(energies, theta, errors)) else (theta, high)
+        low, high = (low, theta) if fits(theta) else (theta, high)
     return low, high
 
 

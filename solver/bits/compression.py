@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
 
 import numpy as np
 
-from ..arrays import AnyArray, AnyDtype, Array, entered, scaled, to_numpy
+from ..arrays import AnyArray, AnyDtype, entered, scaled, to_numpy
 from ..checks import Passed, Seed, check_matrix, check_weights, flag, fraction, generators, whole
+from ..decoded import exact_numbers
 from ..progress import Bar, shown
 from ..result import Record, share
 from .quantized import QuantizedFactorization
@@ -26,10 +26,8 @@ class Quantizer:
 
     Parameters
     ----------
-    A, sample_weight, relative, coder, device, dtype, seed, progress
+    A, sample_weight, relative, coder, exact_rows, device, dtype, seed, progress
         As in :func:`ksubspaces.compress`.
-    exact : function
-        Finds numbers of rows that are kept, ascending, or None.
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class Quantizer:
         sample_weight: AnyArray | None = None,
         relative: bool = False,
         coder: str = "trellis",
-        exact: Callable[[Array], Array | None],
+        exact_rows: AnyArray | None = None,
         device: str | None = None,
         dtype: AnyDtype | None = None,
         seed: Seed = None,
@@ -50,7 +48,7 @@ class Quantizer:
             raise ValueError(f"coder must be 'trellis' or 'scalar', got {coder!r}")
         self._relative = flag("relative", relative)
         with entered(A, "A", device, dtype) as (given, self._home):
-            array, kept = to_numpy(given), exact(given)
+            array, kept = to_numpy(given), exact_numbers(given, exact_rows)
             weights, self._unit = np.ones(len(array)), 1.0
             if sample_weight is not None:
                 own, self._unit = check_weights(sample_weight, len(array), "cpu")
@@ -62,9 +60,9 @@ class Quantizer:
         if relative:
             weights = np.where(squares > 0, weights / np.where(squares > 0, squares, 1), 0)
         self.energy = float(weights @ squares)
-        exact_rows = np.zeros(0, np.int64) if kept is None else to_numpy(kept)
-        weights[exact_rows] = 0
-        target = Target(rows, weights, exact_rows, array[exact_rows], CODERS[coder])
+        numbers = np.zeros(0, np.int64) if kept is None else to_numpy(kept)
+        weights[numbers] = 0
+        target = Target(rows, weights, numbers, array[numbers], CODERS[coder])
         self.search = Search(target, next(generators(seed)), self._bar)
 
     @property

@@ -140,6 +140,16 @@ class Search:
             self.bar.update(candidate.way, coded.error, "coded")
         return coded
 
+    @property
+    def winner(self) -> Candidate:
+        """What was coded last."""
+        assert self._winner is not None
+        return self._winner
+
+    def size(self, candidate: Candidate) -> Size:
+        """Bytes of all that is stored of a plan like that of a candidate."""
+        return self._size(candidate.code, candidate.gains is not None)
+
     def size_for(self, error: float) -> float:
         """Bytes in which one transform is expected to leave this weighted squared error: where to begin."""
         rows, _ = self._rows_of(False)

@@ -117,7 +117,8 @@ def plan(
 def size_for(rows: Rows, left: float, code: Code, size: Size) -> float:
     """Bytes at which one transform is expected to leave this weighted squared error, in units."""
     energies = _transforms(rows, np.zeros(len(rows.A), np.int32), rows.tiers, CODED)[1]
-    below, _ = bracket(energies, code.errors, lambda layouts: expect(energies, layouts, code.errors) > left)
+    total = sum(float(own.energy.sum()) for own in energies)
+    below, _ = bracket(total, lambda theta: expect(energies, price(energies, theta, code.errors), code.errors) > left)
     layouts = price(energies, below, code.errors)
     return size([own.rows for own in energies], [CODED], layouts)
 

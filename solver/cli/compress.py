@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..curve import CompressionCurve, compression_curve
 from ..folders import folders_around
@@ -33,12 +33,15 @@ from .texts import open_texts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from torch.nn import Module
 
+    from ..integrations._embedding import SubspaceEmbedding
     from ..integrations._model_report import ModelReport, ModuleReport
 
+BUDGETS = ("ratio", "bits", "max_error", "min_cosine")  # those that are no whole numbers
 _CURVE_RATIOS = (0.2, 0.5, 0.8)
 _CURVE_METHODS = ("svd", "messi-5", "ours")
-_CURVE_WEIGHTED = ("svd-weighted", "ours-weighted")
+_CURVE_WEIGHTED = ("svd", "messi-5", "svd-weighted", "ours-weighted")  # ours is what the model was compressed by
 
 
 def add(commands: Commands) -> None:
@@ -59,6 +62,12 @@ def add(commands: Commands) -> None:
     budget.add_argument("--ratio", type=float, help="share of the table's parameters to save, as 0.4")
     budget.add_argument("--bits", type=float, help="bits to spend for each number of the table, as 2")
     budget.add_argument("--nbytes", type=int, metavar="BYTES", help="bytes to spend for all tables")
+    budget.add_argument("--max-error", type=float, help="the smallest in bits of at most this relative error, as 0.05")
+    budget.add_argument(
+        "--min-cosine",
+        type=float,
+        help="the smallest in bits with which sentence vectors of --texts, held back, keep this mean cosine, as 0.99",
+    )
     parser.add_argument(
         "--texts",
         type=Path,
@@ -92,6 +101,8 @@ def compress(options: argparse.Namespace) -> None:
     check_out(options, MODEL)
     if options.report is not None:
         _check_report(options)
+    if options.min_cosine is not None and options.texts is None:
+        raise ValueError("--min-cosine is measured on texts; give --texts FILE")
     if str(options.device).startswith("cuda") and not models.torch.cuda.is_available():
         raise RuntimeError(f"--device {options.device}: this Torch finds no CUDA device; leave it out to use the CPU")
     with open_texts(options.texts) as texts, _quiet_models(options.quiet):
@@ -105,7 +116,7 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
     with status(console, f"opening {options.model}"):
         model, tokenizer = open_model(options.model)
         model.to(options.device or "cpu")
-    given = gather_options(options, "ratio", "bits", "nbytes", "storage", "k", "seed")
+    given = gather_options(options, *BUDGETS, "nbytes", "storage", "k", "seed")
     given |= {"texts": texts, "tokenizer": tokenizer, "modules": options.modules or "embeddings"}
     report = models.compress_model(model, progress=console is not None, **given)
     written = []
@@ -118,7 +129,7 @@ def _run(options: argparse.Namespace, texts: Iterable[str] | None, console: Cons
         console.print(_render(report))
     if options.report is not None:
         drawn = options.plot and options.ratio is not None  # the curve is one of parameters
-        curves = _curves(report, tokenizer, texts, options, console) if drawn else {}
+        curves = _curves(model, report, tokenizer, texts, options, console) if drawn else {}
         write_page(options.report, report, token=_texts(tokenizer), curves=curves, made=_made(options))
         written.append(str(options.report))
     if console and written:
@@ -157,6 +168,7 @@ def _check_report(options: argparse.Namespace) -> None:
 
 
 def _curves(
+    model: Module,
     report: ModelReport,
     tokenizer: Tokenizer,
     texts: Iterable[str] | None,
@@ -173,10 +185,15 @@ def _curves(
         weights = None
         if module.weighted_error is not None:
             weights = token_weights(tokenizer, texts, n_rows=len(table))
+        methods, known = _CURVE_METHODS if weights is None else _CURVE_WEIGHTED, {}
+        factors = cast("SubspaceEmbedding", model.get_submodule(module.name)).to_factorization().to("cpu")
+        if options.k == "auto" and factors.shape == table.shape:
+            known[methods[-1], options.ratio] = factors
         curves[module.name] = compression_curve(
             table,
             _ratios(options.ratio),
-            methods=_CURVE_METHODS if weights is None else (*_CURVE_METHODS, *_CURVE_WEIGHTED),
+            methods=methods,
+            known=known,
             sample_weight=weights,
             device=options.device,
             warm=True,
@@ -201,9 +218,9 @@ def _texts(tokenizer: Tokenizer) -> Callable[[int], str] | None:
 
 def _made(options: argparse.Namespace) -> dict[str, object]:
     command = ["ksubspaces", "compress", str(options.model)]
-    for name in ("ratio", "bits"):
+    for name in BUDGETS:
         if getattr(options, name) is not None:
-            command += [f"--{name}", f"{getattr(options, name):g}"]
+            command += [f"--{name.replace('_', '-')}", f"{getattr(options, name):g}"]
     for name in ("nbytes", "texts", "out", "report", "modules", "storage", "k", "seed", "device"):
         value = getattr(options, name)
         if value not in (None, "auto"):
@@ -220,6 +237,8 @@ def _render(report: ModelReport) -> RenderableType:
     for module in report.modules:
         parts += [_sizes(module), "", _errors(module), "", Text(_clusters_told(module)), ""]
     before, after = report.nbytes_before / 1e6, report.nbytes / 1e6
+    if report.cosine is not None:
+        parts.append(Text(f"mean cosine of sentence vectors on texts held back: {report.cosine:.4f}"))
     parts.append(Text(f"{report.model}: {before:,.1f} MB before, {after:,.1f} MB after, {report.seconds:.1f} s"))
     return Group(*parts)
 

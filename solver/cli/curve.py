@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from .._version import __version__
-from ..curve import RATIOS, compression_curve
+from ..curve import RATIOS, CompressionCurve, compression_curve
 from ..demo import minilm_folder, minilm_table
 from ..folders import Holding
+from ..front import BITS, Front, compression_front
 from ..tables import read_table
-from ..terminal import render_curve
+from ..terminal import render_curve, render_front
 from .common import (
     Commands,
     add_options,
@@ -32,7 +33,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser's."""
     about = (
         "Compress a table to several sizes in several ways; a table and a plot of the errors. "
-        "With weights, errors are also told weighted by them, and ours-weighted is among the methods."
+        "With weights, errors are also told weighted by them, and ours-weighted is among the methods. "
+        "With --bits, error against bytes."
     )
     parser = commands.add_parser("curve", help="error against size, for several methods", description=about)
     parser.add_argument(
@@ -40,6 +42,12 @@ def add(commands: Commands) -> None:
         metavar="TABLE",
         help=f"x.npy, x.npz::name or model.safetensors::tensor_name; or {_MINILM}, the demo's table, "
         "with weights from its own tokenizer",
+    )
+    parser.add_argument(
+        "--bits",
+        type=several(float),
+        metavar="BITS",
+        help=f"bits a number, as {','.join(f'{size:g}' for size in BITS)}: the front of bytes, in place of ratios",
     )
     parser.add_argument(
         "--ratios", type=several(float), default=list(RATIOS), help=f"shares to save ({','.join(map(str, RATIOS))})"
@@ -61,6 +69,8 @@ def add(commands: Commands) -> None:
 
 def curve(options: argparse.Namespace) -> None:
     """Measure, show and save."""
+    if options.bits and (options.methods or options.warm):
+        raise ValueError("--methods and --warm are for ratios; leave them out with --bits")
     console = prepare(options, CURVE)
     own = None
     if options.table == _MINILM:
@@ -72,12 +82,17 @@ def curve(options: argparse.Namespace) -> None:
         table = read_table(options.table)
     with status(console, "weighing the rows"):
         weights = row_weights(options, len(table), own)
-    passed = gather_options(options, "ratios", "methods", "warm", "device", "seed")
-    measured = compression_curve(table, sample_weight=weights, progress=console is not None, **passed)
+    names = ("bits", "device", "seed") if options.bits else ("ratios", "methods", "warm", "device", "seed")
+    passed, shown = gather_options(options, *names), console is not None
+    measured: Front | CompressionCurve
+    if options.bits:
+        measured = compression_front(table, sample_weight=weights, progress=shown, **passed)
+    else:
+        measured = compression_curve(table, sample_weight=weights, progress=shown, **passed)
     if console:
         n, d = measured.shape
         console.print(f"{options.table}, {n:,} x {d:,}\n", markup=False, soft_wrap=True)
-        console.print(render_curve(measured))
+        console.print(render_front(measured) if isinstance(measured, Front) else render_curve(measured))
     given = {**passed, **gather_options(options, "weights", "tokenizer", "texts")}
     with results(options, CURVE) as folder:
         measured.save(folder / "curve.json", {"table": options.table, "version": __version__, "options": given})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -14,7 +14,9 @@ from ..tokens import Tokenizer
 from ._modules import check_model
 from ._saved import outer_models
 
-_BATCH = 32
+_TOKENS = 4096  # of a batch
+
+Ids = list[int]
 
 
 @torch.no_grad()
@@ -59,35 +61,87 @@ def activation_metric(
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"modules names {name!r}, which is no nn.Linear of the model")
         layers[name] = layer
-    sums = {
-        name: torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64) for name, layer in layers.items()
-    }
-    counts = dict.fromkeys(layers, 0)
-
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().flatten(0, -2).double()
-            sums[name] += (x.T @ x).cpu()
-            counts[name] += len(x)
-
-        return add
-
     limit = min(getattr(tokenizer, "model_max_length", 512), getattr(model, "max_seq_length", None) or 512)
-    ids = sorted((tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts), key=len)
+    ids = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    ids = sorted(filter(None, ids), key=len)
     if not ids:
         raise ValueError("there are no texts to measure activations over")
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     training = model.training
     model.eval()
     try:
-        for _, same in groupby(ids, key=len):  # texts of one length need no padding, which would count
-            batch = torch.tensor(list(same), device=next(parts[0].parameters()).device)
-            for part in batch.split(_BATCH):
-                parts[0](input_ids=part, attention_mask=torch.ones_like(part))
+        moments = _measure(parts[0], layers, _batches(ids))
+        if mixed := {name: layers[name] for name, moment in moments.items() if moment.is_mixed}:
+            moments |= _measure(parts[0], mixed, _batches_of_one_length(ids))
     finally:
         model.train(training)
+    if unseen := [name for name, moment in moments.items() if not moment.count]:
+        raise ValueError(f"nothing came into {unseen[0]} as these texts were read")
+    return {name: (moment.total / moment.count).numpy() for name, moment in moments.items()}
+
+
+class _Moment:
+    """The sum of x^T x over the rows x that come into a layer: products of a batch, added up in float64.
+
+    Attributes
+    ----------
+    total : (d, d) tensor of float64
+    count : int
+        Rows.
+    is_mixed : bool
+        Whether padding may be among them: there were more rows or fewer than tokens, and not one for each text.
+    """
+
+    def __init__(self, d: int) -> None:
+        self.total = torch.zeros(d, d, dtype=torch.float64)
+        self.count = 0
+        self.is_mixed = False
+
+    def add(self, x: Tensor, shown: Tensor) -> None:
+        """The rows of a batch in which these tokens (texts, length) are shown and others are padding."""
+        rows = x.detach().flatten(0, -2)
+        if len(rows) == shown.numel():
+            rows = rows[shown.flatten()]
+        elif len(rows) != len(shown) and not bool(shown.all()):
+            self.is_mixed = True
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        self.total += (rows.T @ rows).cpu()
+        self.count += len(rows)
+
+
+def _measure(part: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable[Sequence[Ids]]) -> dict[str, _Moment]:
+    """What comes into layers of a model as it reads batches of texts."""
+    moments = {name: _Moment(layer.in_features) for name, layer in layers.items()}
+    device = next(part.parameters()).device
+    shown = torch.empty(0)
+
+    def watch(moment: _Moment) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: moment.add(inputs[0], shown)
+
+    hooks = [layer.register_forward_pre_hook(watch(moments[name])) for name, layer in layers.items()]
+    try:
+        for batch in batches:
+            lengths = torch.tensor([len(text) for text in batch], device=device)
+            shown = torch.arange(len(batch[-1]), device=device) < lengths[:, None]
+            padded = torch.zeros(shown.shape, dtype=torch.long, device=device)
+            padded[shown] = torch.tensor([token for text in batch for token in text], device=device)
+            part(input_ids=padded, attention_mask=shown.long())
+    finally:
         for hook in hooks:
             hook.remove()
-    if unseen := [name for name, count in counts.items() if not count]:
-        raise ValueError(f"nothing came into {unseen[0]} as these texts were read")
-    return {name: (total / counts[name]).numpy() for name, total in sums.items()}
+    return moments
+
+
+def _batches(ids: Sequence[Ids]) -> Iterator[Sequence[Ids]]:
+    """Texts, the shortest first, in batches of so many tokens with padding."""
+    batch: list[Ids] = []
+    for text in ids:
+        if batch and len(text) * (len(batch) + 1) > _TOKENS:
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch
+
+
+def _batches_of_one_length(ids: Sequence[Ids]) -> Iterator[Sequence[Ids]]:
+    for _, same in groupby(ids, key=len):
+        yield from _batches(list(same))

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from ..arrays import AnyArray
+from ..bits.quantized import QuantizedFactorization
 from ..checks import Passed
 from ..decoded import row_numbers
 from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
 from ._lookup import check_ids, check_padding, decode, decode_static, is_static, lookup
-from ._packed import PackedEmbedding, refuse_beside_bits
+from ._packed import PackedEmbedding, is_in_bits, refuse_beside_bits
 from ._scaling import PLAIN, Scaling, scaling_of, tell_options
 from ._types import AnyClass, AnyModule
 
@@ -176,6 +177,8 @@ class SubspaceEmbedding(Factors):
         n_parameters: int | None = None,
         bits: float | None = None,
         nbytes: int | None = None,
+        max_error: float | None = None,
+        code: QuantizedFactorization | None = None,
         token_weights: AnyArray | None = None,
         storage: str | None = None,
         k: int | str = "auto",
@@ -198,6 +201,10 @@ class SubspaceEmbedding(Factors):
         bits, nbytes : number, optional
             Bits to spend for each number of the table, or bytes for all of it, in place of those. The layer is then a
             :class:`PackedEmbedding`, which trains once it is unfrozen.
+        max_error : float, optional
+            Most relative error allowed, in place of a budget: the smallest layer in bits that keeps to it.
+        code : QuantizedFactorization, optional
+            Of this table, made before; in place of a budget.
         token_weights : (n,) array, optional
             Weight of each row's error, for instance how often its token occurs.
         storage
@@ -240,15 +247,16 @@ class SubspaceEmbedding(Factors):
 
         table = embedding.weight.detach()
         padding_idx = embedding.padding_idx
-        in_bits = bits is not None or nbytes is not None
+        budget = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
+        in_bits = is_in_bits(**budget, code=code)
         if padding_idx is not None and (in_bits or table[padding_idx].any()):
-            options["exact_rows"] = _and_row(options.get("exact_rows"), padding_idx, len(table))
+            options["exact_rows"] = and_row(options.get("exact_rows"), padding_idx, len(table))
         if in_bits:
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage)
-            options |= {"bits": bits, "nbytes": nbytes}
-            found = compress(table, k=k, sample_weight=token_weights, seed=seed, **options)
+            made = code or compress(table, k=k, sample_weight=token_weights, seed=seed, **options, **budget)
+            assert isinstance(made, QuantizedFactorization)
             packed = cls._packed.from_factorization(
-                found,
+                made,
                 padding_idx=padding_idx,
                 scaling=scaling,
                 dtype=table.dtype,
@@ -308,7 +316,7 @@ class SubspaceEmbedding(Factors):
         return super().extra_repr() + tell_options(self.padding_idx, self.scaling)
 
 
-def _and_row(exact_rows: AnyArray | None, row: int, n: int) -> AnyArray:
+def and_row(exact_rows: AnyArray | None, row: int, n: int) -> AnyArray:
     """Numbers of rows, and one more. What is no index is returned as it is, and compress refuses it."""
     try:
         return sorted({row, *([] if exact_rows is None else row_numbers(exact_rows, n).tolist())})

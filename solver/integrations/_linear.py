@@ -15,7 +15,7 @@ from ..checks import Passed
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
-from ._packed import PackedEmbedding, PackedFactors, refuse_beside_bits
+from ._packed import PackedEmbedding, PackedFactors, is_in_bits, refuse_beside_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -166,6 +166,8 @@ class SubspaceLinear(nn.Module):
         n_parameters: int | None = None,
         bits: float | None = None,
         nbytes: int | None = None,
+        max_error: float | None = None,
+        code: QuantizedFactorization | None = None,
         sample_weight: AnyArray | None = None,
         storage: str | None = None,
         k: int | str = "auto",
@@ -185,6 +187,10 @@ class SubspaceLinear(nn.Module):
         bits, nbytes : number, optional
             Bits to spend for each number of the weight, or bytes for all of it, in place of those. The factors are then
             :class:`PackedFactors`, which train once they are unfrozen.
+        max_error : float, optional
+            Most relative error allowed, in place of a budget: the smallest layer in bits that keeps to it.
+        code : QuantizedFactorization, optional
+            Of this weight, or of its transpose by columns, made before; in place of a budget.
         sample_weight : (out,) array, or (in,) by columns, optional
             Weight of the error of each row or column.
         by, storage
@@ -192,8 +198,8 @@ class SubspaceLinear(nn.Module):
         k, seed, **options
             As in ``ksubspaces.compress``.
         metric : (in, in) array, or (out, out) by columns, optional
-            Which directions of what is clustered matter more, as in ``ksubspaces.metric.compress_in_metric``. By rows,
-            the second moment of the layer's inputs makes the error that of its outputs.
+            Which directions of what is clustered matter more, as in ``ksubspaces.compress``. By rows, the second moment
+            of the layer's inputs makes the error that of its outputs.
 
         Raises
         ------
@@ -215,23 +221,20 @@ class SubspaceLinear(nn.Module):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
         _check_by(by)
         from ..budget import compress
-        from ..metric import compress_in_metric
 
         weight = linear.weight.detach()
         table = weight if by == "rows" else weight.T
         bias = None if linear.bias is None else linear.bias.detach()
-        if bits is not None or nbytes is not None:
+        budget = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
+        if is_in_bits(**budget, code=code):
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage, metric=metric)
-            options |= {"bits": bits, "nbytes": nbytes}
-            found = compress(table, k=k, sample_weight=sample_weight, seed=seed, **options)
-            factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(found)
+            made = code or compress(table, k=k, sample_weight=sample_weight, seed=seed, **options, **budget)
+            assert isinstance(made, QuantizedFactorization)
+            factors = PackedFactors(*table.shape, dtype=weight.dtype, device=weight.device).fill(made)
             return cls.around(factors, by=by, bias=bias)._as_in(linear)
         check_exact(options.get("exact_rows"), table.shape, storage, weight.dtype)
         options |= {"n_parameters": n_parameters, "k": k, "sample_weight": sample_weight, "seed": seed}
-        if metric is None:
-            factorization = compress(table, ratio, **options)
-        else:
-            factorization = compress_in_metric(table.float(), metric, ratio, **options)
+        factorization = compress(table, ratio, metric=metric, **options)
         layer = cls.from_factorization(
             factorization, bias=bias, by=by, storage=storage, dtype=weight.dtype, device=weight.device
         )

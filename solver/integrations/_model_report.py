@@ -121,6 +121,8 @@ class ModelReport:
         What was asked for.
     left : tuple of str
         Heads that are not tied to what was compressed, and were left as they are.
+    cosine : float or None
+        Mean cosine of sentence vectors to those of before, on the texts held back, where ``min_cosine`` was asked for.
     """
 
     model: str
@@ -132,6 +134,7 @@ class ModelReport:
     seconds: float
     options: Facts
     left: tuple[str, ...] = ()
+    cosine: float | None = None
 
     def after(self, earlier: ModelReport | None) -> ModelReport:
         """This together with what was compressed earlier in the same model."""
@@ -166,7 +169,7 @@ class ModelReport:
                 given[name] = tuple(RowLoss(**row) for row in entry[name])
             modules.append(ModuleReport(**given))
         left = tuple(facts.get("left", ()))  # of which earlier versions knew nothing
-        given = {f.name: facts[f.name] for f in fields(cls) if f.name != "left"}
+        given = {f.name: {"cosine": None, **facts}[f.name] for f in fields(cls) if f.name != "left"}
         return cls(**given | {"modules": tuple(modules), "left": left})
 
     def __str__(self) -> str:
@@ -187,6 +190,8 @@ class ModelReport:
                 )
             else:
                 lines.append(f"    weights: {m.weights}")
+        if self.cosine is not None:
+            lines.append(f"  mean cosine of sentence vectors on texts held back {self.cosine:.4f}")
         for name in self.left:
             lines.append(
                 f"  {name} is not tied to the embedding, and was left; modules='embeddings+heads' compresses both"

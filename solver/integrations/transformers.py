@@ -30,7 +30,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..arrays import AnyArray
-from ..checks import Passed, Seed
+from ..bits.compression import bytes_for
+from ..checks import Passed, Seed, fraction
 from ..tokens import Tokenizer
 from ._types import AnyModule
 
@@ -58,9 +59,11 @@ from ._loading import attach
 from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
 from ._modules import LAYERS, TABLES, Layer, SharedTable, check_model, factored_layers, put, shared_tables, size
-from ._packed import PackedFactors
+from ._packed import PackedFactors, is_in_bits, refuse_beside_bits
 from ._saved import load_compressed, outer_models, save_compressed
 from ._saving import is_pipeline, take_static
+from ._sentences import SentenceVectors, hold_back
+from ._tables_in_bits import TablesInBits
 from ._token_rows import ALIKE, SPECIAL, TokenRows, token_rows
 
 __all__ = [
@@ -84,6 +87,8 @@ def compress_model(
     n_parameters: int | None = None,
     bits: float | None = None,
     nbytes: int | None = None,
+    max_error: float | None = None,
+    min_cosine: float | None = None,
     texts: Iterable[str] | None = None,
     tokenizer: Tokenizer | None = None,
     token_weights: AnyArray | None = None,
@@ -174,10 +179,9 @@ def compress_model(
     _check_unquantised(model)
     inputs, outputs = _token_modules(model)
     tables = shared_tables(model, _names(modules, inputs, outputs, model))
-    for name, given, instead in (("n_parameters", n_parameters, "ratio or keep"), ("nbytes", nbytes, "bits")):
-        if given is not None and len(tables) > 1:
-            names = ", ".join(table.name for table in tables)
-            raise ValueError(f"{name} is for one table, but there are {len(tables)}: {names}; give {instead}")
+    if n_parameters is not None and len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        raise ValueError(f"n_parameters is for one table, but there are {len(tables)}: {names}; give ratio or keep")
     metric = {} if metric is None else metric
     linear = [table.name for table in tables if table.kind == "linear"]
     if other := [name for name in metric if name not in linear]:
@@ -188,17 +192,39 @@ def compress_model(
     _check_one_vocabulary(model, of_tokens)
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
+    is_in_bits(bits=bits, nbytes=nbytes, max_error=max_error, min_cosine=min_cosine)
+    measured_on: list[str] = []
+    if min_cosine is not None:
+        min_cosine = fraction("min_cosine", min_cosine)
+        if texts is None:
+            raise ValueError("min_cosine is measured on texts, of which some are held back; give texts")
+        texts, measured_on = hold_back(texts)
+        texts = texts if token_weights is None else None
     rows = token_rows([len(table.module.weight) for table in of_tokens], token_weights, texts, tokenizer, exact_rows)
 
     before = size(model)
-    spent = {"n_parameters": n_parameters, "bits": bits, "nbytes": nbytes}
-    asked = {**spent, "storage": storage, "k": k, "seed": seed, **options}
+    spent = {"n_parameters": n_parameters, "bits": bits, "nbytes": nbytes, "max_error": max_error}
+    given = {"storage": storage, "k": k, "seed": seed, **options}
+    own = [rows.first(len(table.module.weight)) if table in of_tokens else ALIKE for table in tables]
+    ways: list[dict[str, Passed]] = [{"progress": progress, **spent, **given} for _ in tables]
+    vectors = None
+    if min_cosine is not None or (len(tables) > 1 and (bits is not None or nbytes is not None)):
+        refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage, metric=metric or None)
+        together = TablesInBits(tables, own, progress=progress, **given)
+        if min_cosine is None:
+            codes = together.within(bytes_for((together.quantizers.size, 1), bits, nbytes))
+        else:
+            vectors = SentenceVectors(model, tokenizer, measured_on)
+            codes = together.smallest(model, vectors, min_cosine)
+        ways = [
+            {"code": code, **({"by": together.by} if table.kind == "linear" else {})}
+            for table, code in zip(tables, codes, strict=True)
+        ]
     layers: dict[str, nn.Module] = {}
     reports = []
-    for table in tables:
-        own = rows.first(len(table.module.weight)) if table in of_tokens else ALIKE
+    for table, weighed, way in zip(tables, own, ways, strict=True):
         more = {} if table.name not in metric else {"metric": metric[table.name]}
-        layer, report = _compress_table(table, ratio, own, {"progress": progress, **asked, **more})
+        layer, report = _compress_table(table, ratio, weighed, {**way, **more})
         layers.update(table.replacements(layer))
         reports.append(report)
     put(model, layers)
@@ -218,7 +244,12 @@ def compress_model(
         nbytes=after[1],
         seconds=time.perf_counter() - begun,
         left=tuple(sorted(left)),
-        options={name: _plain(value) for name, value in {"ratio": ratio, **asked}.items() if value is not None},
+        options={
+            name: _plain(value)
+            for name, value in {"ratio": ratio, "min_cosine": min_cosine, **spent, **given}.items()
+            if value is not None
+        },
+        cosine=None if vectors is None else vectors.cosine(),
     )
     earlier: ModelReport | None = getattr(model, "compression_report", None)
     model.compression_report = this.after(earlier)  # type: ignore[assignment]
