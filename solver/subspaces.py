@@ -270,6 +270,8 @@ class Subspaces(Result):
             if self._metric is not None:
                 factors = self._metric.restored(factors, array, None)
         own = factors.record
+        if self.loss != "l2":  # whose history is of another sum
+            return factors
         record = replace(self.record, objective=own.objective, energy=own.energy, relative_error=own.relative_error)
         return replace(factors, record=record)
 

@@ -39,7 +39,7 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [KSubspaces(), KSubspaces(affine=True), SubspaceCompressor()],
+    [KSubspaces(affine=True), SubspaceCompressor()],
     expected_failed_checks=expected_failures,
 )
 @pytest.mark.filterwarnings("ignore:no partition of A")

@@ -41,7 +41,7 @@ def example(quick: bool) -> tuple[dict[str, Any], Figure]:
         labels = model.predict(patches)
         return put_together(model.reconstruct(model.transform(patches, labels), labels) + means, clean.shape)
 
-    by_pca = max((denoised(1, j) for j in PCA_DIMS), key=lambda image: psnr(image, clean))
+    by_pca = max((denoised(1, j) for j in PCA_DIMS[:: 3 if quick else 1]), key=lambda image: psnr(image, clean))
     ours = denoised(K, J)
     images = {"noisy": noisy, "PCA": by_pca, "k subspaces": ours, "clean": clean}
     figures = {
