@@ -21,6 +21,22 @@ with contextlib.suppress(ImportError):  # tests on a card do without it
     settings.load_profile("repeatable")
 
 
+ONE_IN = 3  # mutants of the CUDA kernels that are tried without --all-mutants: compiling them takes most of the time
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--all-mutants", action="store_true", help=f"try all mutants of kernels, not one in {ONE_IN}")
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    if config.getoption("--all-mutants"):
+        return
+    mutants = [item for item in items if getattr(item, "originalname", "") == "test_cuda_mutant_is_caught"]
+    left_out = {item for number, item in enumerate(mutants) if number % ONE_IN}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = Counter(map(_reason, terminalreporter.stats.get("skipped", [])))
     if skipped:
