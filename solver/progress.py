@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 
 class Bar:
@@ -13,10 +13,9 @@ class Bar:
     """
 
     def __init__(self, energy: float, total: int | None = None) -> None:
-        try:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        except ImportError:
-            raise ImportError('progress=True needs rich: pip install "ksubspaces[cli]"') from None
+        _need_rich()
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         self.energy, self.total = energy, total
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn()
@@ -34,6 +33,16 @@ class Bar:
         self.progress.update(self.task, total=total, completed=total, description="done")
 
 
+def waiting(text: str, progress: bool) -> AbstractContextManager[object]:
+    """A line on the screen for as long as something takes, if progress is to be shown."""
+    if not progress:
+        return nullcontext()
+    _need_rich()
+    from rich.console import Console
+
+    return Console().status(text)
+
+
 @contextmanager
 def shown(bar: Bar | None) -> Iterator[None]:
     """The bar on screen, taken off it however the fit ends."""
@@ -42,3 +51,10 @@ def shown(bar: Bar | None) -> Iterator[None]:
         return
     with bar.progress:
         yield
+
+
+def _need_rich() -> None:
+    try:
+        import rich  # noqa: F401
+    except ImportError:
+        raise ImportError('progress=True needs rich: pip install "ksubspaces[cli]"') from None

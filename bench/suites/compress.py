@@ -125,7 +125,7 @@ def vocabulary() -> Row:
         target=f"<= {COMMAND_SECONDS} s, <= {STILL_SECONDS} s still",
         reached=told["seconds"] <= COMMAND_SECONDS and told["still"] <= STILL_SECONDS,
         failed="" if saved > told["ratio"] - 1e-2 else f"only {saved:.1%} of the table's bytes were saved",
-        raw=told,
+        raw={name: value for name, value in told.items() if name != "told"},
     )
 
 

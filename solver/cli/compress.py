@@ -94,10 +94,11 @@ def compress(options: argparse.Namespace) -> None:
     if is_table(str(options.model)):
         compress_table(options)
         return
-    from ..integrations import transformers as models  # first: it tells what to install
-    from ..integrations._saved import MODEL
-
     console = open_console(options)
+    with status(console, "loading Torch and transformers"):
+        from ..integrations import transformers as models  # it tells what to install
+        from ..integrations._saved import MODEL
+
     check_out(options, MODEL)
     if options.report is not None:
         _check_report(options)

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..arrays import AnyArray
 from ..bits.compression import bytes_for
 from ..checks import Passed, Seed, fraction
+from ..progress import waiting
 from ..tokens import Tokenizer
 from ._types import AnyModule
 
@@ -200,7 +201,10 @@ def compress_model(
             raise ValueError("min_cosine is measured on texts, of which some are held back; give texts")
         texts, measured_on = hold_back(texts)
         texts = texts if token_weights is None else None
-    rows = token_rows([len(table.module.weight) for table in of_tokens], token_weights, texts, tokenizer, exact_rows)
+    with waiting("counting tokens", progress):
+        rows = token_rows(
+            [len(table.module.weight) for table in of_tokens], token_weights, texts, tokenizer, exact_rows
+        )
 
     before = size(model)
     spent = {"n_parameters": n_parameters, "bits": bits, "nbytes": nbytes, "max_error": max_error}
