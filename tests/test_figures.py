@@ -155,6 +155,7 @@ def assert_recorded(cell, known):
         ("Other data", "amd-epyc-2-cores.json"),
         ("Better optima", "amd-epyc-2-cores-optima.json"),
         ("compress and the layers", "amd-epyc-2-cores-compress-layers.json"),
+        ("More rows than memory", "amd-epyc-2-cores-scale.json"),
         ("Whole models", "intel-xeon-processor-2-cores-models.json"),
     ],
 )
