@@ -156,7 +156,8 @@ def assert_recorded(cell, known):
         ("Better optima", "amd-epyc-2-cores-optima.json"),
         ("compress and the layers", "amd-epyc-2-cores-compress-layers.json"),
         ("More rows than memory", "amd-epyc-2-cores-scale.json"),
-        ("Whole models", "intel-xeon-processor-2-cores-models.json"),
+        ("Whole models", "amd-epyc-2-cores-models.json"),
+        ("Static models", "amd-epyc-2-cores-models.json"),
     ],
 )
 def test_benchmarks(heading, file):
