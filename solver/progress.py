@@ -13,9 +13,8 @@ class Bar:
     """
 
     def __init__(self, energy: float, total: int | None = None) -> None:
-        _need_rich()
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
+        with _needing_rich():
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         self.energy, self.total = energy, total
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn()
@@ -37,9 +36,8 @@ def waiting(text: str, progress: bool) -> AbstractContextManager[object]:
     """A line on the screen for as long as something takes, if progress is to be shown."""
     if not progress:
         return nullcontext()
-    _need_rich()
-    from rich.console import Console
-
+    with _needing_rich():
+        from rich.console import Console
     return Console().status(text)
 
 
@@ -53,8 +51,9 @@ def shown(bar: Bar | None) -> Iterator[None]:
         yield
 
 
-def _need_rich() -> None:
+@contextmanager
+def _needing_rich() -> Iterator[None]:
     try:
-        import rich  # noqa: F401
+        yield
     except ImportError:
         raise ImportError('progress=True needs rich: pip install "ksubspaces[cli]"') from None
