@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from .arrays import AnyArray, import_array
 from .budget import compress
@@ -18,7 +16,8 @@ from .factorization import Factorization
 from .figures import Series, plot_series
 from .progress import Bar, shown
 from .result import UNKNOWN
-from .storage import Facts, write_json
+from .storage import Facts
+from .sweep import Point, Sweep
 
 __all__ = ["CompressionCurve", "CurvePoint", "compression_curve"]
 
@@ -29,7 +28,7 @@ _METHOD = re.compile(rf"(?P<way>svd|ours|messi-(?P<k>[1-9]\d*))(?P<weighted>{WEI
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(Point):
     """One method at one size.
 
     Attributes
@@ -57,13 +56,9 @@ class CurvePoint:
     k: int
     seconds: float
 
-    def error(self, weighted: bool) -> float:
-        """One of the two errors; 0 where the weighted one was not measured."""
-        return self.weighted_error or 0.0 if weighted else self.relative_error
-
 
 @dataclass(frozen=True)
-class CompressionCurve:
+class CompressionCurve(Sweep[CurvePoint]):
     """What :func:`compression_curve` measured.
 
     Attributes
@@ -76,24 +71,14 @@ class CompressionCurve:
         Why a method has no points at the higher ratios, for those of which that is so.
     """
 
-    shape: tuple[int, int]
-    points: tuple[CurvePoint, ...]
     ended: Mapping[str, str]
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods, in the order asked for."""
-        return tuple(dict.fromkeys(point.method for point in self.points))
+    _POINT, _NAME = CurvePoint, "compression curve"
 
     @property
     def ratios(self) -> tuple[float, ...]:
         """Ratios asked for, ascending."""
         return tuple(sorted({point.ratio for point in self.points}))
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether there are weighted errors."""
-        return any(point.weighted_error is not None for point in self.points)
 
     def of(self, method: str) -> dict[float, CurvePoint]:
         """The points of a method, by ratio.
@@ -108,54 +93,13 @@ class CompressionCurve:
             raise KeyError(f"no method {method!r} here; there are {', '.join(self.methods)}")
         return found
 
-    def rows(self) -> list[Facts]:
-        """A dict for each point: the rows of a table, for instance ``pandas.DataFrame(curve.rows())``."""
-        return [asdict(point) for point in self.points]
-
     def to_dict(self) -> Facts:
         """All of it in types that JSON knows."""
-        return {"shape": list(self.shape), "points": self.rows(), "ended": dict(self.ended)}
+        return {**super().to_dict(), "ended": dict(self.ended)}
 
     @classmethod
-    def from_dict(cls, facts: Facts) -> CompressionCurve:
-        """The inverse of :meth:`to_dict`; further entries are passed over.
-
-        Raises
-        ------
-        ValueError
-            When entries are missing or are not what they should be.
-        """
-        names = [field.name for field in fields(CurvePoint)]
-        try:
-            n, d = facts["shape"]
-            points = tuple(CurvePoint(**{name: point[name] for name in names}) for point in facts["points"])
-            return cls((int(n), int(d)), points, dict(facts["ended"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is no compression curve, or not all of one: {error!r}") from None
-
-    def save(self, path: str | os.PathLike[str], facts: Facts | None = None) -> None:
-        """Save as JSON, whole or not at all, with further facts beside it that :meth:`load` passes over.
-
-        Raises
-        ------
-        OSError
-            When the folder is missing, read-only or full; a file that was there before is left as it was.
-        """
-        write_json(path, {**(facts or {}), **self.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> CompressionCurve:
-        """Load what :meth:`save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            When there is no such file, or it holds something else.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_bytes()))
-        except ValueError as error:  # JSON's and Unicode's own errors are ValueErrors
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+    def _parts(cls, facts: Facts) -> Facts:
+        return {**super()._parts(facts), "ended": dict(facts["ended"])}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw error against size into an image file, beside it the weighted error where there are weights.
@@ -170,10 +114,7 @@ class CompressionCurve:
         ImportError
             matplotlib (extra ``cli``) is not installed.
         """
-        panels = {"Relative squared error": self._series(False)}
-        if self.is_weighted:
-            panels["Relative squared error, rows weighted"] = self._series(True)
-        plot_series(path, panels, "seconds are those of all sizes together")
+        plot_series(path, self._panels(), "seconds are those of all sizes together")
 
     def _series(self, weighted: bool) -> list[Series]:
         """The errors of each method, rows weighted or not; its label tells the seconds that all its sizes took."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from .arrays import AnyArray
 from .bits.compression import Quantizer, bytes_for
 from .checks import Passed, Seed
 from .figures import Series, plot_series
-from .storage import Facts, write_json
+from .sweep import Point, Sweep
 
 __all__ = ["BITS", "Front", "FrontPoint", "compression_front"]
 
@@ -23,7 +21,7 @@ PLAIN, WEIGHTED = "bits", "bits-weighted"
 
 
 @dataclass(frozen=True)
-class FrontPoint:
+class FrontPoint(Point):
     """One size.
 
     Attributes
@@ -54,7 +52,7 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
-class Front:
+class Front(Sweep[FrontPoint]):
     """What :func:`compression_front` measured.
 
     Attributes
@@ -65,56 +63,11 @@ class Front:
         Method by method, by ascending size.
     """
 
-    shape: tuple[int, int]
-    points: tuple[FrontPoint, ...]
+    _POINT, _NAME = FrontPoint, "front of bytes"
 
     def of(self, method: str) -> tuple[FrontPoint, ...]:
         """The points of a method; none if it was not measured."""
         return tuple(point for point in self.points if point.method == method)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods."""
-        return tuple(dict.fromkeys(point.method for point in self.points))
-
-    def to_dict(self) -> Facts:
-        """All of it in types that JSON knows."""
-        return {"shape": list(self.shape), "points": [asdict(point) for point in self.points]}
-
-    @classmethod
-    def from_dict(cls, facts: Facts) -> Front:
-        """The inverse of :meth:`to_dict`; further entries are passed over.
-
-        Raises
-        ------
-        ValueError
-            When entries are missing or are not what they should be.
-        """
-        names = [field.name for field in fields(FrontPoint)]
-        try:
-            n, d = facts["shape"]
-            points = tuple(FrontPoint(**{name: point[name] for name in names}) for point in facts["points"])
-            return cls((int(n), int(d)), points)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is no front of bytes, or not all of one: {error!r}") from None
-
-    def save(self, path: str | os.PathLike[str], facts: Facts | None = None) -> None:
-        """Save as JSON, whole or not at all, with further facts beside it that :meth:`load` passes over."""
-        write_json(path, {**(facts or {}), **self.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Front:
-        """Load what :meth:`save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            When there is no such file, or it holds something else.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_bytes()))
-        except ValueError as error:  # JSON's and Unicode's own errors are ValueErrors
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw error against bits a number into an image file, beside it the weighted error where there are weights.
@@ -124,17 +77,14 @@ class Front:
         ImportError
             matplotlib (extra ``cli``) is not installed.
         """
-        panels = {"Relative squared error": self._series(False)}
-        if WEIGHTED in self.methods:
-            panels["Relative squared error, rows weighted"] = self._series(True)
-        plot_series(path, panels, "", "bits a number, all bytes counted")
+        plot_series(path, self._panels(), "", "bits a number, all bytes counted")
 
     def _series(self, weighted: bool) -> list[Series]:
         n, d = self.shape
         series = []
         for method, title in ((PLAIN, "compress(bits)"), (WEIGHTED, "compress(bits), weighted")):
             points = self.of(method)
-            errors = [(point.weighted_error if weighted else point.relative_error) or 0.0 for point in points]
+            errors = [point.error(weighted) for point in points]
             sizes = [8 * point.nbytes / (n * d) for point in points]
             if points:
                 series.append(Series(title, "ours", method == WEIGHTED, sizes, errors))

@@ -112,7 +112,7 @@ def render_front(front: Front) -> RenderableType:
         rich (extra ``cli``) is not installed.
     """
     require("rich")
-    weighted = any(point.weighted_error is not None for point in front.points)
+    weighted = front.is_weighted
     rows = (
         (
             point.method,
