@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..tokens import Tokenizer
 from ._modules import check_model
+from ._reading import evaluating, pad
 from ._saved import outer_models
 
 _TOKENS = 4096  # of a batch
@@ -66,14 +67,10 @@ def activation_metric(
     ids = sorted(filter(None, ids), key=len)
     if not ids:
         raise ValueError("there are no texts to measure activations over")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         moments = _measure(parts[0], layers, _batches(ids))
         if mixed := {name: layers[name] for name, moment in moments.items() if moment.is_mixed}:
             moments |= _measure(parts[0], mixed, _batches_of_one_length(ids))
-    finally:
-        model.train(training)
     if unseen := [name for name, moment in moments.items() if not moment.count]:
         raise ValueError(f"nothing came into {unseen[0]} as these texts were read")
     return {name: (moment.total / moment.count).numpy() for name, moment in moments.items()}
@@ -120,10 +117,7 @@ def _measure(part: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable
     hooks = [layer.register_forward_pre_hook(watch(moments[name])) for name, layer in layers.items()]
     try:
         for batch in batches:
-            lengths = torch.tensor([len(text) for text in batch], device=device)
-            shown = torch.arange(len(batch[-1]), device=device) < lengths[:, None]
-            padded = torch.zeros(shown.shape, dtype=torch.long, device=device)
-            padded[shown] = torch.tensor([token for text in batch for token in text], device=device)
+            padded, shown = pad(batch, device)
             part(input_ids=padded, attention_mask=shown.long())
     finally:
         for hook in hooks:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..tokens import Tokenizer
+from ._reading import evaluating, pad
 from ._saving import is_pipeline
 from ._types import AnyModule
 
@@ -64,7 +64,7 @@ class SentenceVectors:
         if is_pipeline(type(self.model)):
             found = self.model.encode(list(self.texts), convert_to_tensor=True, show_progress_bar=False)
             return F.normalize(found.double(), dim=1)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             means = [_means(self.model, self._ids[i : i + BATCH]) for i in range(0, len(self._ids), BATCH)]
         return F.normalize(torch.cat(means), dim=1)
 
@@ -83,24 +83,8 @@ def _ids(model: AnyModule, tokenizer: Tokenizer, texts: Sequence[str]) -> list[l
 
 
 def _means(model: AnyModule, ids: Sequence[Sequence[int]]) -> Tensor:
-    device = model.device
-    lengths = torch.tensor([len(each) for each in ids])
-    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    padded = torch.zeros(mask.shape, dtype=torch.long)
-    padded[mask] = torch.tensor([token for each in ids for token in each])
+    padded, shown = pad(ids, model.device)
     body: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-    states = body(input_ids=padded.to(device), attention_mask=mask.long().to(device)).last_hidden_state.double()
-    inside = mask.to(device)[..., None]
+    states = body(input_ids=padded, attention_mask=shown.long()).last_hidden_state.double()
+    inside = shown[..., None]
     return (states * inside).sum(1) / inside.sum(1)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; parts that were trained are trained again after it."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was in training.items():
-            module.training = was
