@@ -16,10 +16,10 @@ from ksubspaces.kernels import Flats
 
 from .arrays import AnyArray, Array, device_of, place, to_numpy
 from .blocked import Blocks, Delayed, joined, moved_to
-from .coefficients import count_parameters, split_coefficients
+from .coefficients import split_coefficients
 from .factorization import RECORDED, Factorization
 from .folders import Holding, whole_folder
-from .result import UNKNOWN, Record, Recorded
+from .result import UNKNOWN, Clustered, Record
 from .storage import load_arrays, pack_labels, reading, save_arrays, split_bases, stack_bases, unpack_labels
 from .subspaces import Subspaces
 
@@ -29,7 +29,7 @@ _FLATS_KIND, _PART_KIND = "BlockedFactorization", "part of a BlockedFactorizatio
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BlockedFactorization(Recorded):
+class BlockedFactorization(Clustered):
     """Rows in factored form, in parts that are computed when they are asked for: row i is its coefficients times
     ``bases[labels[i]]``, plus ``offsets[labels[i]]`` if affine.
 
@@ -66,24 +66,9 @@ class BlockedFactorization(Recorded):
         return int(self.counts_of_parts.sum()), int(self.bases[0].shape[1])
 
     @property
-    def k(self) -> int:
-        """Number of clusters."""
-        return len(self.bases)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Dimension j_c of each flat."""
-        return tuple(len(V) for V in self.bases)
-
-    @property
     def counts(self) -> tuple[int, ...]:
         """Rows n_c of each cluster."""
         return tuple(self.counts_of_parts.sum(axis=0).tolist())
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
-        return count_parameters(self.counts, self.dims, self.shape[1], self.offsets is not None)
 
     @property
     def ratio(self) -> float:

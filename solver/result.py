@@ -174,15 +174,11 @@ class Saved:
             return cls._restored(arrays, facts)
 
 
-class Result(Recorded, Saved):
+class Clustered(Recorded):
     """Rows in k clusters, each with a flat."""
 
     bases: list[AnyArray]
     offsets: AnyArray | None
-    labels: AnyArray
-    home: Home
-
-    _ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "bases", "offsets")
 
     if TYPE_CHECKING:
 
@@ -208,6 +204,15 @@ class Result(Recorded, Saved):
     def n_parameters(self) -> int:
         """Numbers in the factored rows: ``sum n_c j_c + d sum j_c``, n labels if k > 1, and ``k d`` if affine."""
         return count_parameters(self.counts, self.dims, self.d, self.offsets is not None)
+
+
+class Result(Clustered, Saved):
+    """Clusters whose rows' labels are arrays here."""
+
+    labels: AnyArray
+    home: Home
+
+    _ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "bases", "offsets")
 
     @property
     def nbytes(self) -> int:
