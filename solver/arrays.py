@@ -359,10 +359,10 @@ def scaled(X: Array, exponent: int) -> Array:
     return namespace(X).ldexp(X, np.int32(exponent))
 
 
-def squared_lengths(X: Matrix) -> Array:
-    """``|x_i|^2`` (n,) in X's dtype."""
+def squared_lengths(X: Matrix, dtype: DTypeLike | None = None) -> Array:
+    """``|x_i|^2`` (n,), multiplied and summed in X's dtype or the one given."""
     xp = namespace(X)
-    return xp.concatenate([xp.einsum("ij,ij->i", block, block) for _, block in row_blocks(X)])
+    return xp.concatenate([xp.einsum("ij,ij->i", block, block, dtype=dtype) for _, block in row_blocks(X)])
 
 
 def energy(X: Matrix, weights: Array | None = None) -> float:

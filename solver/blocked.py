@@ -29,10 +29,9 @@ from .arrays import (
     compute_dtype,
     device_of,
     enter,
-    namespace,
     place,
     requested_dtype,
-    row_blocks,
+    squared_lengths,
     to_numpy,
 )
 from .checks import Passed, check_matrix, check_weights
@@ -248,13 +247,8 @@ def _survey(block: tuple[Array, Array | None], number: int) -> tuple[float, floa
             check_weights(w, len(X), device_of(X))
         elif bool((w != 0).any()):
             raise ValueError(f"sample_weight must be finite and nonnegative, but it is not in block {number}")
-    squares = _squares(X)
+    squares = squared_lengths(X, np.float64)
     return (float(squares.sum()), float(len(X))) if w is None else (float(w @ squares), float(w.sum()))
-
-
-def _squares(X: Array) -> Array:
-    xp = namespace(X)
-    return xp.concatenate([xp.einsum("ij,ij->i", block, block, dtype=np.float64) for _, block in row_blocks(X)])
 
 
 def _sample(
@@ -267,7 +261,7 @@ def _sample(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X, w = block
     own = np.ones(len(X)) if w is None else to_numpy(w)
-    measures = [own, own * to_numpy(_squares(X))]
+    measures = [own, own * to_numpy(squared_lengths(X, np.float64))]
     if flats is not None:
         _, residuals = kernels.assign(X, moved_to(flats, partial(place, device=device_of(X))))
         measures = [np.ones(len(X)), *measures, own * to_numpy(residuals).astype(np.float64)]

@@ -38,7 +38,8 @@ def waiting(text: str, progress: bool) -> AbstractContextManager[object]:
         return nullcontext()
     with _needing_rich():
         from rich.console import Console
-    return Console().status(text)
+        from rich.markup import escape
+    return Console(highlight=False).status(escape(text))
 
 
 @contextmanager

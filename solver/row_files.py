@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from .arrays import AnyArray
 from .extras import require
-from .tables import check_table, choose, read_npy_header, reading_file, split_spec
+from .tables import check_table, choose, list_npz, read_npy_header, reading_file, refuse_name, split_spec
 
 BLOCK_BYTES = 32 << 20
 MEMORY_SHARE = 0.5  # of the memory, that a table read as a whole may take
@@ -162,19 +162,14 @@ def _read_block(first: np.ndarray, read: Callable[[int, int], np.ndarray], size:
 
 
 def _open_npy(path: Path, name: str) -> Stored:
-    if name:
-        raise ValueError(f"{path} holds one array without a name: leave out '::{name}'")
+    refuse_name(path, name)
     with reading_file(path, ValueError, EOFError), path.open("rb") as file:
         return _after_header(path, file, 0).check()
 
 
 def _open_npz(path: Path, name: str) -> Stored:
     with reading_file(path, zipfile.BadZipFile, EOFError, ValueError), zipfile.ZipFile(path) as archive:
-        members = {own.removesuffix(".npy"): own for own in archive.namelist() if own.endswith(".npy")}
-        shapes = {}
-        for key, member in members.items():
-            with archive.open(member) as file:
-                shapes[key] = read_npy_header(file)[0]
+        members, shapes = list_npz(archive)
         infos = {key: archive.getinfo(member) for key, member in members.items()}
     info = infos[choose(shapes, name, path)]
     if info.compress_type != zipfile.ZIP_STORED:
@@ -239,8 +234,8 @@ def _open_zarr(path: Path, name: str, block_bytes: int) -> AnyArray:
     if isinstance(found, zarr.Group):
         arrays = dict(found.arrays())
         found = arrays[choose({key: own.shape for key, own in arrays.items()}, name, path)]
-    elif name:
-        raise ValueError(f"{path} holds one array without a name: leave out '::{name}'")
+    else:
+        refuse_name(path, name)
     check_table(np.broadcast_to(np.zeros((), found.dtype), found.shape), str(path))
     size = max(1, block_bytes // max(1, found.shape[1] * found.dtype.itemsize))
     return da.from_zarr(found).rechunk((size, -1))

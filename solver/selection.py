@@ -96,8 +96,7 @@ class Selection:
         panels = {}
         for title, criterion in zip(titles, CRITERIA, strict=True):
             series = {j: ([c.k for c in own], [getattr(c, criterion) for c in own]) for j, own in lines.items()}
-            known = any(math.isfinite(value) for _, values in series.values() for value in values)
-            panels[title] = series, self.best(criterion) if known else None
+            panels[title] = series, self.best(criterion) if self._knows(criterion) else None
         plot_choices(path, panels)
 
     def __repr__(self) -> str:

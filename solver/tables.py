@@ -56,8 +56,7 @@ def read_table(spec: str) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if path.suffix == ".npy":
-        if name:
-            raise ValueError(f"{path} holds one array without a name: leave out '::{name}'")
+        refuse_name(path, name)
         return check_table(_read_npy(path), str(path))
     if path.suffix == ".npz":
         return _read_npz(path, name)
@@ -86,6 +85,12 @@ def split_spec(spec: str) -> tuple[Path, str]:
     if not separator or Path(spec).exists():
         return Path(spec), ""
     return Path(path), name
+
+
+def refuse_name(path: Path, name: str) -> None:
+    """Refuse the name of an array in a file that holds one without."""
+    if name:
+        raise ValueError(f"{path} holds one array without a name: leave out '::{name}'")
 
 
 def _tables_in(folder: Path) -> str:
@@ -135,8 +140,7 @@ def _read_npy(path: Path) -> np.ndarray:
 def _read_npz(path: Path, name: str) -> np.ndarray:
     damage = (zipfile.BadZipFile, zlib.error, EOFError, ValueError)
     with reading_file(path, *damage), zipfile.ZipFile(path) as archive:
-        members = {member.removesuffix(".npy"): member for member in archive.namelist() if member.endswith(".npy")}
-        shapes = {key: _npz_shape(archive, member) for key, member in members.items()}
+        members, shapes = list_npz(archive)
     chosen = choose(shapes, name, path)
     with reading_file(path, *damage), zipfile.ZipFile(path) as archive, archive.open(members[chosen]) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
@@ -150,10 +154,14 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-def _npz_shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
-    """Shape alone, so that listing a large archive does not unpack it."""
-    with archive.open(member) as file:
-        return read_npy_header(file)[0]
+def list_npz(archive: zipfile.ZipFile) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Members and shapes of an archive's arrays by name; of their headers alone, so that nothing large is unpacked."""
+    members = {member.removesuffix(".npy"): member for member in archive.namelist() if member.endswith(".npy")}
+    shapes = {}
+    for key, member in members.items():
+        with archive.open(member) as file:
+            shapes[key] = read_npy_header(file)[0]
+    return members, shapes
 
 
 def _read_safetensors(path: Path, name: str) -> np.ndarray:

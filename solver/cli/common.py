@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..extras import require
 from ..folders import Holding, check_folder, folders_around, whole_folder
+from ..progress import waiting
 from ..storage import Facts
 from ..tokens import Tokenizer, token_weights
 from .texts import open_texts
@@ -130,11 +131,7 @@ def results(options: argparse.Namespace, holding: Holding) -> Iterator[Path]:
 
 def status(console: Console | None, text: str) -> AbstractContextManager[object]:
     """A line on the console for as long as something takes."""
-    if console is None:
-        return nullcontext()
-    from rich.markup import escape
-
-    return console.status(escape(text))
+    return waiting(text, console is not None)
 
 
 def gather_options(options: argparse.Namespace, *names: str) -> Facts:
