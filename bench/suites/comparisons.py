@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from .. import COMPARISONS
+from .. import COMPARISONS, OF_MINILM
 from ..lib import machine
 from ..lib.compare import Row
 from ..lib.data import minilm
@@ -44,18 +44,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rows(progress: Console, suites: Sequence[str], *, quick: bool) -> Iterator[Row]:
-    of_minilm, others = COMPARISONS[:-4], COMPARISONS[-4:]
-    try:
-        X = minilm()
-    except RuntimeError as error:
-        progress.print(f"no MiniLM table, its rows are left out: {error}", style="yellow", markup=False)
-        yield Row("MiniLM", "left out: the table is not here", result="", note=str(error))
-    else:
-        for name in of_minilm:
-            if name in suites:
+    if of_minilm := [name for name in OF_MINILM if name in suites]:
+        try:
+            X = minilm()
+        except RuntimeError as error:
+            progress.print(f"no MiniLM table, its rows are left out: {error}", style="yellow", markup=False)
+            yield Row("MiniLM", "left out: the table is not here", result="", note=str(error))
+        else:
+            for name in of_minilm:
                 yield from _suite(name).rows(X, quick=quick)
-    for name in others:
-        if name in suites:
+    for name in COMPARISONS:
+        if name in suites and name not in OF_MINILM:
             yield from _suite(name).rows(quick=quick)
 
 
