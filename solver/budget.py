@@ -25,7 +25,18 @@ from .bits.quantized import QuantizedFactorization
 from .blocked import is_dask
 from .blocked_budget import NO_PARTITION, WHOLE_STEPS, compress_blocks, refuse_for_blocks
 from .blocked_factors import BlockedFactorization
-from .checks import Passed, Seed, check_labels, check_matrix, check_weights, flag, generators, tolerance, whole
+from .checks import (
+    Passed,
+    Seed,
+    check_labels,
+    check_matrix,
+    check_weights,
+    flag,
+    generators,
+    one_budget,
+    tolerance,
+    whole,
+)
 from .coefficients import parameters_within
 from .decoded import exact_numbers
 from .exact import with_exact
@@ -212,9 +223,7 @@ def compress(  # type: ignore[misc]
         return compress_blocks(A, parameters, most, few, **bounds, **given)  # type: ignore[arg-type]
     in_bits = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
     if any(value is not None for value in in_bits.values()):
-        given = {"ratio": ratio, "keep": keep, "n_parameters": n_parameters, **in_bits}
-        if len(given := {name: value for name, value in given.items() if value is not None}) > 1:
-            raise ValueError(f"give one budget; got {' and '.join(given)}")
+        one_budget(ratio=ratio, keep=keep, n_parameters=n_parameters, **in_bits)
         if metric is not None:
             raise ValueError("metric is for factors of numbers; give ratio, keep or n_parameters")
         others = {"k": k != "auto", "dims": dims != "budget", "affine": affine, "init": init is not None}

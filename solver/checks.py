@@ -93,6 +93,14 @@ def check_labels(labels: Array, n: int, k: int) -> Array:
     return labels.astype(np.int32)
 
 
+def one_budget(**given: object) -> bool:
+    """Whether one of these is given, that is, not None; more than one are refused."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"give one budget; got {' and '.join(names)}")
+    return bool(names)
+
+
 def whole(name: str, value: object, least: int, alternative: str = "") -> int:
     """A whole number of at least ``least``. An error names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):

@@ -11,12 +11,12 @@ from torch.types import Device
 
 from ..arrays import AnyArray
 from ..bits.quantized import QuantizedFactorization
-from ..checks import Passed
+from ..checks import Passed, one_budget
 from ..decoded import row_numbers
 from ..factorization import Factorization
 from ._factors import Factors, check_exact, read_shapes
 from ._lookup import check_ids, check_padding, decode, decode_static, is_static, lookup
-from ._packed import PackedEmbedding, is_in_bits, refuse_beside_bits
+from ._packed import PackedEmbedding, refuse_beside_bits
 from ._scaling import PLAIN, Scaling, scaling_of, tell_options
 from ._types import AnyClass, AnyModule
 
@@ -248,7 +248,7 @@ class SubspaceEmbedding(Factors):
         table = embedding.weight.detach()
         padding_idx = embedding.padding_idx
         budget = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
-        in_bits = is_in_bits(**budget, code=code)
+        in_bits = one_budget(**budget, code=code)
         if padding_idx is not None and (in_bits or table[padding_idx].any()):
             options["exact_rows"] = and_row(options.get("exact_rows"), padding_idx, len(table))
         if in_bits:

@@ -11,11 +11,11 @@ from torch.types import Device
 
 from ..arrays import AnyArray
 from ..bits.quantized import QuantizedFactorization
-from ..checks import Passed
+from ..checks import Passed, one_budget
 from ..factorization import Factorization
 from ._embedding import SubspaceEmbedding
 from ._factors import Factors, check_exact, read_shapes
-from ._packed import PackedEmbedding, PackedFactors, is_in_bits, refuse_beside_bits
+from ._packed import PackedEmbedding, PackedFactors, refuse_beside_bits
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -226,7 +226,7 @@ class SubspaceLinear(nn.Module):
         table = weight if by == "rows" else weight.T
         bias = None if linear.bias is None else linear.bias.detach()
         budget = {"bits": bits, "nbytes": nbytes, "max_error": max_error}
-        if is_in_bits(**budget, code=code):
+        if one_budget(**budget, code=code):
             refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage, metric=metric)
             made = code or compress(table, k=k, sample_weight=sample_weight, seed=seed, **options, **budget)
             assert isinstance(made, QuantizedFactorization)

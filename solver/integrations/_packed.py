@@ -245,14 +245,6 @@ class PackedFactors(nn.Module):
         return f"{n}, {d}, {self.bits:.2f} bits a number{'' if self.is_frozen else ', unfrozen'}"
 
 
-def is_in_bits(**given: object) -> bool:
-    """Whether one of these asks for packed bits; more than one is refused."""
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) > 1:
-        raise ValueError(f"give one budget; got {' and '.join(names)}")
-    return bool(names)
-
-
 def refuse_beside_bits(**given: object) -> None:
     """Refuse arguments that say otherwise how much to spend, or how it is stored."""
     if names := [name for name, value in given.items() if value is not None]:

@@ -64,8 +64,11 @@ class TablesInBits:
         """Codes of all tables in so many bytes together, under one price of a bit."""
         return self.quantizers.within(nbytes)
 
-    def smallest(self, model: nn.Module, vectors: SentenceVectors, min_cosine: float) -> list[QuantizedFactorization]:
-        """The smallest codes that are found with which sentence vectors keep this cosine; the model is left as it is.
+    def smallest(
+        self, model: nn.Module, vectors: SentenceVectors, min_cosine: float
+    ) -> tuple[list[QuantizedFactorization], float]:
+        """The smallest codes that are found with which sentence vectors keep this cosine, and the cosine they keep;
+        the model is left as it is.
 
         Raises
         ------
@@ -90,12 +93,13 @@ class TablesInBits:
         allowed, size = 1 - min_cosine, self.quantizers.size
         bits = max(0.5, math.log2(SHARE / allowed) / 2)
         try:
-            return smallest(attempt, allowed, bits * size / 8, size).result
+            found = smallest(attempt, allowed, bits * size / 8, size)
         except Unreachable as failure:
             raise ValueError(
                 f"min_cosine={min_cosine} is more than the most bits there are keep of these texts, "
                 f"{1 - failure.lost:.6f}; ask for less"
             ) from None
+        return found.result, 1 - found.lost
 
     def layer(self, table: SharedTable, code: QuantizedFactorization) -> Layer:
         """The layer in packed bits that takes the place of a table."""

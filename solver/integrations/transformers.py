@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..arrays import AnyArray
 from ..bits.compression import bytes_for
-from ..checks import Passed, Seed, fraction
+from ..checks import Passed, Seed, fraction, one_budget
 from ..progress import waiting
 from ..tokens import Tokenizer
 from ._types import AnyModule
@@ -60,7 +60,7 @@ from ._loading import attach
 from ._methods import take_over
 from ._model_report import Baseline, ModelReport, ModuleReport, RowLoss
 from ._modules import LAYERS, TABLES, Layer, SharedTable, check_model, factored_layers, put, shared_tables, size
-from ._packed import PackedFactors, is_in_bits, refuse_beside_bits
+from ._packed import PackedFactors, refuse_beside_bits
 from ._saved import load_compressed, outer_models, save_compressed
 from ._saving import is_pipeline, take_static
 from ._sentences import SentenceVectors, hold_back
@@ -193,7 +193,7 @@ def compress_model(
     _check_one_vocabulary(model, of_tokens)
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
-    is_in_bits(bits=bits, nbytes=nbytes, max_error=max_error, min_cosine=min_cosine)
+    one_budget(bits=bits, nbytes=nbytes, max_error=max_error, min_cosine=min_cosine)
     measured_on: list[str] = []
     if min_cosine is not None:
         min_cosine = fraction("min_cosine", min_cosine)
@@ -211,15 +211,14 @@ def compress_model(
     given = {"storage": storage, "k": k, "seed": seed, **options}
     own = [rows.first(len(table.module.weight)) if table in of_tokens else ALIKE for table in tables]
     ways: list[dict[str, Passed]] = [{"progress": progress, **spent, **given} for _ in tables]
-    vectors = None
+    cosine = None
     if min_cosine is not None or (len(tables) > 1 and (bits is not None or nbytes is not None)):
         refuse_beside_bits(ratio=ratio, n_parameters=n_parameters, storage=storage, metric=metric or None)
         together = TablesInBits(tables, own, progress=progress, **given)
         if min_cosine is None:
             codes = together.within(bytes_for((together.quantizers.size, 1), bits, nbytes))
         else:
-            vectors = SentenceVectors(model, tokenizer, measured_on)
-            codes = together.smallest(model, vectors, min_cosine)
+            codes, cosine = together.smallest(model, SentenceVectors(model, tokenizer, measured_on), min_cosine)
         ways = [
             {"code": code, **({"by": together.by} if table.kind == "linear" else {})}
             for table, code in zip(tables, codes, strict=True)
@@ -253,7 +252,7 @@ def compress_model(
             for name, value in {"ratio": ratio, "min_cosine": min_cosine, **spent, **given}.items()
             if value is not None
         },
-        cosine=None if vectors is None else vectors.cosine(),
+        cosine=cosine,
     )
     earlier: ModelReport | None = getattr(model, "compression_report", None)
     model.compression_report = this.after(earlier)  # type: ignore[assignment]
