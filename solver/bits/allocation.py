@@ -19,6 +19,7 @@ import numpy as np
 SCALE_BITS, LAYOUT_BITS = 8, 4  # of a coefficient's scale, and of the note how many bits it has
 HALVINGS = 26
 SPARE = 0.001  # of the budget: what may be left
+SINGLE, ROUNDED = 64, 4  # steps that are tried one by one; bytes by which their size may be less than counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,7 @@ def use_up(
     One price leaves much of a small budget, for all directions like one another change at once. A number of bits that
     is not in use yet takes ``tables`` (9,) bits more, for its levels; such numbers at once or last, what is better.
     """
-    found = [_fill_up(energies, layouts, budget, errors, tables, size, extra) for extra in (tables, tables + np.inf)]
+    found = [_fill_up(energies, layouts, budget, errors, tables, size, last) for last in (False, True)]
     return min(found, key=lambda layouts: expect(energies, layouts, errors))
 
 
@@ -151,34 +152,41 @@ def _fill_up(
     errors: np.ndarray,
     tables: np.ndarray,
     size: Callable[[Sequence[Layout]], float],
-    extra: np.ndarray,
+    last: bool,
 ) -> list[Layout]:
-    """The same, with these for the levels of a number of bits to begin with."""
-    layouts, largest, extra = list(layouts), np.inf, extra.astype(np.float64)
+    """The same, with numbers of bits that are not in use yet at once or last."""
+    layouts, largest, unused = list(layouts), np.inf, tables + (np.inf if last else 0.0)
     while (spare := budget - size(layouts)) > SPARE * budget and largest > 0:
-        widths = np.concatenate([bits.ravel() for at in layouts for bits in (at.bits, at.basis_bits)])
+        stored = [at.basis_bits for own, at in zip(energies, layouts, strict=True) if own.entries]
+        widths = np.concatenate([*(at.bits.ravel() for at in layouts), *stored])
         uses = np.bincount(widths, minlength=tables.size)
-        extra[uses > 0], freed = 0, np.where(uses == 1, tables, 0)
+        extra, freed = np.where(uses > 0, 0, unused), np.where(uses == 1, tables, 0)
         steps = [
             (-ratio, cost, c, t, r, bits, basis_bits)
             for c, (own, at) in enumerate(zip(energies, layouts, strict=True))
-            for ratio, cost, t, r, bits, basis_bits in _steps(own, at, extra, freed, errors, min(8 * spare, largest))
+            for ratio, cost, t, r, bits, basis_bits in _steps(
+                own, at, extra, freed, errors, min(8 * (spare + ROUNDED), largest)
+            )
         ]
         steps.sort()
 
-        def with_first(many: int) -> list[Layout]:
+        def taken(part: slice) -> list[Layout]:
             found = [Layout(own.bits.copy(), own.basis_bits.copy()) for own in layouts]  # noqa: B023
-            for *_, c, t, r, bits, basis_bits in steps[:many]:  # noqa: B023
+            for *_, c, t, r, bits, basis_bits in steps[part]:  # noqa: B023
                 found[c].bits[r, t], found[c].basis_bits[t] = bits, basis_bits
             return found
 
-        many = _most_that_fit(len(steps), lambda first: size(with_first(first)) <= budget)
-        layouts, largest = with_first(many), np.inf if many else largest
-        if many == 0 and steps:
-            largest = steps[0][1] - 1  # bytes are rounded up, so that what should fit may not
-        elif many == 0 and np.isinf(extra).any():
-            extra, largest = np.where(extra > 0, tables, 0), np.inf
-        elif many == 0:
+        # Bits are counted nearly, not quite: bytes are rounded up, and levels may fall out of use.
+        parts = [slice(_most_that_fit(len(steps), lambda many: size(taken(slice(many))) <= budget))]
+        parts += [slice(i, i + 1) for i in range(min(len(steps), SINGLE))]
+        fitting = next((part for part in parts if steps[part] and size(taken(part)) <= budget), None)
+        if fitting is not None:
+            layouts, largest = taken(fitting), np.inf
+        elif steps:
+            largest = steps[0][1] - 1
+        elif last:
+            last, unused, largest = False, tables, np.inf
+        else:
             break
     return layouts
 
