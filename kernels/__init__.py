@@ -37,7 +37,7 @@ from numpy.typing import DTypeLike
 
 from .devices import kernels_for
 from .factors import Factors
-from .flats import Array, Eigenspaces, Flats, Layout, complement, layout_of
+from .flats import Array, Eigenspaces, Flats, Kept, Layout, complement, layout_of
 from .groups import Groups
 from .moments import Moments, combined
 from .packed import PackedRows
@@ -47,6 +47,7 @@ __all__ = [
     "Eigenspaces",
     "Flats",
     "Groups",
+    "Kept",
     "Layout",
     "Moments",
     "Rows",
@@ -166,12 +167,17 @@ def two_nearest(X: Array | Rows, flats: Flats) -> tuple[Array, Array]:
     return _in_blocks(X, lambda block, _: kernels_for(block).two_nearest(block, flats))
 
 
-def group_rows(labels: Array, k: int, before: Array | None = None) -> Groups:
+def _keeping(kept: Kept | None) -> dict[str, Kept]:
+    """The argument of cards: memory and launches for one call after another. Each overwrites what the last one gave."""
+    return {} if kept is None else {"kept": kept}
+
+
+def group_rows(labels: Array, k: int, before: Array | None = None, kept: Kept | None = None) -> Groups:
     """Row numbers grouped by label (n,), int32 in [0, k), in each group ascending.
 
     With the labels ``before`` (n,), ``moved`` of the result tells how many are different now.
     """
-    return kernels_for(labels).group_rows(labels, k, before)
+    return kernels_for(labels).group_rows(labels, k, before, **_keeping(kept))
 
 
 def residuals(X: Array | Rows, groups: Groups, flats: Flats) -> Array:
@@ -218,6 +224,7 @@ def second_moments(
     center: bool = False,
     products: bool = True,
     dtype: DTypeLike | None = None,
+    kept: Kept | None = None,
 ) -> Moments:
     """First and second moments of the rows of each group, accumulated in float64.
 
@@ -225,20 +232,21 @@ def second_moments(
     ----------
     X : (n, d) array, float32 or float64
     groups : Groups
-    weights : (n,) array, optional
-        Nonnegative.
+    weights : (n,) array of nonnegative numbers, optional
     center : bool
         Take the second moments about the weighted means.
     products : bool
         ``False`` computes the sums and means alone, which else come with ``center`` only.
     dtype : dtype, optional
         Precision of the products; default that of X.
+    kept : dict, optional
+        What a card takes up again in the next call for the same rows, which overwrites what this one gave.
     """
+    rows, given = as_rows(X), (center, products, dtype)
+    keeping = _keeping(None if isinstance(rows, Streamed) else kept)
     total = combined(
-        kernels_for(block).second_moments(
-            block, part, None if weights is None else weights[numbers], center, products, dtype
-        )
-        for numbers, block, part in as_rows(X).grouped(groups)
+        kernels_for(block).second_moments(block, part, None if weights is None else weights[numbers], *given, **keeping)
+        for numbers, block, part in rows.grouped(groups)
     )
     assert total is not None
     return total
@@ -256,17 +264,22 @@ def update_moments(
         kernels_for(block).update_moments(moments, block, local, old[span], new[span], part)
 
 
-def measure_objective(moments: Moments, flats: Flats) -> Array:
+def measure_objective(moments: Moments, flats: Flats, kept: Kept | None = None) -> Array:
     """Weighted sum of the squared distances of each flat's rows to it, (k,) float64, never negative.
 
     From the moments of the clusters alone, ``tr S_c - tr V_c S_c V_c^T`` with S_c about the flat's offset: no row is
     read and the host does not wait. Errs by the rounding of bases and moments, a share of the sum of traces.
     """
-    return kernels_for(moments.counts).measure_objective(moments, flats)
+    return kernels_for(moments.counts).measure_objective(moments, flats, **_keeping(kept))
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
+    S: Array,
+    dims: Sequence[int],
+    dtype: DTypeLike | None = None,
+    start: Array | None = None,
+    exact: bool = True,
+    kept: Kept | None = None,
 ) -> Eigenspaces:
     """Leading eigenspaces of symmetric matrices, or bases on the way to them.
 
@@ -285,7 +298,7 @@ def top_eigenspaces(
         bases: what they capture of each S_c comes close to the most. The host does not wait, and what failed is in the
         result's ``ok``; an exact result has no failures, for they are raised.
     """
-    return kernels_for(S).top_eigenspaces(S, dims, dtype, start, exact)
+    return kernels_for(S).top_eigenspaces(S, dims, dtype, start, exact, **_keeping(kept))
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:

@@ -141,7 +141,7 @@ class FixedDims:
         if residuals is None or self.by_moments:
             moments, moved = self.moments.after(labels, state.labels)
             assert moved is not None
-            left, counts = kernels.measure_objective(moments, flats), moments.counts
+            left, counts = kernels.measure_objective(moments, flats, self.moments.kept), moments.counts
         else:
             left, moved = p.objective(residuals), (labels != state.labels).sum()
         if not self.by_moments or p.weights is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ksubspaces import kernels
-from ksubspaces.kernels import Eigenspaces, Flats, Groups, Layout, Moments
+from ksubspaces.kernels import Eigenspaces, Flats, Groups, Kept, Layout, Moments
 from ksubspaces.kernels.moments import traces
 from ksubspaces.kernels.products import measure_captured, side_by_side
 
@@ -47,6 +47,7 @@ class RunningMoments:
         self.updates = 0
         self.peak: Array | None = None
         self.solved: _Solved | None = None
+        self.kept: Kept | None = {} if problem.on_card else None
 
     @property
     def resident(self) -> bool:
@@ -116,7 +117,8 @@ class RunningMoments:
         if dims is None and dtype is None and not p.on_card:
             return self._refreshed(labels, moments.scatter), p.offsets(moments)
         dims = [self.d] * self.k if dims is None else dims
-        return kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact), p.offsets(moments)
+        spaces = kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact, self.kept)
+        return spaces, p.offsets(moments)
 
     def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:
         """All eigenvectors; those of before, with what they capture now, of clusters that have hardly changed.
@@ -149,8 +151,9 @@ class RunningMoments:
     def _afresh(
         self, labels: Array, dtype: DTypeLike | None = None, before: Array | None = None
     ) -> tuple[Moments, Array | None]:
-        p, groups = self.problem, kernels.group_rows(labels, self.k, before)
-        return kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype), groups.moved
+        p, groups = self.problem, kernels.group_rows(labels, self.k, before, self.kept)
+        moments = kernels.second_moments(p.X, groups, p.weights, p.affine, self.products, dtype, self.kept)
+        return moments, groups.moved
 
     def _by_chunks(
         self, labels: Array, dims: Sequence[int] | None, dtype: DTypeLike | None, at_once: int

@@ -21,7 +21,7 @@ with contextlib.suppress(ImportError):  # tests on a card do without it
     settings.load_profile("repeatable")
 
 
-ONE_IN = 3  # mutants of the CUDA kernels that are tried without --all-mutants: compiling them takes most of the time
+ONE_IN = 5  # mutants of the CUDA kernels that are tried without --all-mutants: compiling them takes most of the time
 
 
 def pytest_addoption(parser: Any) -> None:

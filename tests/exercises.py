@@ -140,8 +140,10 @@ def exercise_power():
 
     S = np.stack([A.T @ A for A in rng.normal(size=(6, 90, d))])
     S[0] += 1e7 * np.outer(start[0], start[0])
-    V = layout.pad(start)
-    found = power._filtered(np, layout, S, V)
+    V, work = layout.pad(start), power.Products(layout, S)
+    work.V[:] = V
+    work._filter(S, *work.of_steps[1:])
+    found = work.V
     for c, (steep, j) in enumerate(zip((True, *[False] * 5), dims, strict=True)):
         quotients = np.diag(V[c] @ S[c] @ V[c].T)[:j]
         if j:
@@ -150,17 +152,19 @@ def exercise_power():
             want = V[c] @ (turned @ turned - g * np.eye(d))
             np.testing.assert_allclose(found[c], want, atol=1e-9 * np.abs(want).max())
 
-    Y, ok = rng.normal(size=(2, 65, 90)), np.ones(2, bool)
-    V = power._orthonormal(np, Y.copy(), None, ok)
+    Y, ok = rng.normal(size=(2, 70, 75)), np.ones(2, bool)
+    orthonormal, V = power.Orthonormal(layout_of(75, (70, 70)), Y), Y.copy()
+    orthonormal(V, ok)
     assert ok.all()
+    assert not orthonormal.turns.any()
     for alike in (45, 50, 51, 55, 64):
         twice = Y.copy()
         twice[1, alike] = Y[1, 40] + 1e-6 * Y[1, alike]
-        power._orthonormal(np, twice, None, ok)
+        orthonormal(twice, ok)
         np.testing.assert_array_equal(ok, [True, False])
         ok[:] = True
     for v, rows in zip(V, Y, strict=True):
-        np.testing.assert_allclose(v @ v.T, np.eye(65), atol=1e-9)
+        np.testing.assert_allclose(v @ v.T, np.eye(70), atol=1e-9)
         np.testing.assert_allclose(rows @ v.T, np.tril(rows @ v.T), atol=1e-9)
 
 
@@ -174,8 +178,9 @@ def exercise_subspace():
     bases = random_bases(rng, d, dims, np.float32)
     bases[4] = np.linalg.eigh(S[4])[1].T[-4:].astype(np.float32)  # nothing to gain
     start = np.concatenate(bases)
-    assert power.power_steps(S, layout, np.dtype(np.float32)).ok[[0, 1, 2, 4]].all()
-    found = power.power_steps(S, layout, np.dtype(np.float32), start)
+    kept = {}
+    assert power.power_steps(S, layout, np.dtype(np.float32), None, kept).ok[[0, 1, 2, 4]].all()
+    found = power.power_steps(S, layout, np.dtype(np.float32), start, kept)
     np.testing.assert_array_equal(found.ok, [True, True, True, False, True])
     for c, (V, before) in enumerate(zip(layout.split(found.bases), bases, strict=True)):
         np.testing.assert_allclose(V @ V.T, np.eye(dims[c]), atol=1e-6)
@@ -187,7 +192,13 @@ def exercise_subspace():
     held = reference.second_moments(np.eye(2, d), group_rows(np.array([0, 2], np.int32), 5))
     held.raw[1] = -np.eye(d)
     want = [1 - (bases[0][:, 0] ** 2).sum(), 0, 1 - (bases[2][:, 1] ** 2).sum(), 0, 0]
-    np.testing.assert_allclose(power.measure_objective(held, Flats(layout, start, None, None)), want, atol=1e-6)
+    flats, others = Flats(layout, found.bases, None, None), Flats(layout, start, None, None)
+    np.testing.assert_array_equal(
+        power.measure_objective(held, flats, kept),
+        power.measure_objective(held, flats),  # of the last step, and of any
+    )
+    for _ in range(2):
+        np.testing.assert_allclose(power.measure_objective(held, others, kept), want, atol=1e-6)
 
 
 def exercise_status():

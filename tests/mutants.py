@@ -354,25 +354,25 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "panels are read before they are there",
             "subspace.cu",
-            "across[4 * warp + r][lane] = above[r];\n    __syncthreads();",
+            "across[4 * warp + r][lane] = above[r];\n      __syncthreads();",
             "across[4 * warp + r][lane] = above[r];",
         ),
         Mutant(
             "panels are written while others read",
             "subspace.cu",
-            "for (int before = 0; before < first; before += PANEL) {\n    __syncthreads();",
+            "for (int before = 0; before < first; before += PANEL) {\n      __syncthreads();",
             "for (int before = 0; before < first; before += PANEL) {",
         ),
         Mutant(
             "the last panel is written while others read",
             "subspace.cu",
-            "  __syncthreads();\n#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
-            "#pragma unroll\n  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
+            "    __syncthreads();\n#pragma unroll\n    for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
+            "#pragma unroll\n    for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r]",
         ),
         Mutant(
             "a block is read before it is there",
             "subspace.cu",
-            "PITCH + lane] = block[r];\n  __syncthreads();",
+            "PITCH + lane] = block[r];\n    __syncthreads();",
             "PITCH + lane] = block[r];",
         ),
         Mutant(
@@ -382,7 +382,26 @@ MUTANTS: dict[str, list[Mutant]] = {
             "read(before, theirs, above);",
         ),
         Mutant("the diagonal block stays as it was", "subspace.cu", ", block[r] -= four.x[r] * corner", ""),
-        Mutant("strips begin at the diagonal", "subspace.cu", "first + PANEL + strip * PANEL", "first + strip * PANEL"),
+        Mutant("strips begin at the diagonal", "subspace.cu", "turn / k + 1;", "turn / k;"),
+        Mutant(
+            "blocks count as the card names them", "turns.cuh", "turn = atomicAdd(begun, 1u);", "turn = blockIdx.x;"
+        ),
+        Mutant("nobody tells of columns of the matrix", "subspace.cu", "if (of_G) tell(done + strip);", ""),
+        Mutant(
+            "the next launch finds turns taken",
+            "subspace.cu",
+            "i < 2 + k * panels; i += THREADS) turns",
+            "i < 0;) turns",
+        ),
+        Mutant(
+            "all blocks are the last", "turns.cuh", "atomicAdd(ended, 1u) == blocks - 1", "atomicAdd(ended, 1u) >= 0"
+        ),
+        Mutant(
+            "columns of the matrix stop a panel early",
+            "subspace.cu",
+            "panel < min(strip, panels)",
+            "panel + of_G < min(strip, panels)",
+        ),
         Mutant("rows are not divided by the diagonal", "subspace.cu", "x[i] *= factor[i * PITCH + i];", ";"),
         Mutant(
             "nobody tells of rows that are alike",
@@ -437,9 +456,11 @@ MUTANTS: dict[str, list[Mutant]] = {
             "const bool steep = !(high <= STEEP * low);",
             "const bool steep = true;",
         ),
-        Mutant("the identity is of ones", "subspace.cu", "Y[at] : i % d == i / d;", "Y[at] : 1;"),
-        Mutant("numbers of the first matrix", "subspace.cu", "const double y = Y ? Y[at]", "const double y = Y ? Y[i]"),
-        Mutant("the last turn is like the others", "subspace.cu", "  if (last)", "  if (false)"),
+        Mutant("the identity is of ones", "subspace.cu", "(i % d == i / d ? c0 + g : 0)", "c0 + g"),
+        Mutant("numbers of the first basis", "subspace.cu", "(c0 - g) * V[at]", "(c0 - g) * V[i]"),
+        Mutant("numbers of the first matrix", "subspace.cu", "a * S[at]", "a * S[i]"),
+        Mutant("both factors are alike", "subspace.cu", "c0 + g : 0", "c0 - g : 0"),
+        Mutant("rows are matrices", "subspace.cu", "i -= left_blocks * THREADS;", ""),
     ],
     "exercise_subspace": [
         Mutant("rows that fill up are not zero", "subspace.cu", "V[i] = i >= size ? 0 :", "V[i] ="),
@@ -453,12 +474,21 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant(
             "the trace is that of one warp", "subspace.cu", "i < d; i += THREADS) trace", "i < 32; i += THREADS) trace"
         ),
-        Mutant("what failed is kept", "subspace.cu", "ok[c]   ? V", "true ? V"),
+        Mutant("what failed is kept", "subspace.cu", "ok[c] ? V", "true ? V"),
         Mutant(
             "what failed is another's", "subspace.cu", "number(start, single, before + i)", "number(start, single, i)"
         ),
-        Mutant("some flats leave less than nothing", "subspace.cu", "sum < 0 ? 0 : sum;", "sum;"),
+        Mutant("some flats leave less than nothing", "subspace.cu", "sum < 0 ? 0 : sum,", "sum,"),
         Mutant("one piece is all", "subspace.cu", "warp_sum(pieces[", "(pieces["),
+        Mutant("pieces of the first flat", "subspace.cu", "pieces[c * PIECES + threadIdx.x]", "pieces[threadIdx.x]"),
+        Mutant("the next launch finds pieces", "subspace.cu", ", ended[c] = 0;", ";"),
+        Mutant("what fills up keeps what failed", "subspace.cu", "if (i >= size) V[i] = x;", "if (i >= size) ;"),
+        Mutant(
+            "what is kept is not what is given",
+            "subspace.cu",
+            "V[i] = ((float*)out)[before + i]",
+            "((float*)out)[before + i]",
+        ),
     ],
     "exercise_status": [
         Mutant("numbers of the array before", "status.cu", "if (0 <= i && i < sizes[array])", "if (i < sizes[array])"),
@@ -490,6 +520,14 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("the last label has no end", "groups.cu", "if (totals) starts[k] = row;", ""),
         Mutant("a group's last rows are in no slot", "groups.cu", " + chunk - 1) / chunk", ") / chunk"),
+        Mutant("nobody cuts groups", "groups.cu", "is_last(counts + segments * width, gridDim.x)", "false"),
+        Mutant(
+            "the first block cuts groups",
+            "groups.cu",
+            "is_last(counts + segments * width, gridDim.x)",
+            "blockIdx.x == 0",
+        ),
+        Mutant("blocks go on counting", "groups.cu", "counts[(long long)gridDim.x * (k + 1)] = 0;", ";"),
         Mutant("slots are counted up to and with a group", "groups.cu", "sums[t] - own", "sums[t]"),
         Mutant("a slot runs into the next group", "slots.cuh", "left < chunk ? (int)left : chunk", "chunk"),
         Mutant("a stage is not waited for", "tile.cuh", "cp_async_wait<RING - 2>", "cp_async_wait<RING - 1>"),

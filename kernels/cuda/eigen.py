@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..flats import Array, Eigenspaces, layout_of, wants_complement
+from ..flats import Array, Eigenspaces, Kept, layout_of, wants_complement
 from ..moments import traces
 from . import cusolver, loader
 from .power import power_steps
@@ -82,14 +82,19 @@ def _layout(dtype: np.dtype, d: int) -> Layout:
 
 
 def top_eigenspaces(
-    S: Array, dims: Sequence[int], dtype: DTypeLike | None = None, start: Array | None = None, exact: bool = True
+    S: Array,
+    dims: Sequence[int],
+    dtype: DTypeLike | None = None,
+    start: Array | None = None,
+    exact: bool = True,
+    kept: Kept | None = None,
 ) -> Eigenspaces:
     dtype, layout = np.dtype(S.dtype if dtype is None else dtype), layout_of(S.shape[1], tuple(dims))
     if dtype not in LAYOUTS:
         raise TypeError(f"eigenvectors can be computed in float32 or float64, not in {dtype}")
     jacobi = _solver(*S.shape[1::-1]) == "jacobi"
     if not exact and not (jacobi and layout.has_wide):
-        return power_steps(S, layout, dtype, start)
+        return power_steps(S, layout, dtype, start, kept)
     ok = None
     if not jacobi:
         values, vectors = eigh(S, dtype)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from ..flats import Array
+from ..flats import Array, Kept
 from ..groups import Groups
 from . import loader
+from .memory import contiguous, keep
 
 VARIANTS: list[loader.Variant] = [("groups", {})]
 
@@ -23,44 +26,79 @@ SEGMENT = 256, 2048  # rows that a block sorts, at least and at most, but no few
 SEGMENTS = 512  # as many as fill a card
 
 
-def group_rows(labels: Array, k: int, before: Array | None = None, chunk: int = CHUNK) -> Groups:
+def group_rows(
+    labels: Array, k: int, before: Array | None = None, chunk: int = CHUNK, kept: Kept | None = None
+) -> Groups:
     """Groups, cut into slots of ``chunk`` rows already; see :func:`ksubspaces.kernels.group_rows`."""
     xp, n = loader.namespace(labels), len(labels)
-    order, starts = xp.empty(n, np.int64), xp.empty(k + 1, np.int64)
     if n == 0 or k == 0:
-        starts.fill(0)
+        order, starts = xp.empty(n, np.int64), xp.zeros(k + 1, np.int64)
         return Groups(order, starts, None, None if before is None else xp.zeros((), np.int64), whole=True)
-    labels = xp.ascontiguousarray(labels, dtype=np.int32)
-    counts, totals = _count(labels, k, before)
-    groups = Groups(order, starts, totals[:k], None if before is None else totals[k:].reshape(()), whole=True)
-    _cut(groups, totals, chunk)
-    length, segments, warps, shared = _segments(n, k)
-    shape = np.int64(n), np.int32(k), np.int32(max(k - 1, 1).bit_length()), np.int32(length), np.int32(shared > 0)
-    place = loader.kernel("groups", "place_rows")
-    place((segments,), (32 * warps,), (labels, *shape, counts, starts, order), shared_mem=warps * shared)
-    return groups
+    return keep(kept, (_Sorting, n, k, chunk), lambda: _Sorting(xp, n, k, chunk)).group(labels, before)
 
 
 def label_counts(labels: Array, k: int) -> Array:
     """How many rows have each label; unlike CuPy's bincount this does not wait for the device."""
-    if len(labels) == 0 or k == 0:
-        return loader.namespace(labels).zeros(k, dtype=np.int64)
-    return _count(loader.namespace(labels).ascontiguousarray(labels, dtype=np.int32), k)[1][:k]
+    xp, n = loader.namespace(labels), len(labels)
+    return _Counting(xp, n, k).count(contiguous(labels, np.int32), None) if n and k else xp.zeros(k, dtype=np.int64)
 
 
-def _count(labels: Array, k: int, before: Array | None = None) -> tuple[Array, Array]:
-    """Counts of each label before each segment, and in all rows. The last total counts rows that had another label."""
-    xp, width = loader.namespace(labels), k + 1
-    length, segments, _, shared = _segments(len(labels), k)
-    counts, totals = xp.empty((segments, width), np.uint32), xp.empty(width, np.int64)
-    shape = np.int64(len(labels)), np.int32(k), np.int32(length), np.int32(shared > 0)
-    old = loader.NULL if before is None else xp.ascontiguousarray(before, dtype=np.int32)
-    count = loader.kernel("groups", "count_labels")
-    count((segments,), (256,), (labels, old, *shape, counts), shared_mem=shared)
-    loader.kernel("groups", "add_counts")(
-        (-(-width // 32),), (32, 32), (np.int64(segments), np.int32(width), counts, totals)
-    )
-    return counts, totals
+class _Counting:
+    """Memory for the counts of k labels of n rows, and launches over it.
+
+    Attributes
+    ----------
+    counts : uint32 array
+        Of each label before each segment, and room for a counter of blocks.
+    totals : (k + 1,) int64 array
+        Of each label in all rows, and of rows that had another label.
+    slots : tuple
+        As ``add_counts`` takes them; here none are wanted.
+    """
+
+    slots: tuple[loader.Argument, ...] = loader.NULL, np.int32(0), np.int64(0), loader.NULL, loader.NULL
+
+    def __init__(self, xp: ModuleType, n: int, k: int) -> None:
+        width = k + 1
+        length, segments, self.warps, self.shared = _segments(n, k)
+        self.counts, self.totals = xp.empty(segments * width + 1, np.uint32), xp.empty(width, np.int64)
+        self.of_labels, self.moved, self.blocks = self.totals[:k], self.totals[k:].reshape(()), (segments,)
+        self.shape = np.int64(n), np.int32(k), np.int32(length), np.int32(self.shared > 0)
+        self._count, add = loader.kernel("groups", "count_labels"), loader.kernel("groups", "add_counts")
+        summed = np.int64(segments), np.int32(width), self.counts, self.totals, *self.slots
+        self._add = partial(add, (-(-width // 32),), (32, 32), summed)
+
+    def count(self, labels: Array, before: Array | None) -> Array:
+        """Rows of each label."""
+        old = loader.NULL if before is None else contiguous(before, np.int32)
+        self._count(self.blocks, (256,), (labels, old, *self.shape, self.counts), shared_mem=self.shared)
+        self._add()
+        return self.of_labels
+
+
+class _Sorting(_Counting):
+    """The same, and memory for groups that are cut into slots."""
+
+    def __init__(self, xp: ModuleType, n: int, k: int, chunk: int) -> None:
+        self.order, self.starts = xp.empty(n, np.int64), xp.empty(k + 1, np.int64)
+        slots, owners = _room_for_slots(xp, n, k, chunk)
+        self.kept: Kept = {chunk: (slots, owners)}
+        self.slots = self.starts, np.int32(chunk), np.int64(len(owners)), slots, owners
+        super().__init__(xp, n, k)
+        rows, labels, length, in_shared = self.shape
+        shape = rows, labels, np.int32(max(k - 1, 1).bit_length()), length, in_shared
+        self.placed = *shape, self.counts, self.starts, self.order
+        self._place = loader.kernel("groups", "place_rows")
+
+    def group(self, labels: Array, before: Array | None) -> Groups:
+        """Groups, which are valid until the next ones."""
+        labels = contiguous(labels, np.int32)
+        self.count(labels, before)
+        shared = self.warps * self.shared
+        self._place(self.blocks, (32 * self.warps,), (labels, *self.placed), shared_mem=shared)
+        groups = Groups(self.order, self.starts, self.of_labels, None if before is None else self.moved, whole=True)
+        groups.kept.update(self.kept)
+        return groups
 
 
 def _segments(n: int, k: int) -> tuple[int, int, int, int]:
@@ -101,16 +139,14 @@ class Slots(NamedTuple):
 def cut(groups: Groups, chunk: int) -> Slots:
     """Slots of ``chunk`` rows, which the groups keep."""
     if chunk not in groups.kept:
-        _cut(groups, loader.NULL, chunk)
+        slots, owners = _room_for_slots(loader.namespace(groups.order), len(groups.order), groups.k, chunk)
+        shape = np.int32(groups.k), np.int32(chunk), np.int64(len(owners))
+        loader.kernel("groups", "cut_groups")((1,), (1024,), (groups.starts, *shape, slots, owners))
+        groups.kept[chunk] = slots, owners
     return Slots(groups, *groups.kept[chunk])
 
 
-def _cut(groups: Groups, totals: loader.Argument, chunk: int) -> None:
-    """Find the slots, and where groups start if the rows of each are given."""
-    xp, n, k = loader.namespace(groups.order), len(groups.order), groups.k
+def _room_for_slots(xp: ModuleType, n: int, k: int, chunk: int) -> tuple[Array, Array]:
+    """Number of slots before each group, and the owners of slots."""
     most = min(n, k)  # groups that hold a row, hence slots that may be short of rows
-    n_slots = (n - most) // chunk + most
-    slots, owners = xp.empty(k + 1, dtype=np.int64), xp.empty(n_slots, dtype=np.int32)
-    shape = np.int32(k), np.int32(chunk), np.int64(n_slots)
-    loader.kernel("groups", "cut_groups")((1,), (1024,), (totals, groups.starts, *shape, slots, owners))
-    groups.kept[chunk] = slots, owners
+    return xp.empty(k + 1, dtype=np.int64), xp.empty((n - most) // chunk + most, dtype=np.int32)

@@ -6,21 +6,23 @@ that it is a valid refit while labels still move. Up to d = 128 a kernel takes a
 Above, products of the library do. There a Chebyshev filter follows a step, for the time that another step would take:
 descents from random labels then went as exact refits do (words of MiniLM, k=5 j=215, objective after 5 steps: exact
 .12936, two steps a refit .12974, eight .12929, a step and the filter .12926). Of a filter nothing is promised, but in
-trials it never captured less. Rows are made orthonormal by Cholesky-QR, panel by panel, in one launch each: Cholesky
-factors of the library took five times as long, most of it on the host.
+trials it never captured less. Rows are made orthonormal by Cholesky-QR in one launch: Cholesky factors of the library
+took five times as long, most of it on the host.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..flats import Array, Eigenspaces, Flats, Layout
+from ..flats import Array, Eigenspaces, Flats, Kept, Layout
 from ..moments import Moments
 from . import loader
-from .memory import or_null
+from .memory import keep, or_null
 
 CHEAP_STEPS = 4
 """Of a refit by the kernel: one lags behind exact refits, and more than two bring little."""
@@ -48,7 +50,9 @@ def of_a_fit(dtype: np.dtype, d: int) -> list[loader.Variant]:
     return [("power", _defines(dtype))] if d <= REACH else [("subspace", {})]
 
 
-def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None = None) -> Eigenspaces:
+def power_steps(
+    S: Array, layout: Layout, dtype: np.dtype, start: Array | None = None, kept: Kept | None = None
+) -> Eigenspaces:
     """Power steps for S (k, d, d) from the stacked bases ``start``, or from any. The host does not wait.
 
     Neither eigenvalues nor complements come with it. Where ``ok`` is false S is not finite, or a Cholesky factor has
@@ -60,8 +64,10 @@ def power_steps(S: Array, layout: Layout, dtype: np.dtype, start: Array | None =
         start = start.astype(dtype, copy=False)
     xp = loader.namespace(S)
     bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
-    by = _by_kernel if _shared_memory(layout, dtype) <= _room(layout) else _by_products
-    by(S, layout, start, bases, ok)
+    if _shared_memory(layout, dtype) <= _room(layout):
+        _by_kernel(S, layout, start, bases, ok)
+    else:
+        keep(kept, (Products, layout), lambda: Products(layout, S)).step(S, start, bases, ok)
     return Eigenspaces(layout, bases, None, None, exact=False, ok=ok)
 
 
@@ -88,41 +94,102 @@ def _by_kernel(S: Array, layout: Layout, start: Array | None, bases: Array, ok: 
     run((layout.k,), (threads,), (S, *shape, steps, or_null(start), bases, ok), shared_mem=shared)
 
 
-def _by_products(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
-    """In float64 whatever the dtype: one direction may have a thousand times the share of others, as the mean of word
-    vectors has, and rows are then too much alike for a factor in float32."""
-    xp, single = loader.namespace(S), np.int32(bases.dtype == np.float32)
-    M, V, ones = xp.empty(S.shape), xp.empty((layout.k, layout.width, layout.d)), _ones(xp, layout, S)
-    shape, where = (np.int32(layout.d), layout.sent(S, "starts"), np.int32(layout.width)), (or_null(start), single)
-    S = xp.ascontiguousarray(S, dtype=np.float64)
-    _launch("begin", layout.k * PIECES, S, *shape, *where, M, V, ok)
-    steps, filters = FIRST if start is None else (1, 1)
-    for _ in range(steps):  # what one loses the next makes good
-        V = _orthonormal(xp, V @ M, ones)
-    for left in reversed(range(filters)):
-        V = _orthonormal(xp, _filtered(xp, layout, M, V), ones, None if left else ok)
-    if bases.dtype == np.float64:
-        V = _orthonormal(xp, V, ones)  # for the digits that the condition of the rows has cost
-    _launch("end", layout.k * PIECES, V, *shape, *where, ok, bases)
+class Products:
+    """Steps and filters by products of the library: memory that they take, and launches.
+
+    All is in float64 whatever the dtype: one direction may have a thousand times the share of others, as the mean of
+    word vectors has, and rows are then too much alike for a factor in float32.
+
+    Attributes
+    ----------
+    bases : array or None
+        Those that the last step led to; V has them in float64.
+    """
+
+    def __init__(self, layout: Layout, like: Array) -> None:
+        self.xp, self.layout, self.bases = loader.namespace(like), layout, cast("Array | None", None)
+        xp, k, width, d = self.xp, layout.k, layout.width, layout.d
+        self.V, self.other = xp.empty((k, width, d)), xp.empty((k, width, d))
+        self.d, self.width, self.starts = np.int32(d), np.int32(width), layout.sent(like, "starts")
+        self.blocks = k * PIECES
+        self.rayleigh = -(-k * width // (THREADS // 32)), np.int64(k * width)
+        self.filter = k * (-(-width * d // THREADS) - (-d * d // THREADS))
+
+    @cached_property
+    def of_steps(self) -> tuple[Array, Array, Array]:
+        """S over its trace, the right factor of a filter, and Rayleigh quotients."""
+        k, width, d = self.V.shape
+        return self.xp.empty((k, d, d)), self.xp.empty((k, d, d)), self.xp.empty((k, width))
+
+    @cached_property
+    def orthonormal(self) -> Orthonormal:
+        """Makes rows orthonormal."""
+        return Orthonormal(self.layout, self.V)
+
+    @cached_property
+    def of_sums(self) -> tuple[Array, Array, Array]:
+        """Parts of what flats leave, counters of parts, and the sums."""
+        k = self.layout.k
+        return self.xp.empty(k * PIECES), self.xp.zeros(k, np.uint32), self.xp.empty(k)
+
+    def step(self, S: Array, start: Array | None, bases: Array, ok: Array) -> None:
+        S, single = self.xp.ascontiguousarray(S, dtype=np.float64), np.int32(bases.dtype == np.float32)
+        shape, where, (M, right, along) = (self.d, self.starts, self.width), (or_null(start), single), self.of_steps
+        _launch("begin", self.blocks, S, *shape, *where, M, self.V, ok)
+        steps, filters = FIRST if start is None else (1, 1)
+        for _ in range(steps):  # what one loses the next makes good
+            self.V, self.other = self.xp.matmul(self.V, M, out=self.other), self.V
+            self.orthonormal(self.V)
+        for left in reversed(range(filters)):
+            self._filter(M, right, along)
+            self.orthonormal(self.V, None if left else ok)
+        if not single:
+            self.orthonormal(self.V)  # for the digits that the condition of the rows has cost
+        _launch("end", self.blocks, self.V, *shape, *where, ok, bases)
+        self.bases = bases
+
+    def _filter(self, M: Array, right: Array, along: Array) -> None:
+        """Rows of V become themselves times a Chebyshev polynomial of S, small below the eigenvalues they have reached.
+
+        It is a product of two factors.
+        """
+        H = self.xp.matmul(self.V, M, out=self.other)
+        blocks, rows = self.rayleigh
+        _launch("rayleigh", blocks, self.V, H, rows, self.d, along)
+        _launch("filter", self.filter, along, self.starts, self.width, H, self.V, M, self.d, right)
+        self.V, self.other = self.xp.matmul(H, right, out=self.V), H
+
+    def measure(self, S: Array, flats: Flats) -> Array:
+        """What flats leave of S."""
+        if flats.bases is not self.bases:
+            self.V, self.bases = self.layout.pad(flats.bases).astype(np.float64), flats.bases
+        H, (pieces, ended, left) = self.xp.matmul(self.V, S, out=self.other), self.of_sums
+        _launch("weigh", self.blocks, S, self.d, self.width, self.V, H, pieces, ended, left)
+        return left
+
+
+class Orthonormal:
+    """Orthonormal rows in place of those of Y (k, width, d), by Cholesky-QR; anything where ``ok`` becomes false.
+
+    Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
+    """
+
+    def __init__(self, layout: Layout, like: Array) -> None:
+        self.xp, (k, width, d) = loader.namespace(like), (layout.k, layout.width, layout.d)
+        self.ones = _ones(self.xp, layout, like)
+        panels = -(-width // PANEL)
+        self.gram, self.turns = self.xp.empty((k, width, width)), self.xp.zeros(2 + k * panels, np.uint32)
+        self.width, self.d, self.blocks = np.int32(width), np.int32(d), k * (panels - 1 - (-d // PANEL))
+
+    def __call__(self, Y: Array, ok: Array | None = None) -> None:
+        self.xp.matmul(Y, Y.swapaxes(1, 2), out=self.gram)
+        if self.ones is not None:
+            self.gram += self.ones
+        _launch("eliminate", self.blocks, self.gram, self.width, Y, self.d, or_null(ok), self.turns)
 
 
 def _launch(name: str, blocks: int, *args: loader.Argument) -> None:
     loader.kernel("subspace", name)((blocks,), (THREADS,), args)
-
-
-def _filtered(xp: ModuleType, layout: Layout, S: Array, V: Array) -> Array:
-    """Rows of V (k, width, d) times a Chebyshev polynomial of S, small below the eigenvalues that V has reached."""
-    k, width, d = V.shape
-    H, along, starts = V @ S, xp.empty((k, width)), layout.sent(S, "starts")
-    _launch("rayleigh", -(-k * width // (THREADS // 32)), V, H, np.int64(k * width), np.int32(d), along)
-
-    def turn(X: Array, Y: Array | None, last: bool = False) -> Array:
-        out, rows = xp.empty_like(X), X.shape[1]
-        shape = np.int32(rows), np.int32(d), np.bool_(last)
-        _launch("filter", k * -(-rows * d // THREADS), along, starts, np.int32(width), X, or_null(Y), *shape, out)
-        return out
-
-    return turn(turn(H, V) @ turn(S, None), V, last=True)
 
 
 def _ones(xp: ModuleType, layout: Layout, like: Array) -> Array | None:
@@ -133,45 +200,28 @@ def _ones(xp: ModuleType, layout: Layout, like: Array) -> Array | None:
     return filled[:, :, None] * xp.eye(layout.width)
 
 
-def _orthonormal(xp: ModuleType, Y: Array, ones: Array | None, ok: Array | None = None) -> Array:
-    """Orthonormal rows in place of those of Y (k, j, d), by Cholesky-QR; anything where ``ok`` becomes false.
-
-    Of the lengths of the rows, which differ most, neither the factor nor the substitution takes notice.
-    """
-    k, j, d = Y.shape
-    gram = Y @ xp.swapaxes(Y, 1, 2)
-    if ones is not None:
-        gram += ones
-    for first in range(0, j, PANEL):
-        strips = -(-(j - first) // PANEL) - 1 + -(-d // PANEL)
-        _launch("eliminate", k * strips, gram, np.int32(j), Y, np.int32(d), np.int32(first), or_null(ok))
-    return Y
-
-
 def complements(layout: Layout, bases: Array) -> Array:
     """Orthonormal rows spanning what the wide flats leave, stacked, by products alone."""
     xp, left = loader.namespace(bases), layout.complements
-    V, W, ones = layout.pad(bases).astype(np.float64), xp.empty((left.k, left.width, left.d)), _ones(xp, left, bases)
+    V, W = layout.pad(bases).astype(np.float64), xp.empty((left.k, left.width, left.d))
     shape = np.int32(left.d), left.sent(bases, "starts"), np.int32(left.width)
     _launch("begin", left.k * PIECES, loader.NULL, *shape, loader.NULL, np.int32(0), loader.NULL, W, loader.NULL)
+    orthonormal = Orthonormal(left, bases)
     for _ in range(2):
-        W = _orthonormal(xp, W - (W @ xp.swapaxes(V, 1, 2)) @ V, ones)
+        W -= (W @ xp.swapaxes(V, 1, 2)) @ V
+        orthonormal(W)
     return left.pack(W).astype(bases.dtype)
 
 
-def measure_objective(moments: Moments, flats: Flats) -> Array:
+def measure_objective(moments: Moments, flats: Flats, kept: Kept | None = None) -> Array:
     layout, d, raw, shifts = flats.layout, flats.layout.d, moments.known_raw, moments.shifts(flats)
     xp, defines, V = loader.namespace(raw), _defines(flats.bases.dtype), flats.bases
-    starts, shared = layout.sent(raw, "starts"), 8 * d * _pitch(layout)
-    if shared <= _room(layout):
-        left = xp.empty(layout.k)
-        means = or_null(moments.first), or_null(moments.mass), np.int32(d), or_null(shifts)
-        loader.kernel("power", "leave", defines)(
-            (layout.k,), (THREADS,), (raw, *means, starts, np.int32(_pitch(layout)), V, left), shared_mem=shared
-        )
-        return left
-    S, V = moments.about(shifts), layout.pad(V).astype(np.float64)
-    pieces, left = xp.empty(layout.k * PIECES), xp.empty(layout.k)
-    _launch("weigh", len(pieces), S, np.int32(d), np.int32(layout.width), V, V @ S, pieces)
-    loader.kernel("subspace", "add_pieces")((layout.k,), (PIECES,), (pieces, left))
+    shared = 8 * d * _pitch(layout)
+    if shared > _room(layout):
+        return keep(kept, (Products, layout), lambda: Products(layout, raw)).measure(moments.about(shifts), flats)
+    left, starts = xp.empty(layout.k), layout.sent(raw, "starts")
+    means = or_null(moments.first), or_null(moments.mass), np.int32(d), or_null(shifts)
+    loader.kernel("power", "leave", defines)(
+        (layout.k,), (THREADS,), (raw, *means, starts, np.int32(_pitch(layout)), V, left), shared_mem=shared
+    )
     return left

@@ -1,6 +1,7 @@
 // Power steps of large matrices, around the library's products: what they begin with and end with, rows made orthonormal,
 // a filter, and what flats leave of second moments. All of it in float64.
 #include "cholesky.cuh"
+#include "turns.cuh"
 
 constexpr int THREADS = 256, PIECES = 32;
 constexpr double TINY = 1e-300;  // in place of a trace of zero
@@ -33,94 +34,104 @@ begin(const double* __restrict__ S, int d, const long long* __restrict__ starts,
 }
 
 // out: the bases V (k, width, d), stacked, in float32 if `single`; where they are not ok, `start`, or any if that is null.
+// V becomes what out has.
 extern "C" __global__ void __launch_bounds__(THREADS)
-end(const double* __restrict__ V, int d, const long long* __restrict__ starts, int width, const void* __restrict__ start,
+end(double* __restrict__ V, int d, const long long* __restrict__ starts, int width, const void* __restrict__ start,
     int single, const bool* __restrict__ ok, void* __restrict__ out) {
   const int c = blockIdx.x / PIECES, first = blockIdx.x % PIECES * THREADS + threadIdx.x;
   const long long size = (starts[c + 1] - starts[c]) * d, before = starts[c] * d;
-  for (int i = first; i < size; i += PIECES * THREADS) {
-    const double x = ok[c]   ? V[(size_t)c * width * d + i]
-                     : start ? number(start, single, before + i)
-                             : i % d == i / d;
-    if (single) ((float*)out)[before + i] = (float)x;
-    else ((double*)out)[before + i] = x;
+  V += (size_t)c * width * d;
+  for (int i = first; i < width * d; i += PIECES * THREADS) {
+    const double x = ok[c] ? V[i] : i >= size ? 0 : start ? number(start, single, before + i) : i % d == i / d;
+    if (i >= size) V[i] = x;
+    else if (single) V[i] = ((float*)out)[before + i] = (float)x;
+    else V[i] = ((double*)out)[before + i] = x;
   }
 }
 
 constexpr int PANEL = 32;
 constexpr double ALIKE = 1e10;  // then rounding leaves a row orthogonal to others up to 1e-6
 
-// One panel of Cholesky-QR in place: rows `first` to `first` + PANEL of G (k, m, m), from its diagonal block on, and of
-// Y (k, m, n) become L^-1 times themselves, L being the factor of G. When all panels have had their turn Y has
-// orthonormal rows, if G was Y Y^T. A block takes PANEL columns of a G right of the panel, or of a Y; the factor of
-// the diagonal block each finds for itself. ok (k,), if it is not null, becomes false where a row is all but
-// spanned by those above it.
+// Cholesky-QR in place, panel by panel: rows of G (k, m, m), from the diagonal block of their panel on, and of Y (k, m, n)
+// become L^-1 times themselves, L being the factor of G. Y then has orthonormal rows, if G was Y Y^T. A block takes PANEL
+// columns, of a G right of its first panel, or of a Y; the factors of the diagonal blocks each finds for itself, from
+// columns of G whose block has told that it is done. ok (k,), if it is not null, becomes false where a row is all but
+// spanned by those above it. turns (2 + k panels): zeros, before and after.
 extern "C" __global__ void __launch_bounds__(THREADS)
-eliminate(double* G, int m, double* Y, int n, int first, bool* ok) {
+eliminate(double* G, int m, double* Y, int n, bool* ok, unsigned* turns) {
   constexpr int PITCH = PANEL + 1;
   __shared__ __align__(16) double across[PANEL][PANEL];  // of rows above, the columns of the diagonal block
   __shared__ double rows[PANEL][PANEL], factor[PANEL * PITCH], squares[PANEL];
-  const int right = max(0, (m - first - 1) / PANEL), strips = right + (n + PANEL - 1) / PANEL;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, strip = blockIdx.x % strips;
-  const size_t c = blockIdx.x / strips;
-  G += c * m * m, Y += c * m * n;
-  double* const into = strip < right ? G : Y;
-  const int width = strip < right ? m : n;
-  const int column = (strip < right ? first + PANEL + strip * PANEL : (strip - right) * PANEL) + lane;
+  const int panels = (m + PANEL - 1) / PANEL, strips = panels - 1 + (n + PANEL - 1) / PANEL, k = gridDim.x / strips;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, turn = take_turn(turns);
+  const int c = turn % k, strip = turn / k + 1;  // columns of G come first, for others wait for them
+  const bool of_G = strip < panels;
+  unsigned* const done = turns + 2 + c * panels;
+  G += (size_t)c * m * m, Y += (size_t)c * m * n;
+  double* const into = of_G ? G : Y;
+  const int width = of_G ? m : n, column = (of_G ? strip : strip - panels) * PANEL + lane;
 
-  double own[4], block[4], above[4], theirs[4];
-  auto read = [&](int start, double* numbers, double* corners) {
+  for (int panel = 0; panel < min(strip, panels); panel++) {
+    const int first = panel * PANEL;
+    double own[4], block[4], above[4], theirs[4];
+    auto read = [&](int start, double* numbers, double* corners) {
 #pragma unroll
-    for (int r = 0; r < 4; r++) {
-      const int row = start + 4 * warp + r;
-      numbers[r] = row < m && column < width ? into[(size_t)row * width + column] : 0;
-      corners[r] = row < m && first + lane < m ? G[(size_t)row * m + first + lane] : 0;
-    }
-  };
-  read(first, own, block);
+      for (int r = 0; r < 4; r++) {
+        const int row = start + 4 * warp + r;
+        numbers[r] = row < m && column < width ? into[(size_t)row * width + column] : 0;
+        corners[r] = row < m && first + lane < m ? G[(size_t)row * m + first + lane] : 0;
+      }
+    };
+    if (panel > 0) wait_for(done + panel);
+    read(first, own, block);
 #pragma unroll
-  for (int r = 0; r < 4; r++)
-    if (4 * warp + r == lane) squares[lane] = block[r];
-  read(0, theirs, above);
-  for (int before = 0; before < first; before += PANEL) {
-    __syncthreads();
+    for (int r = 0; r < 4; r++)
+      if (4 * warp + r == lane) squares[lane] = block[r];
+    read(0, theirs, above);
+    for (int before = 0; before < first; before += PANEL) {
+      __syncthreads();
 #pragma unroll
-    for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = theirs[r], across[4 * warp + r][lane] = above[r];
-    __syncthreads();
-    read(before + PANEL, theirs, above);
+      for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = theirs[r], across[4 * warp + r][lane] = above[r];
+      __syncthreads();
+      read(before + PANEL, theirs, above);
 #pragma unroll 8
-    for (int i = 0; i < PANEL; i++) {
-      const Four<double> four = *(const Four<double>*)&across[i][4 * warp];
-      const double x = rows[i][lane], corner = across[i][lane];
+      for (int i = 0; i < PANEL; i++) {
+        const Four<double> four = *(const Four<double>*)&across[i][4 * warp];
+        const double x = rows[i][lane], corner = across[i][lane];
 #pragma unroll
-      for (int r = 0; r < 4; r++) own[r] -= four.x[r] * x, block[r] -= four.x[r] * corner;
+        for (int r = 0; r < 4; r++) own[r] -= four.x[r] * x, block[r] -= four.x[r] * corner;
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r], factor[(4 * warp + r) * PITCH + lane] = block[r];
+    __syncthreads();
+    if (warp > 0) continue;
+    cholesky(factor, PITCH, PANEL);
+    const double inverse = factor[lane * (PITCH + 1)];  // of what of the row is its own
+    if (ok && strip == panels && first + lane < m && !(squares[lane] * inverse * inverse <= ALIKE)) ok[c] = false;
+    double x[PANEL];
+#pragma unroll
+    for (int i = 0; i < PANEL; i++) x[i] = rows[i][lane];
+#pragma unroll
+    for (int i = 0; i < PANEL; i++) {
+      x[i] *= factor[i * PITCH + i];
+#pragma unroll
+      for (int r = i + 1; r < PANEL; r++) x[r] -= factor[r * PITCH + i] * x[i];
+      if (first + i < m && column < width) into[(size_t)(first + i) * width + column] = x[i];
     }
   }
-  __syncthreads();
-#pragma unroll
-  for (int r = 0; r < 4; r++) rows[4 * warp + r][lane] = own[r], factor[(4 * warp + r) * PITCH + lane] = block[r];
-  __syncthreads();
-  if (warp > 0) return;
-  cholesky(factor, PITCH, PANEL);
-  const double inverse = factor[lane * (PITCH + 1)];  // of what of the row is its own
-  if (ok && strip == 0 && first + lane < m && !(squares[lane] * inverse * inverse <= ALIKE)) ok[c] = false;
-  double x[PANEL];
-#pragma unroll
-  for (int i = 0; i < PANEL; i++) x[i] = rows[i][lane];
-#pragma unroll
-  for (int i = 0; i < PANEL; i++) {
-    x[i] *= factor[i * PITCH + i];
-#pragma unroll
-    for (int r = i + 1; r < PANEL; r++) x[r] -= factor[r * PITCH + i] * x[i];
-    if (first + i < m && column < width) into[(size_t)(first + i) * width + column] = x[i];
-  }
+  if (of_G) tell(done + strip);
+  if (is_last(turns + 1, gridDim.x))
+    for (int i = threadIdx.x; i < 2 + k * panels; i += THREADS) turns[i] = 0;
 }
 
-// What flats leave of S (k, d, d), piece by piece: left (k, PIECES) sums up to traces of S less those of V Y^T, where V
-// and Y = V S are (k, width, d).
+// What flats leave of S (k, d, d): traces of S less those of V Y^T, where V and Y = V S are (k, width, d), not below zero.
+// PIECES blocks for each flat have a sum in `pieces` each, which the last of them adds up. ended (k,): zeros, before and
+// after.
 extern "C" __global__ void __launch_bounds__(THREADS)
 weigh(const double* __restrict__ S, int d, int width, const double* __restrict__ V, const double* __restrict__ Y,
-      double* __restrict__ left) {
+      double* pieces, unsigned* ended, double* left) {
   __shared__ double sums[THREADS / 32];
   const int c = blockIdx.x / PIECES, first = blockIdx.x % PIECES * THREADS + threadIdx.x, size = width * d;
   S += (size_t)c * d * d, V += (size_t)c * size, Y += (size_t)c * size;
@@ -128,14 +139,10 @@ weigh(const double* __restrict__ S, int d, int width, const double* __restrict__
   for (int i = first; i < d; i += PIECES * THREADS) sum += S[(size_t)i * d + i];
   for (int i = first; i < size; i += PIECES * THREADS) sum -= V[i] * Y[i];
   sum = block_sum<THREADS / 32>(sum, sums);
-  if (threadIdx.x == 0) left[blockIdx.x] = sum;
-}
-
-// The sums of all pieces, not below zero; a warp each.
-extern "C" __global__ void __launch_bounds__(PIECES)
-add_pieces(const double* __restrict__ pieces, double* __restrict__ left) {
-  const double sum = warp_sum(pieces[blockIdx.x * PIECES + threadIdx.x]);
-  if (threadIdx.x == 0) left[blockIdx.x] = sum < 0 ? 0 : sum;  // not a number stays none
+  if (threadIdx.x == 0) pieces[blockIdx.x] = sum;
+  if (!is_last(ended + c, PIECES) || threadIdx.x >= 32) return;
+  sum = warp_sum(pieces[c * PIECES + threadIdx.x]);
+  if (threadIdx.x == 0) left[c] = sum < 0 ? 0 : sum, ended[c] = 0;  // not a number stays none
 }
 
 // Rayleigh quotients (k, width) of the rows of V (k, width, d), from V and H = V S; a warp each.
@@ -151,16 +158,16 @@ rayleigh(const double* __restrict__ V, const double* __restrict__ H, long long r
 
 constexpr double STEEP = 1000;  // eigenvalues further apart than that would leave rows too much alike
 
-// A turn of the recurrence of a filter, for matrices X and Y (k, rows, d): a X + c Y, or X - g Y at the `last` turn; Y is
-// the identity if null. With these turns rows x V become (a S + c) ((a S + c) V) - g V. That is twice the Chebyshev
-// polynomial of degree two on [0, b], which grows as fast as any beyond b, for b just below the least of the Rayleigh
-// quotients; where these are STEEP, it is nearly linear, as in a power step. A block takes THREADS numbers.
+// The factors of a filter, whose product is V times a polynomial of S: a V S - (g - c) V in place of H = V S, and
+// a S + (g + c) in `right`. That is twice the Chebyshev polynomial of degree two on [0, b], which grows as fast as any
+// beyond b, for b just below the least of the Rayleigh quotients; where these are STEEP, it is nearly linear, as in a
+// power step. A block takes THREADS numbers, of V or of S.
 extern "C" __global__ void __launch_bounds__(THREADS)
-filter(const double* __restrict__ along, const long long* __restrict__ starts, int width, const double* X,
-       const double* Y, int rows, int d, bool last, double* out) {
+filter(const double* __restrict__ along, const long long* __restrict__ starts, int width, double* H,
+       const double* __restrict__ V, const double* __restrict__ S, int d, double* __restrict__ right) {
   __shared__ double least[THREADS / 32], most[THREADS / 32];
-  const int blocks = (int)(((long long)rows * d + THREADS - 1) / THREADS), lane = threadIdx.x % 32;
-  const int c = blockIdx.x / blocks, j = (int)(starts[c + 1] - starts[c]);
+  const int left_blocks = (width * d + THREADS - 1) / THREADS, blocks = left_blocks + (d * d + THREADS - 1) / THREADS;
+  const int c = blockIdx.x / blocks, lane = threadIdx.x % 32, j = (int)(starts[c + 1] - starts[c]);
   double low = 1e300, high = 0;
   for (int i = threadIdx.x; i < j; i += THREADS) {
     const double quotient = along[(size_t)c * width + i];
@@ -174,13 +181,18 @@ filter(const double* __restrict__ along, const long long* __restrict__ starts, i
   if (lane == 0) least[threadIdx.x / 32] = low, most[threadIdx.x / 32] = high;
   __syncthreads();
   for (int warp = 0; warp < THREADS / 32; warp++) low = min(low, least[warp]), high = max(high, most[warp]);
-  const long long i = (long long)(blockIdx.x % blocks) * THREADS + threadIdx.x;
-  if (i >= (long long)rows * d) return;
   const bool steep = !(high <= STEEP * low);
-  const size_t at = (size_t)c * rows * d + i;
-  const double y = Y ? Y[at] : i % d == i / d;
-  if (last)
-    out[at] = X[at] - (steep ? 16 : 2) * y;
-  else
-    out[at] = (steep ? 1 / high : 4 / (0.98 * low)) * X[at] + (steep ? 4 : -2) * y;
+  // With t = a s + c and its square less g g: t = 2 x for the x of the polynomial, and t t - 2; or t t - 16, t from 4 on.
+  const double a = steep ? 1 / high : 4 / (0.98 * low), c0 = steep ? 4 : -2, g = steep ? 4 : 1.4142135623730951;
+  int i = (blockIdx.x % blocks) * THREADS + threadIdx.x;
+  if (blockIdx.x % blocks < left_blocks) {
+    if (i >= width * d) return;
+    const size_t at = (size_t)c * width * d + i;
+    H[at] = a * H[at] + (c0 - g) * V[at];
+  } else {
+    i -= left_blocks * THREADS;
+    if (i >= d * d) return;
+    const size_t at = (size_t)c * d * d + i;
+    right[at] = a * S[at] + (i % d == i / d ? c0 + g : 0);
+  }
 }

@@ -87,6 +87,12 @@ COC_MMA(mma_m16n8k16_f16, float, unsigned)
 COC_MMA(mma_m8n8k4_f64, double, double)
 inline unsigned block_index_anew() { return blockIdx.x; }
 
+// ---- turns.cuh
+
+inline void spin_until(const unsigned* flag) {
+  if (*flag == 0) coc::fail("waits for a block that has not begun");
+}
+
 // ---- half.cuh
 
 inline float half_to_float(unsigned short h) { return coc::half_as_float(h); }
