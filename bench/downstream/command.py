@@ -9,7 +9,7 @@ vectors, which needs no labels.
 With --bits tables are stored in packed bits instead, by `compress(bits=)` and peers of the same bytes, and swapped in.
 
 Every finished unit is kept in the user's cache, so that a run that was killed goes on where it was. A full run takes
-about an hour on two quiet cores, --quick three minutes; with --bits as long again.
+about an hour on two quiet cores, --quick three minutes; with --bits a quarter of an hour.
 """
 
 from __future__ import annotations
