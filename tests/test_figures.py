@@ -83,6 +83,16 @@ def test_correlations_of_the_real_task(way, first):
         assert cells == [f"{signed(value['gain'])} ± {value['error']:.3f}" for value in want], title
 
 
+def test_packed_bits_of_the_real_task():
+    found = [
+        [row["title"], f"{row['nbytes'] / 1e6:.2f}", f"{row['bits']:.2f}"]
+        + [f"{signed(each['gain'])} ± {each['error']:.3f}" for each in [row["swapped"]["correlation"]]]
+        + [f"{row['swapped']['agreement']:.1%}"]
+        for row in recorded("downstream-bits.json")["rows"]
+    ]
+    assert table("A real task", "packed bits, swapped in") == found
+
+
 def test_sentence_vectors_of_the_real_task():
     rows = {(row["method"], row["ratio"]): row for row in recorded("downstream.json")["rows"]}
     for title, *cells in table("A real task", "no labels, no training"):
