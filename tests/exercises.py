@@ -68,8 +68,8 @@ def check_screened(X, flats, penalty=None, weights=None):
     if residuals is not None:
         chosen = distances[np.arange(len(X)), labels]
         np.testing.assert_allclose(residuals, chosen, rtol=1e-6, atol=tolerance(X.dtype) * scale(X))
-    plan, _ = kept["work"]
-    return plan.counters.sum() / len(X)
+    _, search = kept["work"]
+    return search.plan.counters.sum() / len(X)
 
 
 def exercise_screen():

@@ -12,7 +12,8 @@ took five times as long, most of it on the host.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from types import ModuleType
 from typing import cast
 
@@ -22,7 +23,7 @@ from numpy.typing import DTypeLike
 from ..flats import Array, Eigenspaces, Flats, Kept, Layout
 from ..moments import Moments
 from . import loader
-from .memory import keep, or_null
+from .memory import contiguous, keep, or_null
 
 CHEAP_STEPS = 4
 """Of a refit by the kernel: one lags behind exact refits, and more than two bring little."""
@@ -61,7 +62,7 @@ def power_steps(
     if layout.total == 0:
         return Eigenspaces(layout, loader.namespace(S).empty((0, layout.d), dtype), None, None, exact=False)
     if start is not None:
-        start = start.astype(dtype, copy=False)
+        start = contiguous(start, dtype)
     xp = loader.namespace(S)
     bases, ok = xp.empty((layout.total, layout.d), dtype), xp.empty(layout.k, bool)
     if _shared_memory(layout, dtype) <= _room(layout):
@@ -86,7 +87,7 @@ def _shared_memory(layout: Layout, dtype: np.dtype) -> int:
 
 
 def _by_kernel(S: Array, layout: Layout, start: Array | None, bases: Array, ok: Array) -> None:
-    S = loader.namespace(S).ascontiguousarray(S, dtype=np.float64)
+    S = contiguous(S, np.float64)
     shape = np.int32(layout.d), layout.sent(S, "starts"), np.int32(_pitch(layout))
     steps = np.int32(FIRST_STEPS if start is None else CHEAP_STEPS)
     threads = THREADS if layout.d * layout.width > 2 * THREADS else THREADS // 2
@@ -111,9 +112,9 @@ class Products:
         xp, k, width, d = self.xp, layout.k, layout.width, layout.d
         self.V, self.other = xp.empty((k, width, d)), xp.empty((k, width, d))
         self.d, self.width, self.starts = np.int32(d), np.int32(width), layout.sent(like, "starts")
-        self.blocks = k * PIECES
-        self.rayleigh = -(-k * width // (THREADS // 32)), np.int64(k * width)
-        self.filter = k * (-(-width * d // THREADS) - (-d * d // THREADS))
+        self.rows, pieces, of_filter = np.int64(k * width), k * PIECES, -(-width * d // THREADS) - (-d * d // THREADS)
+        rayleigh = -(-k * width // (THREADS // 32))
+        self.run = _launches(begin=pieces, end=pieces, weigh=pieces, rayleigh=rayleigh, filter=k * of_filter)
 
     @cached_property
     def of_steps(self) -> tuple[Array, Array, Array]:
@@ -133,9 +134,9 @@ class Products:
         return self.xp.empty(k * PIECES), self.xp.zeros(k, np.uint32), self.xp.empty(k)
 
     def step(self, S: Array, start: Array | None, bases: Array, ok: Array) -> None:
-        S, single = self.xp.ascontiguousarray(S, dtype=np.float64), np.int32(bases.dtype == np.float32)
+        S, single = contiguous(S, np.float64), np.int32(bases.dtype == np.float32)
         shape, where, (M, right, along) = (self.d, self.starts, self.width), (or_null(start), single), self.of_steps
-        _launch("begin", self.blocks, S, *shape, *where, M, self.V, ok)
+        self.run["begin"]((S, *shape, *where, M, self.V, ok))
         steps, filters = FIRST if start is None else (1, 1)
         for _ in range(steps):  # what one loses the next makes good
             self.V, self.other = self.xp.matmul(self.V, M, out=self.other), self.V
@@ -145,7 +146,7 @@ class Products:
             self.orthonormal(self.V, None if left else ok)
         if not single:
             self.orthonormal(self.V)  # for the digits that the condition of the rows has cost
-        _launch("end", self.blocks, self.V, *shape, *where, ok, bases)
+        self.run["end"]((self.V, *shape, *where, ok, bases))
         self.bases = bases
 
     def _filter(self, M: Array, right: Array, along: Array) -> None:
@@ -154,9 +155,8 @@ class Products:
         It is a product of two factors.
         """
         H = self.xp.matmul(self.V, M, out=self.other)
-        blocks, rows = self.rayleigh
-        _launch("rayleigh", blocks, self.V, H, rows, self.d, along)
-        _launch("filter", self.filter, along, self.starts, self.width, H, self.V, M, self.d, right)
+        self.run["rayleigh"]((self.V, H, self.rows, self.d, along))
+        self.run["filter"]((along, self.starts, self.width, H, self.V, M, self.d, right))
         self.V, self.other = self.xp.matmul(H, right, out=self.V), H
 
     def measure(self, S: Array, flats: Flats) -> Array:
@@ -164,7 +164,7 @@ class Products:
         if flats.bases is not self.bases:
             self.V, self.bases = self.layout.pad(flats.bases).astype(np.float64), flats.bases
         H, (pieces, ended, left) = self.xp.matmul(self.V, S, out=self.other), self.of_sums
-        _launch("weigh", self.blocks, S, self.d, self.width, self.V, H, pieces, ended, left)
+        self.run["weigh"]((S, self.d, self.width, self.V, H, pieces, ended, left))
         return left
 
 
@@ -179,17 +179,19 @@ class Orthonormal:
         self.ones = _ones(self.xp, layout, like)
         panels = -(-width // PANEL)
         self.gram, self.turns = self.xp.empty((k, width, width)), self.xp.zeros(2 + k * panels, np.uint32)
-        self.width, self.d, self.blocks = np.int32(width), np.int32(d), k * (panels - 1 - (-d // PANEL))
+        self.width, self.d = np.int32(width), np.int32(d)
+        self.eliminate = _launches(eliminate=k * (panels - 1 - (-d // PANEL)))["eliminate"]
 
     def __call__(self, Y: Array, ok: Array | None = None) -> None:
         self.xp.matmul(Y, Y.swapaxes(1, 2), out=self.gram)
         if self.ones is not None:
             self.gram += self.ones
-        _launch("eliminate", self.blocks, self.gram, self.width, Y, self.d, or_null(ok), self.turns)
+        self.eliminate((self.gram, self.width, Y, self.d, or_null(ok), self.turns))
 
 
-def _launch(name: str, blocks: int, *args: loader.Argument) -> None:
-    loader.kernel("subspace", name)((blocks,), (THREADS,), args)
+def _launches(**blocks: int) -> dict[str, Callable[..., None]]:
+    """Kernels of subspace.cu by name, with the blocks that each takes; arguments are left."""
+    return {name: partial(loader.kernel("subspace", name), (most,), (THREADS,)) for name, most in blocks.items()}
 
 
 def _ones(xp: ModuleType, layout: Layout, like: Array) -> Array | None:
@@ -205,7 +207,8 @@ def complements(layout: Layout, bases: Array) -> Array:
     xp, left = loader.namespace(bases), layout.complements
     V, W = layout.pad(bases).astype(np.float64), xp.empty((left.k, left.width, left.d))
     shape = np.int32(left.d), left.sent(bases, "starts"), np.int32(left.width)
-    _launch("begin", left.k * PIECES, loader.NULL, *shape, loader.NULL, np.int32(0), loader.NULL, W, loader.NULL)
+    begin, null = _launches(begin=left.k * PIECES)["begin"], loader.NULL
+    begin((null, *shape, null, np.int32(0), null, W, null))
     orthonormal = Orthonormal(left, bases)
     for _ in range(2):
         W -= (W @ xp.swapaxes(V, 1, 2)) @ V
