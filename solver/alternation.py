@@ -99,7 +99,8 @@ def alternate(
         settled = not filled and (new.moved == 0 or idle > patience)
         history = (*state.history, new.objective)
         state = replace(new, history=history, converged=settled and rule.confirm())
-        state = replace(state, stopped=bool(on_step and on_step(state)))
+        if on_step and on_step(state):
+            state = replace(state, stopped=True)
         best = state if state.objective <= best.objective else best
     told = {name: getattr(state, name) for name in ("n_reseeded", "history", "converged", "stopped")}
     return replace(best, **told)

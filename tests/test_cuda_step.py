@@ -25,7 +25,7 @@ import_or_skip("numba_cuda", install="'ksubspaces[cuda13]'")
 # At most so many, in launches, allocations, waits and uploads. None depends on n or k.
 LIMITS = {
     "warm step, patches": (13, 5, 1, 0),
-    "warm step, tables": (24, 4, 1, 0),
+    "warm step, tables": (23, 4, 1, 0),
     "draw of the seeding": (7, 0, 0, 0),
 }
 CALLS = {"warm step, patches": 109, "warm step, tables": 98}

@@ -29,8 +29,8 @@ CHEAP_STEPS = 4
 """Of a refit by the kernel: one lags behind exact refits, and more than two bring little."""
 
 ROUNDS = 3
-"""Of steps and filters that stand for an exact refit, which settles what steps have settled on. Descents of 14 problems
-(k=5 to 10, d=64 and 136) then ended as those with eigenvectors did, within .0002 of the objective."""
+"""Of steps and filters that stand for an exact refit, which settles what steps have settled on. In trials with NumPy
+descents of 14 problems (k=5 to 10, d=64 to 136) ended as those with eigenvectors did, within .0002 of the objective."""
 
 FIRST_STEPS, FIRST = 8, (2, 3)
 """Where there is no basis to start from: of the kernel, and steps and filters by products, which then get further."""
@@ -74,7 +74,8 @@ def power_steps(
     if _has_room(layout, lambda: _shared_memory(layout, dtype)):
         _by_kernel(S, layout, start, bases, ok)
     else:
-        keep(kept, (Products, layout), lambda: Products(layout, S)).step(S, start, bases, ok, rounds)
+        work = keep(kept, (Products, layout), lambda: Products(layout, S))
+        work.step(S, start, bases, ok, rounds, current=None if kept is None else kept.get(Moments))
     return Eigenspaces(layout, bases, None, None, exact=False, ok=ok)
 
 
@@ -111,8 +112,12 @@ class Products:
     Attributes
     ----------
     bases : array or None
-        Those that the last step led to; V has them in float64.
+        Those that the last step led to, or whose objective was measured last; V has them in float64.
+    measured : Moments or None
+        Those of that objective; ``other`` is then the product of V and their ``raw``.
     """
+
+    measured: Moments | None = None
 
     def __init__(self, layout: Layout, like: Array) -> None:
         self.xp, self.layout, self.bases = loader.namespace(like), layout, cast("Array | None", None)
@@ -140,14 +145,22 @@ class Products:
         k = self.layout.k
         return self.xp.empty(k * PIECES), self.xp.zeros(k, np.uint32), self.xp.empty(k)
 
-    def step(self, S: Array, start: Array | None, bases: Array, ok: Array, rounds: int) -> None:
+    def step(
+        self, S: Array, start: Array | None, bases: Array, ok: Array, rounds: int, current: Moments | None
+    ) -> None:
+        """Steps for S. If it is that of the ``current`` moments, which were measured last, a product is at hand."""
+        known = start is not None and start is self.bases
+        known = known and current is not None and current is self.measured and current.raw is S
+        self.measured = None
         S, single = contiguous(S, np.float64), np.int32(bases.dtype == np.float32)
         shape, where, (M, right, along) = (self.d, self.starts, self.width), (or_null(start), single), self.of_steps
-        self.run["begin"]((S, *shape, *where, M, self.V, ok))
+        self.run["begin"]((S, *shape, *where, self.other if known else loader.NULL, M, self.V, ok))
         steps, filters = FIRST if start is None else (1, 1)
         for _ in range(rounds):
             for _ in range(steps):  # what one loses the next makes good
-                self.V, self.other = self.xp.matmul(self.V, M, out=self.other), self.V
+                if not known:
+                    self.V, self.other = self.xp.matmul(self.V, M, out=self.other), self.V
+                known = False
                 self.orthonormal(self.V)
             for left in reversed(range(filters)):
                 self._filter(M, right, along)
@@ -167,11 +180,13 @@ class Products:
         self.run["filter"]((along, self.starts, self.width, H, self.V, M, self.d, right))
         self.V, self.other = self.xp.matmul(H, right, out=self.V), H
 
-    def measure(self, S: Array, flats: Flats) -> Array:
-        """What flats leave of S."""
+    def measure(self, moments: Moments, flats: Flats) -> Array:
+        """What flats leave of second moments."""
+        S = moments.about(moments.shifts(flats))
         if flats.bases is not self.bases:
             self.V, self.bases = self.layout.pad(flats.bases).astype(np.float64), flats.bases
         H, (pieces, ended, left) = self.xp.matmul(self.V, S, out=self.other), self.of_sums
+        self.measured = moments if S is moments.raw else None
         self.run["weigh"]((S, self.d, self.width, self.V, H, pieces, ended, left))
         return left
 
@@ -216,7 +231,7 @@ def complements(layout: Layout, bases: Array) -> Array:
     V, W = layout.pad(bases).astype(np.float64), xp.empty((left.k, left.width, left.d))
     shape = np.int32(left.d), left.sent(bases, "starts"), np.int32(left.width)
     begin, null = _launches(begin=left.k * PIECES)["begin"], loader.NULL
-    begin((null, *shape, null, np.int32(0), null, W, null))
+    begin((null, *shape, null, np.int32(0), null, null, W, null))
     orthonormal = Orthonormal(left, bases)
     for _ in range(2):
         W -= (W @ xp.swapaxes(V, 1, 2)) @ V
@@ -225,11 +240,11 @@ def complements(layout: Layout, bases: Array) -> Array:
 
 
 def measure_objective(moments: Moments, flats: Flats, kept: Kept | None = None) -> Array:
-    layout, d, raw, shifts = flats.layout, flats.layout.d, moments.known_raw, moments.shifts(flats)
+    layout, d, raw = flats.layout, flats.layout.d, moments.known_raw
     if not _has_room(layout, lambda: 8 * d * _pitch(layout)):
-        return keep(kept, (Products, layout), lambda: Products(layout, raw)).measure(moments.about(shifts), flats)
+        return keep(kept, (Products, layout), lambda: Products(layout, raw)).measure(moments, flats)
     left, starts, V = loader.namespace(raw).empty(layout.k), layout.sent(raw, "starts"), flats.bases
-    means = or_null(moments.first), or_null(moments.mass), np.int32(d), or_null(shifts)
+    means = or_null(moments.first), or_null(moments.mass), np.int32(d), or_null(moments.shifts(flats))
     pitch = _pitch(layout)
     args = (raw, *means, starts, np.int32(pitch), V, left)
     loader.kernel("power", "leave", _defines(V.dtype))((layout.k,), (THREADS,), args, shared_mem=8 * d * pitch)
