@@ -158,6 +158,7 @@ def assert_recorded(cell, known):
         ("More rows than memory", "amd-epyc-2-cores-scale.json"),
         ("Whole models", "amd-epyc-2-cores-models.json"),
         ("Static models", "amd-epyc-2-cores-models.json"),
+        ("Layers in the metric of their inputs", "amd-epyc-2-cores-metric.json"),
     ],
 )
 def test_benchmarks(heading, file):
