@@ -1,12 +1,15 @@
 """A budget in bits: what it may take, how near rows come, and that what is read is what was coded."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksubspaces import QuantizedFactorization, compress
-from ksubspaces.bits.allocation import Energies, allocate
+from ksubspaces.bits.allocation import Energies, Layout, allocate, expect
+from ksubspaces.bits.compression import Quantizer
 from ksubspaces.bits.levels import code, lloyd_max
 from ksubspaces.bits.stored import join_nibbles, pack_numbers, split_nibbles, unpack_numbers
 from ksubspaces.bits.transforms import rotation
@@ -88,6 +91,28 @@ def test_a_budget_is_used():
     A = clustered(6000, 48)
     coded = compress(A, bits=2.0, seed=0)
     assert 0.98 * 2 * A.size / 8 <= coded.nbytes <= 2 * A.size / 8
+
+
+@pytest.mark.parametrize("kind", ["random", "low rank", "clustered", "heavy tails"] * 3)
+def test_what_is_left_of_a_small_budget_is_less_than_any_step(kind):
+    """So 98% are used wherever a step takes no more than 2%."""
+    rng = np.random.default_rng()
+    n, d, bits = int(rng.integers(60, 300)), int(rng.integers(5, 9)), rng.uniform(2.5, 5)
+    A = matrix(kind, n, d, rng).astype("float32")
+    search, budget = Quantizer(A, coder="scalar", seed=0).search, int(bits * n * d / 8)
+    found = search.within(budget)
+    plan, size, errors = found.candidate.plan, search.size(found.candidate), found.candidate.code.errors
+    assert found.stored.nbytes == plan.nbytes <= budget
+    rows, before = [own.rows for own in plan.energies], expect(plan.energies, plan.layouts, errors)
+    for c, (own, at) in enumerate(zip(plan.energies, plan.layouts, strict=True)):
+        for r, t in itertools.product(np.flatnonzero(own.rows), range(d)):
+            bases = range(at.basis_bits[t], 9) if own.entries else [8]
+            for b, basis in itertools.product(range(at.bits[r, t], 9), bases):
+                step = Layout(at.bits.copy(), at.basis_bits.copy())
+                step.bits[r, t], step.basis_bits[t] = b, basis
+                layouts = [*plan.layouts[:c], step, *plan.layouts[c + 1 :]]
+                if expect(plan.energies, layouts, errors) < (1 - 1e-6) * before:
+                    assert max(plan.nbytes, size(rows, plan.kinds, layouts)) > 0.998 * budget
 
 
 def test_clusters_win_where_there_are_some():

@@ -27,6 +27,14 @@ def test_the_error_is_kept_to_and_little_less_would_not_do():
     assert compress(A, max_error=0.2, **options).nbytes < 0.8 * code.nbytes
 
 
+@pytest.mark.parametrize(("relative", "noise"), [(True, 0.05), (False, 1)])
+def test_what_bits_in_plenty_keep_is_not_refused(relative, noise):
+    rng, options = np.random.default_rng(), {"relative": relative, "coder": "scalar", "seed": 0}
+    A = (rng.normal(size=(60, 2)) @ rng.normal(size=(2, 8)) + noise * rng.normal(size=(60, 8))).astype("float32")
+    least = min(compress(A, bits=bits, **options).relative_error for bits in (9, 20))
+    assert compress(A, max_error=1.001 * least, **options).relative_error <= 1.001 * least
+
+
 def test_rows_that_are_kept_lose_nothing_of_the_whole():
     A = rows()
     A[:2] *= 30

@@ -6,8 +6,10 @@ without retraining, for three partitions where a method depends on chance, and a
 factored form, which the original gets as well. The pretrained encoder, its table compressed, is measured on sentence
 vectors, which needs no labels.
 
+With --bits tables are stored in packed bits instead, by `compress(bits=)` and peers of the same bytes, and swapped in.
+
 Every finished unit is kept in the user's cache, so that a run that was killed goes on where it was. A full run takes
-about an hour on two quiet cores, --quick three minutes.
+about an hour on two quiet cores, --quick three minutes; with --bits as long again.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import datetime
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +30,23 @@ from ksubspaces.storage import write_whole
 
 from ..lib import machine, texts
 from ..lib.results import RESULTS
-from ..lib.units import in_parallel
+from ..lib.units import Item, in_parallel
+from . import coded
 from .plan import FULL, QUICK, data_of
 from .plot import draw
 from .report import checks, collect, tables
-from .work import Original, Unit, measure, measure_original, units
+from .work import Original, fine_tune, measure, measure_original, units
 
-OUT = RESULTS / "downstream.json"
+OUT, OUT_BITS = RESULTS / "downstream.json", RESULTS / "downstream-bits.json"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure everything that is not yet measured, print the tables, write the results and their plot."""
     parser = argparse.ArgumentParser(prog="python -m bench downstream", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sentences, methods and ratios; writes no results")
-    parser.add_argument("--out", type=Path, help=f"results, with the plot beside them (default: {OUT.name})")
+    parser.add_argument("--bits", action="store_true", help="tables in packed bits, swapped in, and these alone")
+    default = f"{OUT.name}, with --bits {OUT_BITS.name}"
+    parser.add_argument("--out", type=Path, help=f"results, with their plot beside them (default: {default})")
     parser.add_argument("--processes", type=int, default=machine.cores(), help="of one thread each (default: cores)")
     parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
     options = parser.parse_args(arguments)
@@ -51,36 +56,39 @@ def main(arguments: Sequence[str]) -> None:
         shutil.rmtree(plan.folder)
     texts.load_all()  # both fetched once, not by each process
     minilm_folder()
-    spent = plan.folder / "minutes.json"  # by this run and those that it goes on from
+    spent = plan.folder / f"minutes{'-bits' * options.bits}.json"  # by this run and those that it goes on from
     begin = time.perf_counter() - 60 * (json.loads(spent.read_text()) if spent.exists() else 0.0)
 
-    def done(what: str, number: int, of: int) -> float:
-        minutes = (time.perf_counter() - begin) / 60
-        write_whole(spent, json.dumps(minutes).encode())
-        console.print(f"{minutes:5.1f} min  {number}/{of}  {what}", markup=False, highlight=False)
-        return minutes
+    def run(work: Callable[[Item], Any], items: Sequence[Item], name: Callable[[Item], str]) -> dict[Item, Any]:
+        found: dict[Item, Any] = {}
+        for item, result in in_parallel(work, items, options.processes):
+            found[item] = result
+            minutes = (time.perf_counter() - begin) / 60
+            write_whole(spent, json.dumps(minutes).encode())
+            done = f"{minutes:5.1f} min  {len(found)}/{len(items)}  {name(item)}"
+            console.print(done, markup=False, highlight=False)
+        return found
 
-    originals: dict[int, dict[str, Any]] = {}
-    for original, result in in_parallel(measure_original, [Original(plan, s) for s in plan.seeds], options.processes):
-        originals[original.seed] = result
-        done(f"fine-tuned with seed {original.seed}", len(originals), len(plan.seeds))
-    wanted = units(plan)
-    measured: dict[Unit, dict[str, Any]] = {}
-    for unit, result in in_parallel(measure, wanted, options.processes):
-        measured[unit] = result
-        minutes = done(unit.name, len(measured), len(wanted))
-
-    rows = collect(originals, measured, data_of(plan).test.scores)
-    results = {**machine.describe(), "date": _today(), "minutes": minutes, **rows}
-    for table in tables(results):
+    models = [Original(plan, seed) for seed in plan.seeds]
+    tuned = run(fine_tune if options.bits else measure_original, models, lambda model: f"fine-tuned, seed {model.seed}")
+    originals, scores = {model.seed: found for model, found in tuned.items()}, data_of(plan).test.scores
+    if options.bits:
+        rows = coded.collect(originals, run(coded.measure, coded.units(plan), lambda unit: unit.name), scores)
+        shown, said = [coded.table(rows)], coded.checks(rows)
+    else:
+        rows = collect(originals, run(measure, units(plan), lambda unit: unit.name), scores)
+        shown, said = list(tables(rows)), checks(rows)
+    for table in shown:
         console.print(table)
-    for line in checks(results):
+    for line in said:
         console.print(line, markup=False, highlight=False)
-    out = options.out or (None if options.quick else OUT)
+    out = options.out or (None if options.quick else OUT_BITS if options.bits else OUT)
     if out is not None:
+        results = {**machine.describe(), "date": _today(), "minutes": json.loads(spent.read_text()), **rows}
         write_whole(out, (json.dumps(results, indent=1) + "\n").encode())
-        draw(out.with_suffix(".png"), results["rows"])
-        console.print(f"written: {out} and its .png", soft_wrap=True)
+        if not options.bits:
+            draw(out.with_suffix(".png"), results["rows"])
+        console.print(f"written: {out}", soft_wrap=True)
 
 
 def _today() -> str:

@@ -54,14 +54,11 @@ def collect(
             row[f"{name}_range"] = [min(each[name] for each in kept), max(each[name] for each in kept)]
         for way in WAYS:
             own = runs[way, method, ratio]
-            row[way] = _figures(own, uncompressed[way], scores) if own else None
+            row[way] = figures_of(own, uncompressed[way], scores) if own else None
         rows.append(row)
     return {
         "sentences": len(scores),
-        "original": {
-            way: {name: mean_value(figure, uncompressed[way], scores) for name, figure in FIGURES.items()}
-            for way in WAYS
-        },
+        "original": {way: original_figures(uncompressed[way], scores) for way in WAYS},
         "rows": sorted(rows, key=lambda row: (row["ratio"], list(METHODS).index(row["method"]))),
         "ours_over_others": list(_comparisons(runs, scores)),
     }
@@ -75,7 +72,13 @@ def _runs(measured: Mapping[Unit, Mapping[str, Any]], way: str, method: str, rat
     return dict(sorted(runs.items()))
 
 
-def _figures(own: Runs, original: Runs, scores: np.ndarray) -> dict[str, Any]:
+def original_figures(runs: Runs, scores: np.ndarray) -> dict[str, float]:
+    """The figures of the models before compression."""
+    return {name: mean_value(figure, runs, scores) for name, figure in FIGURES.items()}
+
+
+def figures_of(own: Runs, original: Runs, scores: np.ndarray) -> dict[str, Any]:
+    """Those of compressed models, beside their originals."""
     found: dict[str, Any] = {"agreement": agreement(own, original)}
     for name, figure in FIGURES.items():
         gained = difference(figure, own, original, scores)
@@ -118,7 +121,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
             if row[way] is None:
                 cells += ["", "", ""]
             else:
-                cells += [_gain(name, row[way][name]["gain"], row[way][name]["error"]) for name in FIGURES]
+                cells += [gain_of(name, row[way][name]["gain"], row[way][name]["error"]) for name in FIGURES]
                 cells += [f"{row[way]['agreement']:.1%}"]
         _add(lost, row, *cells)
     yield lost
@@ -133,7 +136,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
         for name in FIGURES:
             found = compared[way, ratio, over, name]
             apart = "" if _difference(found).separates else ", not separated"
-            cells.append(_gain(name, found["value"], found["error"]) + apart)
+            cells.append(gain_of(name, found["value"], found["error"]) + apart)
         ahead.add_row(WAYS[way], f"{ratio:.0%}", METHODS[over].title, *cells)
     yield ahead
 
@@ -149,7 +152,8 @@ def _add(grid: Table, row: Mapping[str, Any], *cells: str) -> None:
     grid.add_row(f"{row['ratio']:.0%}", row["title"], *cells, end_section=row["method"] == OURS)
 
 
-def _gain(figure: str, value: float, error: float) -> str:
+def gain_of(figure: str, value: float, error: float) -> str:
+    """A difference of a figure and its standard error, as tables show it."""
     return f"{value:+.4f} ±{error:.4f}" if figure == "correlation" else f"{value:+.2%} ±{error:.2%}"
 
 
@@ -157,12 +161,14 @@ def _difference(found: Mapping[str, Any]) -> Difference:
     return Difference(found["value"], found["error"])
 
 
+def verdict(reached: bool, text: str) -> str:
+    """A line of the checks."""
+    return f"{'reached' if reached else 'MISSED '}  {text}"
+
+
 def checks(results: Mapping[str, Any]) -> Iterator[str]:
     """Whether each goal is reached, a line for each."""
     rows = {(row["method"], row["ratio"]): row for row in results["rows"]}
-
-    def verdict(reached: bool, text: str) -> str:
-        return f"{'reached' if reached else 'MISSED '}  {text}"
 
     for method, goals in FIDELITY_GOALS.items():
         for ratio, (cosine, spearman) in goals.items():

@@ -72,22 +72,32 @@ def units(plan: Plan) -> list[Unit]:
     return sorted(found, key=lambda unit: not unit.tuned)
 
 
-def measure_original(original: Original) -> dict[str, Any]:
-    """Fine-tune the pretrained encoder, then an epoch more; the first is what all methods start from."""
+def fine_tune(original: Original) -> dict[str, Any]:
+    """Fine-tune the pretrained encoder, which is what all methods start from."""
     plan, data = original.plan, data_of(original.plan)
     if not original.checkpoint.exists():
         classifier = models.new_classifier(minilm()[data.vocabulary.rows], original.seed)
         models.train(classifier, data.train.ids, data.train.scores > 0, epochs=plan.epochs, seed=original.seed)
         models.save_classifier(original.checkpoint, classifier)
+    path = original.checkpoint.with_suffix("")
+    return {"swapped": answers(plan, path, "swapped", lambda: models.load_classifier(original.checkpoint))}
+
+
+def measure_original(original: Original) -> dict[str, Any]:
+    """Fine-tune the pretrained encoder, then an epoch more."""
+    found = fine_tune(original)
 
     def tuned() -> models.Classifier:
         return _tuned(original, models.load_classifier(original.checkpoint))
 
-    path = original.checkpoint.with_suffix("")
-    return {
-        "swapped": _answers(plan, path, "swapped", lambda: models.load_classifier(original.checkpoint)),
-        "tuned": _answers(plan, path, "tuned", tuned),
-    }
+    return found | {"tuned": answers(original.plan, original.checkpoint.with_suffix(""), "tuned", tuned)}
+
+
+def table_of(original: Original) -> np.ndarray:
+    """The fine-tuned model's whole table; rows that occur nowhere are the pretrained ones."""
+    table = minilm().copy()
+    table[data_of(original.plan).vocabulary.rows] = models.table_of(models.load_classifier(original.checkpoint))
+    return table
 
 
 def measure(unit: Unit) -> dict[str, Any]:
@@ -115,19 +125,15 @@ def measure(unit: Unit) -> dict[str, Any]:
             layer = SubspaceEmbedding.from_factorization(vocabulary.restrict(factors()))
             return _tuned(model, models.swap(models.load_classifier(model.checkpoint), layer))
 
-        results |= {"swapped": _answers(plan, unit.path, "swapped", swapped)}
+        results |= {"swapped": answers(plan, unit.path, "swapped", swapped)}
         if unit.tuned:
-            results |= {"tuned": _answers(plan, unit.path, "tuned", tuned)}
+            results |= {"tuned": answers(plan, unit.path, "tuned", tuned)}
     stored.unlink(missing_ok=True)  # up to 28 MB, of which there would be 190 in the end
     return results
 
 
 def _factor(unit: Unit, stored: Path) -> dict[str, Any]:
-    table = minilm()
-    if unit.model is not None:
-        table = table.copy()
-        rows = data_of(unit.plan).vocabulary.rows
-        table[rows] = models.table_of(models.load_classifier(unit.model.checkpoint))
+    table = minilm() if unit.model is None else table_of(unit.model)
     begin = time.perf_counter()
     factors = METHODS[unit.method].factor(table, unit.ratio, unit.partition)
     seconds = time.perf_counter() - begin
@@ -148,7 +154,7 @@ def _tuned(original: Original, classifier: models.Classifier) -> models.Classifi
     return classifier
 
 
-def _answers(plan: Plan, path: Path, what: str, make: Callable[[], models.Classifier]) -> np.ndarray:
+def answers(plan: Plan, path: Path, what: str, make: Callable[[], models.Classifier]) -> np.ndarray:
     """The logits on the held-out sentences of the classifier that `make()` returns."""
 
     def answer() -> dict[str, Any]:

@@ -39,15 +39,21 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table (n, d) float32, the weights of its rows, the rows whose neighbours are asked for, and its vectors' test.
-
-    `fidelity` compares what the table is used for, sentence vectors or means of bags, with the original's.
-    """
+class Weighted:
+    """What is stored: a table (n, d) float32, and the weights of its rows."""
 
     name: str
     A: np.ndarray
     weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table(Weighted):
+    """A table, the rows whose neighbours are asked for, and the test of its vectors.
+
+    `fidelity` compares what the table is used for, sentence vectors or means of bags, with the original's.
+    """
+
     queries: np.ndarray
     fidelity: Callable[[np.ndarray], Fidelity]
 

@@ -31,7 +31,7 @@ from ..lib.compare import table as table_of_rows
 from ..lib.fronts import draw
 from ..lib.quantisers import Code
 from ..lib.results import RESULTS, now, write
-from ..lib.tables import QUICK, TABLES, Table, table
+from ..lib.tables import QUICK, TABLES, Weighted, table
 from ..lib.units import cache_folder, in_parallel, once
 
 PLOT = "bytes.png"
@@ -47,40 +47,40 @@ class Method:
     title: str
     size: str
     sizes: tuple[float, ...]
-    make: Callable[[Table, float, int], Code]
+    make: Callable[[Weighted, float, int], Code]
     chance: bool = True
     quick: tuple[float, ...] = (2,)
 
 
-def _integers(group: int) -> Callable[[Table, float, int], Code]:
+def _integers(group: int) -> Callable[[Weighted, float, int], Code]:
     return lambda t, bits, _: quantisers.integers(t.A, int(bits), min(group, t.A.shape[1]))
 
 
-def _evenly(t: Table, bits: float, seed: int) -> Code:
+def _evenly(t: Weighted, bits: float, seed: int) -> Code:
     """The same bits for every row, beside those of its scale and its number of bits."""
     d, squares = t.A.shape[1], np.square(t.A).sum(axis=1, dtype=np.float64)
     return quantisers.rotated(t.A, bits + 20 / d, 1 / np.maximum(squares, np.finfo(np.float32).tiny), seed)
 
 
-def _svd(t: Table, bits: float, _: int) -> Code:
+def _svd(t: Weighted, bits: float, _: int) -> Code:
     n, d = t.A.shape
     return quantisers.svd(t.A, int((bits * n * d - 16 * n) / (8 * n + 16 * d)), t.weights)
 
 
-def _messi(t: Table, ratio: float, seed: int) -> Code:
+def _messi(t: Weighted, ratio: float, seed: int) -> Code:
     factors = compress(t.A, ratio, k=5, dims="equal", sample_weight=t.weights, n_init=1, seed=seed)
     return quantisers.factored(factors)
 
 
-def _factored(t: Table, ratio: float, seed: int) -> Code:
+def _factored(t: Weighted, ratio: float, seed: int) -> Code:
     return quantisers.factored(compress(t.A, ratio, sample_weight=t.weights, seed=seed))
 
 
-def _ours(t: Table, bits: float, seed: int) -> Code:
+def _ours(t: Weighted, bits: float, seed: int) -> Code:
     return quantisers.saved(compress(t.A, bits=bits, sample_weight=t.weights, seed=seed))
 
 
-def _ours_relative(t: Table, bits: float, seed: int) -> Code:
+def _ours_relative(t: Weighted, bits: float, seed: int) -> Code:
     return quantisers.saved(compress(t.A, bits=bits, relative=True, seed=seed))
 
 

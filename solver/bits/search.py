@@ -162,6 +162,7 @@ class Search:
         Its numbers are nearly Gaussian whatever the columns are, so it leaves what is expected.
         """
         found: list[Candidate] = []
+        seen = set[tuple[str, bool, float, float]]()
         for gained in (False, True):
             rows, gains = self._rows_of(gained)
             for way, kind, k in WAYS:
@@ -170,8 +171,9 @@ class Search:
                 for own in _codes(self.target):
                     enough = CLOSE * min((other.left for other in found), default=np.inf) / rows.unit
                     plan = self._plan(rows, self._labels_of(gained, k), kind, own, gained, budget, enough)
-                    if plan is None:
+                    if plan is None or (key := (way, gained, plan.left, plan.nbytes)) in seen:  # 8 bits have one code
                         continue
+                    seen.add(key)
                     found.append(Candidate(way, kind, own, rows, gains, plan))
                     if self.bar is not None:
                         self.bar.update(way, found[-1].left, "planned")

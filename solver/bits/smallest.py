@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 TRIALS = 10
 CLOSE = 0.005  # of the size, and a hundredth of what may be lost: nearer than that no more trials are made
+PLENTY = (9, 12, 20, math.inf)  # bits a number that are tried before a bound is refused
 AIM = -0.005  # logarithm of the share of what may be lost that a trial aims at
 NAT = 1 / (16 * math.log(2))  # bytes a number by which the logarithm of what is lost falls by one: 6 dB a bit
 
@@ -49,7 +50,7 @@ def smallest(attempt: Callable[[float], Trial[T] | None], allowed: float, start:
     before: tuple[float, float] | None = None
     slope, budget = NAT * numbers, start
     for turn in range(TRIALS):
-        trial = attempt(budget)
+        trial = attempt(budget) if budget < math.inf else _at_most(attempt, allowed, numbers)
         excess = math.nan if trial is None else _excess(trial.lost, allowed)
         if trial is not None and before is not None and excess != before[1]:
             slope = min(max((trial.nbytes - before[0]) / (before[1] - excess), slope / 4), 4 * slope)
@@ -79,6 +80,21 @@ def smallest(attempt: Callable[[float], Trial[T] | None], allowed: float, start:
             budget = math.inf
     assert kept is not None
     return kept
+
+
+def _at_most(attempt: Callable[[float], Trial[T] | None], allowed: float, numbers: int) -> Trial[T] | None:
+    """The trial that loses least of those with bits in plenty; the first of them that loses at most ``allowed``.
+
+    What is found there differs by more than its size says: nearly as much is expected of all.
+    """
+    best: Trial[T] | None = None
+    for bits in PLENTY:
+        trial = attempt(bits * numbers / 8)
+        if trial is not None and (best is None or trial.lost < best.lost):
+            best = trial
+        if best is not None and _excess(best.lost, allowed) <= 0:
+            break
+    return best
 
 
 def _excess(lost: float, allowed: float) -> float:

@@ -13,14 +13,14 @@ With one cluster that is transform coding (Karhunen-Loeve), with bits from {0, 3
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from ksubspaces import kernels
 
-from .allocation import Energies, Layout, allocate, bracket, expect, price
+from .allocation import Energies, Layout, allocate, bracket, expect, price, use_up
 from .levels import Code
 
 TIERS = 10  # the last of them for rows of zeros, which take no bits and stay zero
@@ -111,7 +111,10 @@ def plan(
         if (labels == before[0]).all() and (tiers == before[1]).all():
             break
     assert best is not None
-    return best
+    fits = partial(size, [own.rows for own in best.energies], best.kinds)
+    tables = np.array([0, *(16 * table.size for table in code.levels[1:])])
+    layouts = use_up(best.energies, best.layouts, budget, errors, tables, fits)
+    return replace(best, layouts=layouts, left=expect(best.energies, layouts, errors), nbytes=fits(layouts))
 
 
 def size_for(rows: Rows, left: float, code: Code, size: Size) -> float:
