@@ -167,9 +167,9 @@ def two_nearest(X: Array | Rows, flats: Flats) -> tuple[Array, Array]:
     return _in_blocks(X, lambda block, _: kernels_for(block).two_nearest(block, flats))
 
 
-def _keeping(kept: Kept | None) -> dict[str, Kept]:
-    """The argument of cards: memory and launches for one call after another. Each overwrites what the last one gave."""
-    return {} if kept is None else {"kept": kept}
+def _keeping(kept: Kept | None, **others: bool) -> dict[str, Kept | bool]:
+    """Arguments of cards: memory and launches for one call after another. Each overwrites what the last one gave."""
+    return {} if kept is None else {"kept": kept, **others}
 
 
 def group_rows(labels: Array, k: int, before: Array | None = None, kept: Kept | None = None) -> Groups:
@@ -255,10 +255,8 @@ def second_moments(
 def update_moments(
     moments: Moments, X: Array | Rows, rows: Array, old: Array, new: Array, weights: Array | None = None
 ) -> None:
-    """Move ``rows`` (m,) of X from clusters ``old`` (m,) to clusters ``new`` (m,), in place.
-
-    Cheaper than new moments when few rows moved; errors of rounding add up, so start afresh now and then.
-    """
+    """Move ``rows`` (m,) of X from clusters ``old`` (m,) to ``new`` (m,), in place. It costs less where few rows
+    moved; errors of rounding add up, so start afresh now and then."""
     for span, numbers, block, local in as_rows(X).gathered(rows):
         part = None if weights is None else weights[numbers]
         kernels_for(block).update_moments(moments, block, local, old[span], new[span], part)
@@ -280,6 +278,7 @@ def top_eigenspaces(
     start: Array | None = None,
     exact: bool = True,
     kept: Kept | None = None,
+    nearly: bool = False,
 ) -> Eigenspaces:
     """Leading eigenspaces of symmetric matrices, or bases on the way to them.
 
@@ -293,12 +292,13 @@ def top_eigenspaces(
         Precision of the computation and the result; default that of S.
     start : (sum j_c, d) array, optional
         Orthonormal bases to improve on, stacked.
-    exact : bool
-        If not, what comes back where eigenvectors are dear is a few steps of an iteration from ``start``, or from any
-        bases: what they capture of each S_c comes close to the most. The host does not wait, and what failed is in the
-        result's ``ok``; an exact result has no failures, for they are raised.
+    exact, nearly : bool
+        If not ``exact``, what comes back where eigenvectors are dear is a few steps of an iteration from ``start``, or
+        from any bases: what they capture of each S_c comes close to the most. The host does not wait, and what failed
+        is in the result's ``ok``; an exact result has no failures, for they are raised. If exact but ``nearly``, so
+        many steps from ``start`` will do that what they capture is the most but for little.
     """
-    return kernels_for(S).top_eigenspaces(S, dims, dtype, start, exact, **_keeping(kept))
+    return kernels_for(S).top_eigenspaces(S, dims, dtype, start, exact, **_keeping(kept, nearly=nearly))
 
 
 def batched_svd(blocks: Sequence[Array], rank: Sequence[int] | int) -> Eigenspaces:

@@ -99,7 +99,8 @@ def alternate(
         settled = not filled and (new.moved == 0 or idle > patience)
         history = (*state.history, new.objective)
         state = replace(new, history=history, converged=settled and rule.confirm())
-        state = replace(state, stopped=bool(on_step and on_step(state)))
+        if on_step and on_step(state):
+            state = replace(state, stopped=True)
         best = state if state.objective <= best.objective else best
     told = {name: getattr(state, name) for name in ("n_reseeded", "history", "converged", "stopped")}
     return replace(best, **told)
@@ -115,7 +116,7 @@ class FixedDims:
 
     The objective ``f = sum_i w_i min_c r_c(x_i)`` never rises: a refit is the best flat for its rows (Eckart-Young), an
     assignment the best flat for each row. Where eigenvectors are dear, refits are a few steps towards them until these
-    gain nothing more, which an exact refit confirms or mends.
+    gain nothing more, which a refit that is exact, or nearly so, confirms or mends.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -128,9 +129,11 @@ class FixedDims:
         self.ok: Array | None = None  # where the last one succeeded, (k,)
 
     def refit(self, state: State, exact: bool = False) -> Flats:
-        dtype, dims = np.float64 if exact else None, self.problem.dims
-        spaces, offsets = self.moments.eigenspaces(state.labels, dims, dtype, state.bases, exact or self.doubted)
-        self.exact, self.ok, self.doubted = spaces.exact, spaces.ok, False
+        dtype, nearly, start = np.float64 if exact else None, self.doubted and not exact, state.bases
+        spaces, offsets = self.moments.eigenspaces(
+            state.labels, self.problem.dims, dtype, start, exact or nearly, nearly
+        )
+        self.exact, self.ok, self.doubted = spaces.exact or nearly, spaces.ok, False
         return spaces.flats(offsets)
 
     def assign(self, flats: Flats, state: State) -> tuple[Array, Array | None]:
@@ -147,7 +150,7 @@ class FixedDims:
         if not self.by_moments or p.weights is not None:
             counts = p.counts(labels)
         objective, moved, counts, *ok = kernels.fetch([left, moved, counts, *([] if self.ok is None else [self.ok])])
-        if not all(flags.all() for flags in ok):
+        if ok and not ok[0].all():
             return None
         n_filled = 0
         if (counts < p.least).any():

@@ -24,10 +24,11 @@ from .problem import Problem
 from .seeding import Through
 
 ROUGH = 1e-3  # a start need not have settled any better before it breathes
-ADDED_STEPS, LEFT_STEPS = 1, 2  # with the flats added, and without those taken away ...
+HASTY, PATIENT = (1, 2), (2, 3)  # steps with the flats added, and without those taken away: for few and many breaths
+MANY = 100  # steps in all, from which breaths are patient: their optima are better and take longer to find
 POINTS = 2  # times as many for points, whose steps take less and gain less
 DRAWN_BYTES = 64 << 20  # of second moments, or distances, of flats that are added at a time
-SAME = 2e-4  # share of the objective up to which a breath ended where it began: little is left, it counts threefold
+SAME = 2e-4  # share of the objective up to which a breath ended where it began: of few steps, it takes threefold
 
 Run = Callable[[Problem, State, int], State]
 """Alternates from a state, up to so many steps."""
@@ -38,14 +39,16 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
 
     A step counts as one if it is one of k flats; with more flats it counts in proportion.
     """
-    k, (added_steps, left_steps) = problem.k, settling(problem)
+    few = steps < MANY * _times(problem)
+    k, settling = problem.k, settling_steps(problem, few)
+    added_steps, left_steps = settling
     m = most = min(k, len(problem.X) - k) if _can_gain(problem) else 0
     while m >= 1 and not state.stopped:
-        while m > 1 and cost(problem, m) > steps:
+        while m > 1 and cost(k, m, settling) > steps:
             m //= 2
-        if cost(problem, m) > steps:
+        if cost(k, m, settling) > steps:
             return
-        steps -= cost(problem, m)
+        steps -= cost(k, m, settling)
         grown = add_flats(problem, state, rng, m)
         if grown is None:
             return
@@ -56,8 +59,8 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
             return
         left, flats = take_away(problem, larger, settled)
         new = run(problem, State(left, flats.bases), left_steps)
-        if abs(new.objective - state.objective) <= SAME * state.objective:
-            steps -= 2 * cost(problem, m)
+        if few and abs(new.objective - state.objective) <= SAME * state.objective:
+            steps -= 2 * cost(k, m, settling)
         if new.objective < state.objective:
             history = (*state.history, *(f for f in new.history if f < state.objective))
             state = replace(new, history=history, n_reseeded=state.n_reseeded + new.n_reseeded, converged=False)
@@ -66,16 +69,20 @@ def breathe(problem: Problem, state: State, rng: np.random.Generator, steps: flo
         yield state
 
 
-def cost(problem: Problem, m: int) -> float:
-    """Steps that a breath of m flats takes."""
-    k, (added, left) = problem.k, settling(problem)
+def cost(k: int, m: int, settling: tuple[int, int]) -> float:
+    """Steps that a breath of m flats takes beside k, with so many to settle."""
+    added, left = settling
     return 2 + m / k + (added + 1.5) * (k + m) / k + left
 
 
-def settling(problem: Problem) -> tuple[int, int]:
-    """Steps of a breath with the flats added, and without those taken away."""
-    times = 1 if any(problem.dims) else POINTS
-    return times * ADDED_STEPS, times * LEFT_STEPS
+def settling_steps(problem: Problem, few: bool) -> tuple[int, int]:
+    """Steps of a breath with the flats added, and without those taken away; fewer if there are few for all breaths."""
+    added, left = HASTY if few else PATIENT
+    return _times(problem) * added, _times(problem) * left
+
+
+def _times(problem: Problem) -> int:
+    return 1 if any(problem.dims) else POINTS
 
 
 def _can_gain(problem: Problem) -> bool:

@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 PLANS = (
     Plan(31, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means",), 24, 40),
     Plan(64, ("k-means", "k-means", "k-means++", "k-means++"), ("k-means++",), 54, 90),
-    Plan(128, ("k-means", "k-means++"), ("k-means++",), 20, 60),
+    Plan(128, ("k-means", "k-means++"), ("k-means++",), 30, 60),
     Plan(np.inf, ("k-means++",), ("k-means++",), 0, 60),
 )
 RACE_STEPS = 3

@@ -98,11 +98,12 @@ class RunningMoments:
         dtype: DTypeLike | None = None,
         start: Array | None = None,
         exact: bool = True,
+        nearly: bool = False,
     ) -> tuple[Eigenspaces, Array | None]:
         """The leading eigenspace of each cluster, and best offsets; without dims all of it, or what few rows span.
 
-        In X's precision ``exact`` or some steps from ``start``; in another one, nothing is kept. Clusters whose second
-        moments take too much memory together are taken some at a time.
+        In X's precision ``exact``, or ``nearly`` so, or some steps from ``start``; in another one, nothing is kept.
+        Clusters whose second moments take too much memory together are taken some at a time.
         """
         p, precision = self.problem, dtype or self.problem.X.dtype
         at_once = max(1, (RESIDENT_BYTES if dtype is None or p.on_card else SOLVED_BYTES) // (8 * self.d**2))
@@ -117,7 +118,7 @@ class RunningMoments:
         if dims is None and dtype is None and not p.on_card:
             return self._refreshed(labels, moments.scatter), p.offsets(moments)
         dims = [self.d] * self.k if dims is None else dims
-        spaces = kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact, self.kept)
+        spaces = kernels.top_eigenspaces(moments.scatter, dims, precision, start, exact, self.kept, nearly)
         return spaces, p.offsets(moments)
 
     def _refreshed(self, labels: Array, S: Array) -> Eigenspaces:

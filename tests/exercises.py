@@ -13,7 +13,7 @@ from emulator import H100
 from helpers import assert_labels, scale, tolerance
 from planted import random_bases
 
-from ksubspaces.kernels import Flats, cuda, group_rows, layout_of, reference
+from ksubspaces.kernels import Flats, Moments, cuda, group_rows, layout_of, reference
 from ksubspaces.kernels.cuda import eigen, grouped, groups, loader, moments, power, screen
 
 cuda_assign = importlib.import_module("ksubspaces.kernels.cuda.assign")  # the package has a function of that name
@@ -68,8 +68,8 @@ def check_screened(X, flats, penalty=None, weights=None):
     if residuals is not None:
         chosen = distances[np.arange(len(X)), labels]
         np.testing.assert_allclose(residuals, chosen, rtol=1e-6, atol=tolerance(X.dtype) * scale(X))
-    plan, _ = kept["work"]
-    return plan.counters.sum() / len(X)
+    _, search = kept["work"]
+    return search.plan.counters.sum() / len(X)
 
 
 def exercise_screen():
@@ -199,6 +199,16 @@ def exercise_subspace():
     )
     for _ in range(2):
         np.testing.assert_allclose(power.measure_objective(held, others, kept), want, atol=1e-6)
+
+    S[3] = S[4]  # and from the product of an objective
+    of_S, flats = Moments(S, None, None, np.ones(5, int), None, False), Flats(layout, found.bases, None, None)
+    plain = power.power_steps(S, layout, np.dtype(np.float32), found.bases)
+    kept[Moments] = of_S
+    power.measure_objective(of_S, flats, kept)
+    begun = power.power_steps(S, layout, np.dtype(np.float32), found.bases, kept)
+    assert begun.ok.all()
+    for V, W in zip(layout.split(begun.bases), layout.split(plain.bases), strict=True):
+        np.testing.assert_allclose(V.T @ V, W.T @ W, atol=1e-5)
 
 
 def exercise_status():

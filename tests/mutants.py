@@ -472,6 +472,10 @@ MUTANTS: dict[str, list[Mutant]] = {
         ),
         Mutant("no shift", "subspace.cu", "i % (d + 1) == 0 ? SHIFT : 0", "0"),
         Mutant(
+            "a product at hand is another flat's", "subspace.cu", "product[(size_t)c * width * d + i]", "product[i]"
+        ),
+        Mutant("a product at hand is not taken", "subspace.cu", "  if (product)\n", "  if (false)\n"),
+        Mutant(
             "the trace is that of one warp", "subspace.cu", "i < d; i += THREADS) trace", "i < 32; i += THREADS) trace"
         ),
         Mutant("what failed is kept", "subspace.cu", "ok[c] ? V", "true ? V"),

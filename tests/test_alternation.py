@@ -108,7 +108,7 @@ def test_steps_towards_the_eigenvectors_end_in_exact_ones(monkeypatch):
     exactly = kernels.top_eigenspaces
     kinds = []
 
-    def dear(S, dims, dtype=None, start=None, exact=True, kept=None):
+    def dear(S, dims, dtype=None, start=None, exact=True, kept=None, nearly=False):
         kinds.append(exact)
         if exact:
             return exactly(S, dims, dtype)
@@ -136,7 +136,7 @@ def test_a_refit_that_failed_is_taken_again_exactly(monkeypatch):
     exactly = kernels.top_eigenspaces
     asked = []
 
-    def failing(S, dims, dtype=None, start=None, exact=True, kept=None):
+    def failing(S, dims, dtype=None, start=None, exact=True, kept=None, nearly=False):
         asked.append(np.dtype(dtype))
         spaces = exactly(S, dims, dtype)
         if dtype == np.float64:

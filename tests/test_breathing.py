@@ -12,7 +12,7 @@ from planted import planted, recomputed_objective
 
 from ksubspaces import fit_subspaces, kernels
 from ksubspaces.alternation import FixedDims, State, alternate
-from ksubspaces.breathing import add_flats, breathe, cost, take_away
+from ksubspaces.breathing import add_flats, breathe, cost, settling_steps, take_away
 from ksubspaces.kernels import Streamed, cpu, cuda, reference
 from ksubspaces.problem import Problem
 
@@ -217,7 +217,8 @@ def test_a_card_breathes(monkeypatch, affine):
     for name in ("changed_rows", "largest", "sample_rows", "label_counts"):  # Numba's have a simulator of their own
         monkeypatch.setattr(cuda, name, getattr(cpu, name))
     with emulated("late"):
-        best = list(breathe(problem, plain, np.random.default_rng(0), 3 * cost(problem, 3), run))[-1]
+        steps = 3 * cost(3, 3, settling_steps(problem, few=True))
+        best = list(breathe(problem, plain, np.random.default_rng(0), steps, run))[-1]
     assert best.objective < 0.5 * plain.objective
 
 

@@ -93,7 +93,12 @@ def test_labels_take_few_launches_once_rows_are_ready(narrow, launches, monkeypa
     kept, begun = {}, []
     with emulated(), screening(narrow), monkeypatch.context() as patch:
         emulated_kernel = loader.kernel
-        patch.setattr(loader, "kernel", lambda *which: begun.append(which[1]) or emulated_kernel(*which))
+
+        def kernel(*which):
+            launch = emulated_kernel(*which)
+            return lambda *args, **options: begun.append(which[1]) or launch(*args, **options)
+
+        patch.setattr(loader, "kernel", kernel)
         first, _ = cuda_assign.assign(X, flats, residuals=False, kept=kept)
         assert begun.pop(0) == "prepare"
         assert len(begun) == launches

@@ -1,5 +1,7 @@
 """Whole fits through the CUDA kernels and their host code, emulated: the solver finds what it finds on the CPU."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from emulator import emulated, modes, needs_compiler
@@ -8,6 +10,7 @@ from planted import planted
 from ksubspaces import kernels
 from ksubspaces.alternation import FixedDims, State, alternate, finish
 from ksubspaces.kernels import cpu, cuda
+from ksubspaces.kernels.cuda import eigen, power
 from ksubspaces.pricing import PATIENCE, Budget
 from ksubspaces.problem import Problem
 from ksubspaces.splitting import split_all
@@ -43,6 +46,30 @@ def test_descent_agrees_with_the_cpu(request, mode, dims, affine, weighted):
     np.testing.assert_allclose(got.history, expected.history, rtol=1e-3)  # refits are power steps there
     assert got_objective == pytest.approx(objective, rel=1e-4)
     assert (got_labels == labels).mean() > 0.98
+
+
+def test_steps_settle_without_eigenvectors_where_these_are_dear(request, monkeypatch):
+    """More steps confirm that a fit has settled; the end alone takes eigenvectors, in float64."""
+    X, labels = planted(300, 12, 3, 4, noise=0.2)
+    labels[::10] = np.arange(30) % 3
+    problem, start = Problem(X, None, (4, 4, 4), False), State(labels.astype(np.int32))
+    _, _, objective = finish(problem, alternate(start, FixedDims(problem), max_iter=60, tol=1e-5).labels)
+    request.getfixturevalue("on_the_emulator")
+    monkeypatch.setattr(power, "REACH", 0)
+    monkeypatch.setattr(eigen, "CROSSINGS", [(np.inf, 0, "each")])
+    solved, rounds, solve, step = [], [], eigen.eigh, power.power_steps
+    monkeypatch.setattr(eigen, "eigh", lambda S, dtype: solved.append(dtype) or solve(S, dtype))
+    monkeypatch.setattr(eigen, "power_steps", lambda *args: rounds.append(args[5:]) or step(*args))
+    with emulated():
+        got = alternate(start, FixedDims(problem), max_iter=60, tol=1e-5)
+        assert not solved
+        _, _, found = finish(problem, got.labels)
+    assert got.converged
+    assert rounds[-1] == (power.ROUNDS,)
+    assert rounds[0] == ()
+    assert solved == [np.float64]
+    assert found == pytest.approx(objective, rel=2e-3)
+    assert all(b <= a * (1 + 1e-6) for a, b in pairwise(got.history))
 
 
 @pytest.mark.parametrize("affine", [False, True])

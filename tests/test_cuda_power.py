@@ -80,6 +80,28 @@ def test_power_steps_reach_the_best_subspace(dtype, way):
     np.testing.assert_allclose(captured(S, bases), best, rtol=1e-9 if dtype == np.float64 else 1e-5)
 
 
+def test_several_rounds_are_nearly_exact(monkeypatch):
+    rng, d, dims = np.random.default_rng(0), 24, (5, 14, 0, 24)
+    S = np.stack([np.cov(rng.normal(size=(d, 60)) * np.geomspace(1, 0.1, d)[:, None]) for _ in dims])
+    monkeypatch.setattr(power, "REACH", 0)
+    monkeypatch.setattr(eigen, "CROSSINGS", [(np.inf, 0, "each")])
+    best = np.array([w[:j].sum() for w, j in zip(reference.top_eigenspaces(S, dims).eigenvalues, dims, strict=True)])
+    kept, layout = {}, layout_of(d, dims)
+    with emulated():
+        begun = eigen.top_eigenspaces(S, dims, np.float32, None, False, kept)
+        nearly = eigen.top_eigenspaces(S, dims, np.float32, begun.bases, True, kept, nearly=True)
+        exact = eigen.top_eigenspaces(S, dims, np.float32, None, True, kept, nearly=True)  # with nothing to begin with
+    assert nearly.ok.all()
+    assert not nearly.exact
+    assert exact.exact
+    left, before, least = (
+        best - captured(S, layout.split(bases)) for bases in (nearly.bases, begun.bases, exact.bases)
+    )
+    assert np.all(np.abs(least) <= 1e-5 * best.max())
+    assert np.all(left <= 1e-3 * best + 1e-5)
+    assert left.sum() < before.sum() / 4
+
+
 @dtypes
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_flat_keeps_its_basis_where_moments_are_not_finite(dtype, bad, way):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import Counts, counting, on_card
+from counting import Counts, bookkeeping, counting, on_card
 from planted import planted
 
 from ksubspaces import fit_subspaces
@@ -58,6 +58,12 @@ class Fit:
         """Of the host in each warm step, without those that kernels and the library take."""
         seen = self.look(Counts.now)
         return [(after - before).seconds for before, after in zip(seen[WARM - 2 :], seen[WARM - 1 :], strict=False)]
+
+    def bookkeeping(self) -> float:
+        """Seconds of those that the counting card takes to count."""
+        *_, before, last = self.look(Counts.now)
+        with counting([]):
+            return bookkeeping(last - before)
 
     def calls(self) -> int:
         """Functions of the solver and the kernels that the last step calls."""

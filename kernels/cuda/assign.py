@@ -9,7 +9,7 @@ import numpy as np
 from ..flats import Array, Flats, Kept, Layout
 from . import loader, screen
 from .columns import BLOCKS_PER_MULTIPROCESSOR, CHUNK_BYTES, CHUNKS, ROWS, Columns, shared_memory
-from .memory import Place, or_null
+from .memory import Place, or_null, place
 
 VARIANTS: list[loader.Variant] = [
     ("assign", {"PRODUCT": p, "RESIDENT": r}) for p in ("SplitTF32", "Double") for r in (0, 1)
@@ -162,10 +162,9 @@ class _Search:
             self.offsets = xp.asarray(flats.offsets, dtype=np.float64) - middle
             self.centre = xp.zeros(self.steps * self.step, dtype=self.dtype)
             self.centre[: self.d] = middle
-        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
         splits = self._wanted_splits(flats.k, flats.direction_layout.total)
         shapes = flats.layout, flats.complements is not None, flats.offsets is not None, splits
-        self.plan = _plan((xp, *stream), *shapes, COLUMNS[self.product])
+        self.plan = _plan(place(X), *shapes, COLUMNS[self.product])
         self.splits = self.plan.splits
         self._place_directions(flats)
 

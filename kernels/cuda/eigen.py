@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from ..flats import Array, Eigenspaces, Kept, layout_of, wants_complement
 from ..moments import traces
 from . import cusolver, loader
-from .power import power_steps
+from .power import ROUNDS, power_steps
 
 
 class Layout(NamedTuple):
@@ -88,6 +88,7 @@ def top_eigenspaces(
     start: Array | None = None,
     exact: bool = True,
     kept: Kept | None = None,
+    nearly: bool = False,
 ) -> Eigenspaces:
     dtype, layout = np.dtype(S.dtype if dtype is None else dtype), layout_of(S.shape[1], tuple(dims))
     if dtype not in LAYOUTS:
@@ -95,6 +96,8 @@ def top_eigenspaces(
     jacobi = _solver(*S.shape[1::-1]) == "jacobi"
     if not exact and not (jacobi and layout.has_wide):
         return power_steps(S, layout, dtype, start, kept)
+    if nearly and not jacobi and start is not None:
+        return power_steps(S, layout, dtype, start, kept, ROUNDS)
     ok = None
     if not jacobi:
         values, vectors = eigh(S, dtype)

@@ -20,6 +20,14 @@ Work = TypeVar("Work")
 WIDEST = 16  # bytes of the widest asynchronous copy
 
 
+def place(array: Array) -> Place:
+    """Where arrays are made beside this one."""
+    xp = loader.namespace(array)
+    if isinstance(array, np.ndarray):
+        return (xp,)
+    return xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr
+
+
 def address(array: Array) -> int:
     """Address of the first number of an array."""
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)

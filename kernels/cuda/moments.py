@@ -74,7 +74,8 @@ def second_moments(
     if key not in kept or not kept[key].is_of(*given):
         kept[key] = _Work(*given, center, products)
     work: _Work = kept[key]
-    return work.moments(groups)
+    moments = kept[Moments] = work.moments(groups)  # the numbers of all before are gone
+    return moments
 
 
 class _Work:

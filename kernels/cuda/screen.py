@@ -28,7 +28,10 @@ lists have room for every row, so a bound that proves nothing costs time and no 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -36,7 +39,9 @@ from ..flats import Array, Flats, Kept, Layout
 from . import loader
 from .columns import ROWS, Columns, Parts, shared_memory
 from .halves import half_rows, steps_of
-from .memory import Place
+from .memory import Place, contiguous, place
+
+Arguments: TypeAlias = "tuple[loader.Argument, ...]"
 
 VARIANTS: list[loader.Variant] = [
     *(("screen", {"STEPS": steps, "PLAIN": plain}) for steps in (1, 2, 4, 8) for plain in (0, 1)),
@@ -111,8 +116,12 @@ def assign(
     kept: Kept | None,
 ) -> tuple[Array, Array | None]:
     """Labels, and residuals of narrow flats if asked for; see :func:`ksubspaces.kernels.assign`."""
-    search = _Screening(X, flats, penalty, weights, {} if kept is None else kept)
-    labels = search.screen_narrow() if search.plan.narrow else search.screen_wide()
+    key = place(X), flats.layout, flats.complements is not None, flats.offsets is not None
+    kept = {} if kept is None else kept
+    if "work" not in kept or kept["work"][0] != key:  # what is kept of other flats goes, for it is as long as the rows
+        kept["work"] = key, _Screening(X, flats, key, kept)
+    search: _Screening = kept["work"][1]
+    labels = search.assign(flats, penalty, weights)
     return labels, search.residuals(labels) if residuals else None
 
 
@@ -222,82 +231,88 @@ _plan = functools.lru_cache(maxsize=16)(_Plan)
 
 
 class _Screening:
-    """Rows and flats made ready, and the launches over them."""
+    """Rows made ready, memory, and the launches over them. Flats of one layout come and go.
 
-    def __init__(self, X: Array, flats: Flats, penalty: Array | None, weights: Array | None, kept: Kept) -> None:
+    Attributes
+    ----------
+    flats : tuple
+        Arguments that tell kernels of the flats of the last call.
+    """
+
+    def __init__(self, X: Array, flats: Flats, key: tuple[Place, Layout, bool, bool], kept: Kept) -> None:
         self.xp = xp = loader.namespace(X)
-        self.X, self.k = xp.ascontiguousarray(X), flats.k
-        self.n, self.d = X.shape
-        self.affine, self.n_tiles = flats.offsets is not None, -(-self.n // ROWS)
-        self.weights = loader.NULL
-        if weights is not None and penalty is not None:
-            self.weights = xp.ascontiguousarray(weights, dtype=np.float32)
-        stream = () if isinstance(X, np.ndarray) else (xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
-        directions = flats.direction_layout
+        where, layout, along_complements, self.affine = key
+        self.X, (n, d), self.k = contiguous(X, X.dtype), X.shape, flats.k
+        directions, n_tiles = flats.direction_layout, -(-n // ROWS)
         narrow = is_narrow(directions)
-        splits = _splits(narrow, self.n_tiles, flats.k, directions.total)
-        shapes = flats.layout, flats.complements is not None, self.affine, narrow, splits
-        self.plan = plan = _plan((xp, *stream), *shapes)
+        splits = _splits(narrow, n_tiles, flats.k, directions.total)
+        self.plan = plan = _plan(where, layout, along_complements, self.affine, narrow, splits)
         if self.affine and "centre" not in kept:
             kept["centre"] = flats.centre  # of the first flats; any that is near will do
-        self.rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
-        self.offsets = xp.ascontiguousarray(flats.offsets, dtype=np.float64) if self.affine else loader.NULL
-        self.directions = xp.ascontiguousarray(flats.directions, dtype=np.float32)
-        self.defines = {"STEPS": plan.steps, "PLAIN": int(plan.narrow and plan.single and penalty is None)}
-        prices = loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64)
-        given = self.directions, np.int32(self.d), plan.pieces, self.offsets, self.rows.centre, prices
-        shape = (np.int32(size) for size in (plan.narrow and self.affine, plan.tile, plan.steps, plan.steps32))
+        self.rows = rows = half_rows(self.X, kept["centre"] if self.affine else None, plan.steps * STEP, kept)
+        self.n, self.d, self.n_tiles, self.flats = np.int64(n), np.int32(d), n_tiles, cast("Arguments", ())
+        self.list, m = xp.empty(n, np.int32), plan.listed.splits * n
+        shape = (np.int32(size) for size in (narrow and self.affine, plan.tile, plan.steps, plan.steps32))
         placed = plan.halves, plan.floats, plan.shifts, plan.shifts32, plan.terms, plan.keys
         parts = plan.screened.starts, plan.screened.terms, plan.listed.starts, plan.listed.terms
-        args = (*given, *shape, *placed, *parts, plan.losses, plan.counters)
-        loader.kernel("halves", "place_flats")((len(plan.pieces),), (256,), args)
-        self.labels = xp.empty(self.n, dtype=np.int32)
-        if "work" not in kept or kept["work"][0] is not plan:
-            kept["work"] = plan, self._room()
-        self.list, self.work = kept["work"][1]
+        self.placed = *shape, *placed, *parts, plan.losses, plan.counters
+        self.place = partial(loader.kernel("halves", "place_flats"), (len(plan.pieces),), (256,))
+        if narrow:
+            self.pairs, self.seconds = xp.empty(n, np.int32), xp.empty(n, np.int32)
+            self.found, self.costs = xp.empty(m, np.int32), xp.empty(m, np.float32)
+        else:
+            self.distances = distances = xp.empty(max(plan.screened.count, plan.listed.count) * n, np.float32)
+            outputs = (*(loader.NULL,) * 4, distances)
+            self.screen_rows, self.measure_listed = (self._prepared(p, outputs) for p in ("Half", "SplitTF32"))
+            of_flats = distances, plan.screened.starts, plan.terms, np.int32(self.k), plan.losses, plan.piece_starts
+            self.listing = *of_flats, self.d, rows.energy, rows.lost, rows.scales
+            self.deciding = distances, plan.listed.starts, plan.terms, np.int32(self.k)
+            self.lists, self.decide = (
+                partial(loader.kernel("halves", name), (-(-n // 256),), (256,))
+                for name in ("list_rows", "decide_listed")
+            )
 
-    def _room(self) -> tuple[Array, tuple[Array, ...]]:
-        """Room for the list, and for what each way to screen needs besides."""
-        plan, (n, m) = self.plan, (self.n, self.plan.listed.splits * self.n)
-        rooms: list[tuple[type[np.generic], int]] = [(np.float32, max(plan.screened.count, plan.listed.count) * n)]
-        if plan.narrow:
-            rooms = [(np.int32, n), (np.int32, n), (np.int32, m), (np.float32, m)]
-        return self.xp.empty(n, np.int32), tuple(self.xp.empty(size, dtype) for dtype, size in rooms)
+    def assign(self, flats: Flats, penalty: Array | None, weights: Array | None) -> Array:
+        """Labels of the rows."""
+        xp, plan, own = self.xp, self.plan, loader.NULL
+        if weights is not None and penalty is not None:
+            own = contiguous(weights, np.float32)
+        offsets = contiguous(flats.offsets, np.float64) if flats.offsets is not None else loader.NULL
+        directions = contiguous(flats.directions, np.float32)
+        prices = loader.NULL if penalty is None else xp.ascontiguousarray(xp.asarray(penalty), dtype=np.float64)
+        self.place((directions, self.d, plan.pieces, offsets, self.rows.centre, prices, *self.placed))
+        self.flats = self.d, directions, plan.starts, offsets, plan.terms
+        self.defines = {"STEPS": plan.steps, "PLAIN": int(plan.narrow and plan.single and penalty is None)}
+        labels = xp.empty(len(self.X), dtype=np.int32)
+        by = self.screen_narrow if plan.narrow else self.screen_wide
+        by(labels, own)
+        return labels
 
-    def screen_narrow(self) -> Array:
+    def screen_narrow(self, labels: Array, weights: loader.Argument) -> None:
         """Labels by screen.cu."""
-        plan, rows = self.plan, self.rows
-        pairs, seconds, found, costs = self.work
+        plan, rows, n = self.plan, self.rows, len(self.X)
         mask = np.uint32((1 << (self.k - 1).bit_length()) - 1)  # of a flat's number in its key
-        shape = rows.halves, np.int64(self.n), plan.halves, np.int32(self.k), np.int32(plan.n_stages), mask
+        shape = rows.halves, self.n, plan.halves, np.int32(self.k), np.int32(plan.n_stages), mask
         bounds = plan.sizes, plan.names, np.int32(self.affine), plan.keys, plan.losses, rows.energy, rows.lost
-        outputs = rows.scales, self.weights, self.labels, pairs, seconds, self.list, plan.counters
+        outputs = rows.scales, weights, labels, self.pairs, self.seconds, self.list, plan.counters
         args = (*shape, *bounds, *outputs)
-        blocks = -(-self.n // (4 * 16 * MTILES[plan.steps]))
+        blocks = -(-n // (4 * 16 * MTILES[plan.steps]))
         loader.kernel("screen", "screen", self.defines)((blocks,), (128,), args, shared_mem=STAGES * STAGE_BYTES)
-        decided = (self.weights, pairs, seconds, plan.counters, self.labels)
-        blocks = min(-(-self.n // 8), 8 * loader.limits().multiprocessors)
-        loader.kernel("screen", "decide_pairs", self.defines)((blocks,), (256,), (self.X, *self._flats(), *decided))
-        self._assign("SplitTF32", (self.weights, found, loader.NULL, costs, loader.NULL))
-        parts = found, loader.NULL, costs, np.int64(self.n), np.int32(plan.listed.splits)
+        decided = (weights, self.pairs, self.seconds, plan.counters, labels)
+        blocks = min(-(-n // 8), 8 * loader.limits().multiprocessors)
+        loader.kernel("screen", "decide_pairs", self.defines)((blocks,), (256,), (self.X, *self.flats, *decided))
+        self._prepared("SplitTF32", (weights, self.found, loader.NULL, self.costs, loader.NULL))()
+        parts = self.found, loader.NULL, self.costs, self.n, np.int32(plan.listed.splits)
         run, _ = self._kernel("nearest", "SplitTF32")
-        run((-(-self.n // 256),), (256,), (*parts, self.labels, loader.NULL, self.list, plan.several))
-        return self.labels
+        run((-(-n // 256),), (256,), (*parts, labels, loader.NULL, self.list, plan.several))
 
-    def screen_wide(self) -> Array:
+    def screen_wide(self, labels: Array, weights: loader.Argument) -> None:
         """Labels by assign.cu."""
-        plan, rows, n = self.plan, self.rows, np.int64(self.n)
-        (parts,) = self.work
-        distances = (*(loader.NULL,) * 4, parts)
-        self._assign("Half", distances)
-        k, d, blocks = np.int32(self.k), np.int32(self.d), (-(-self.n // 256),)
-        flats = parts, plan.screened.starts, plan.terms, k, plan.losses, plan.piece_starts, d
-        of_rows = rows.energy, rows.lost, rows.scales, self.weights, n
-        loader.kernel("halves", "list_rows")(blocks, (256,), (*flats, *of_rows, self.labels, self.list, plan.several))
-        self._assign("SplitTF32", distances)
-        listed = parts, plan.listed.starts, plan.terms, k, self.weights, n, self.list, plan.several
-        loader.kernel("halves", "decide_listed")(blocks, (256,), (*listed, self.labels))
-        return self.labels
+        found = self.list, self.plan.several
+        self.screen_rows()
+        self.lists((*self.listing, weights, self.n, labels, *found))
+        self.measure_listed()
+        self.decide((*self.deciding, weights, self.n, *found, labels))
 
     def _kernel(self, name: str, product: str) -> tuple[loader.Launch, int]:
         """Kernel of assign.cu, and the shared memory of a block."""
@@ -305,26 +320,23 @@ class _Screening:
         resident, shared = shared_memory(self.plan.steps if half else self.plan.steps32, TILE, 4)
         return loader.kernel("assign", name, _of_assign(product, resident)), shared
 
-    def _assign(self, product: str, outputs: tuple[loader.Argument, ...]) -> None:
-        """Launch assign.cu: "Half" on all rows, "SplitTF32" on the listed."""
+    def _prepared(self, product: str, outputs: Arguments) -> Callable[[], None]:
+        """A launch of assign.cu: "Half" on all rows, "SplitTF32" on the listed."""
         plan, rows, half = self.plan, self.rows, product == "Half"
         parts = plan.screened if half else plan.listed
-        d = np.int32(plan.steps * STEP if half else self.d)
+        d = np.int32(plan.steps * STEP) if half else self.d
         operands = (plan.halves_as_chunks, plan.shifts) if half else (plan.floats, plan.shifts32)
         columns = parts.ends, parts.terms, parts.tiles, parts.first, np.int32(parts.splits)
         of_rows = loader.NULL if half else rows.centre, rows.energy, rows.scales
         X = rows.halves.view(np.uint16) if half else self.X
-        args = (X, np.int64(self.n), d, *operands, *columns, *of_rows, *outputs, self.list, plan.several)
+        args = (X, self.n, d, *operands, *columns, *of_rows, *outputs, self.list, plan.several)
         run, shared = self._kernel("assign", product)
-        run((self.n_tiles * parts.splits,), (ROWS,), args, shared_mem=shared)
-
-    def _flats(self) -> tuple[loader.Argument, ...]:
-        return np.int32(self.d), self.directions, self.plan.starts, self.offsets, self.plan.terms
+        return partial(run, (self.n_tiles * parts.splits,), (ROWS,), args, shared_mem=shared)
 
     def residuals(self, labels: Array) -> Array:
         """Squared distances to the flats of the labels, in float32."""
-        result = self.xp.empty(self.n, dtype=np.float32)
-        d, *flats = self._flats()
+        n, (d, *flats) = len(self.X), self.flats
+        result = self.xp.empty(n, dtype=np.float32)
         run = loader.kernel("screen", "residuals_of", self.defines)
-        run((-(-self.n // 8),), (256,), (self.X, np.int64(self.n), d, *flats, labels, result))
+        run((-(-n // 8),), (256,), (self.X, self.n, d, *flats, labels, result))
         return result

@@ -13,10 +13,12 @@ __device__ __forceinline__ double number(const void* stack, int single, long lon
 }
 
 // M (k, d, d): S over its trace, and the shift; unless S is null. V (k, width, d): `start` filled up with zeros, or rows
-// that span anything if that is null. ok (k,): true. PIECES blocks for each flat.
+// that span anything if that is null; or M times those, if `product`, S times those, is at hand. ok (k,): true. PIECES blocks for
+// each flat.
 extern "C" __global__ void __launch_bounds__(THREADS)
 begin(const double* __restrict__ S, int d, const long long* __restrict__ starts, int width, const void* __restrict__ start,
-      int single, double* __restrict__ M, double* __restrict__ V, bool* __restrict__ ok) {
+      int single, const double* __restrict__ product, double* __restrict__ M, double* __restrict__ V,
+      bool* __restrict__ ok) {
   __shared__ double sums[THREADS / 32];
   const int c = blockIdx.x / PIECES, first = blockIdx.x % PIECES * THREADS + threadIdx.x;
   const long long size = (starts[c + 1] - starts[c]) * d;
@@ -30,6 +32,9 @@ begin(const double* __restrict__ S, int d, const long long* __restrict__ starts,
   trace = block_sum<THREADS / 32>(trace, sums);
   if (trace < TINY) trace = TINY;
   for (int i = first; i < d * d; i += PIECES * THREADS) M[i] = S[i] / trace + (i % (d + 1) == 0 ? SHIFT : 0);
+  if (product)
+    for (int i = first; i < width * d; i += PIECES * THREADS)
+      V[i] = product[(size_t)c * width * d + i] / trace + SHIFT * V[i];
   if (first == 0) ok[c] = true;
 }
 
