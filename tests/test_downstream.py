@@ -19,7 +19,7 @@ for module in ("torch", "transformers", "tokenizers", "rich", "psutil", "matplot
 
 import torch
 
-from bench.downstream import figures, models
+from bench.downstream import coded, figures, models
 from bench.downstream.plan import FULL, QUICK
 from bench.downstream.report import checks, collect, tables
 from bench.downstream.work import Original, Unit
@@ -310,6 +310,28 @@ def test_report_of_made_up_answers() -> None:
     lines = list(checks(results))
     assert sum(line.startswith("MISSED") for line in lines) == 1  # Spearman
     assert any("ahead of MESSI, k=5" in line and line.startswith("reached") for line in lines)
+
+
+def test_report_of_made_up_packed_bits() -> None:
+    originals = {seed: {"swapped": logits} for seed, logits in LOGITS.items()}
+    found = coded.units(FULL)
+    assert len({unit.name for unit in found}) == len(found) == 2 * 7
+    measured = {}
+    for unit in found:
+        noise = 0.001 if unit.method == coded.OURS and unit.bits == 2 else 1.0
+        answer = LOGITS[unit.model.seed] + noise * RNG.normal(size=400)
+        failed = "decodes to something else" if unit.method == "pq" else ""
+        sizes = {"nbytes": 1000, "bits": unit.bits, "weighted_error": 0.1, "failed": failed}
+        measured[unit] = {**sizes, "swapped": answer}
+    results = coded.collect(originals, measured, SCORES)
+    assert json.loads(json.dumps(results)) == results
+    assert [(row["budget"], row["method"]) for row in results["rows"]] == [
+        (b, m) for b, ms in coded.SIZES.items() for m in ms
+    ]
+    assert results["rows"][1]["ours_over_it"]["value"] > 0.1
+    assert coded.table(results).row_count == len(results["rows"])
+    lines = list(coded.checks(results))
+    assert [line[:7] for line in lines] == ["reached", "FAILED ", "MISSED ", "FAILED "]
 
 
 def test_units_of_two_tables_have_names_of_their_own() -> None:
