@@ -50,7 +50,7 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                 scale = next(own_scales)
                 for start in range(0, len(own), BLOCK):
                     part = slice(start, start + BLOCK)
-                    X = rows.A[own[part]]
+                    X = rows.take(own[part])
                     Z = _coefficients(X, cluster.V[terms]) / scale
                     windows = search(Z, bits[terms], code.levels, scale**2)
                     if last:
@@ -154,7 +154,7 @@ def _scales(rows: Rows, cluster: _Cluster, g: int) -> np.ndarray:
     squares = np.zeros(len(terms))
     for start in range(0, len(own), BLOCK):
         part = slice(start, start + BLOCK)
-        squares += weights[part] @ np.square(_coefficients(rows.A[own[part]], cluster.V[terms]), dtype=np.float64)
+        squares += weights[part] @ np.square(_coefficients(rows.take(own[part]), cluster.V[terms]), dtype=np.float64)
     return np.sqrt(squares / weights.sum())
 
 

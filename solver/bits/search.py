@@ -199,7 +199,7 @@ class Search:
         if k == 1:
             return np.zeros(len(rows.A), np.int32)
         if (gained, k) not in self._labels:
-            self._labels[gained, k] = kmeans(Problem(rows.A, None, (1,) * k, False), self._rng)
+            self._labels[gained, k] = kmeans(Problem(rows.take(slice(None)), None, (1,) * k, False), self._rng)
         return self._labels[gained, k]
 
     def _plan(
@@ -235,7 +235,7 @@ def measure(target: Target, stored: Stored) -> float:
 
 def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
     """Rows to code; with gains, all of a length near 1, and the gains' codes with their unit."""
-    A, weights = target.A, target.weights
+    A, weights, own = target.A, target.weights, None
     if len(target.exact):
         A, weights = A[target.others], weights[target.others]
     gains = None
@@ -243,11 +243,11 @@ def _rows(target: Target, gained: bool) -> tuple[Rows, Gains | None]:
         lengths = np.sqrt(np.einsum("ij,ij->i", A, A, dtype=np.float64))
         codes, unit = encode_powers(lengths, GAIN_STEPS, zero=True)
         gains = Gains(codes, unit)
-        own = decode_powers(codes, unit, GAIN_STEPS, zero=True)
-        A, weights = A / np.where(own > 0, own, 1)[:, None], weights * np.square(own, dtype=np.float64)
+        lengths = decode_powers(codes, unit, GAIN_STEPS, zero=True)
+        own, weights = np.where(lengths > 0, lengths, 1), weights * np.square(lengths, dtype=np.float64)
     mean = weights.mean() or 1.0
     weights = weights / mean
-    return Rows(A, weights, float(mean), tiers_of(weights, A)), gains
+    return Rows(A, weights, float(mean), tiers_of(weights, A), own), gains
 
 
 def _codes(target: Target) -> list[Code]:

@@ -30,12 +30,29 @@ CODED, ROTATED, PLAIN = range(3)  # kinds of bases: coded entry by entry, or mad
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What is coded: rows (n, d) float32, weights (n,) in multiples of a unit, and each row's tier (n,)."""
+    """What is coded.
+
+    Attributes
+    ----------
+    A : (n, d) float32 array
+    weights : (n,) array
+        In multiples of a unit; of rows without their gains.
+    unit : float
+    tiers : (n,) int32 array
+    gains : (n,) float32 array or None
+        Lengths, which are coded for themselves, or 1: rows are coded without them. A copy without them would double the
+        memory.
+    """
 
     A: np.ndarray
     weights: np.ndarray
     unit: float
     tiers: np.ndarray
+    gains: np.ndarray | None = None
+
+    def take(self, numbers: np.ndarray | slice) -> np.ndarray:
+        """These rows, without their gains."""
+        return self.A[numbers] if self.gains is None else self.A[numbers] / self.gains[numbers, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +163,8 @@ def _transforms(
     d, k = rows.A.shape[1], int(labels.max()) + 1
     groups = kernels.group_rows(labels, k)
     if kind == CODED:
-        moments = kernels.second_moments(rows.A, groups, rows.weights.astype(rows.A.dtype))
+        weights = rows.weights if rows.gains is None else rows.weights / np.square(rows.gains, dtype=np.float64)
+        moments = kernels.second_moments(rows.A, groups, weights.astype(rows.A.dtype))
         spaces = kernels.top_eigenspaces(moments.scatter, [d] * k, np.float32)
         bases = list(np.asarray(spaces.bases).reshape(k, d, d))
     else:
@@ -157,7 +175,7 @@ def _transforms(
         counts = np.bincount(tiers[own], minlength=TIERS)
         for start in range(0, len(own), BLOCK):
             part = own[start : start + BLOCK]
-            squares, inside = np.square(rows.A[part] @ V.T), tiers[part] == np.arange(TIERS)[:, None]
+            squares, inside = np.square(rows.take(part) @ V.T), tiers[part] == np.arange(TIERS)[:, None]
             energy += (inside * rows.weights[part]).astype(np.float32) @ squares
         energies.append(Energies(counts, energy, d if kind == CODED else 0))
         mass = np.bincount(tiers[own], rows.weights[own], minlength=TIERS)
@@ -184,7 +202,7 @@ def _assign(
     others = np.flatnonzero(rows.tiers < TIERS - 1)
     for start in range(0, len(others), BLOCK):
         part = others[start : start + BLOCK]
-        X, w, least = rows.A[part], rows.weights[part], np.full(len(part), np.inf)
+        X, w, least = rows.take(part), rows.weights[part], np.full(len(part), np.inf)
         for c, V, present, shares, constant, bits in ways:
             costs = np.square(X @ V.T) @ shares[present].T.astype(np.float32)
             costs = w[:, None] * (costs + constant[present]) + theta * bits[present]
