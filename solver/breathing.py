@@ -27,6 +27,7 @@ ROUGH = 1e-3  # a start need not have settled any better before it breathes
 HASTY, PATIENT = (1, 2), (2, 3)  # steps with the flats added, and without those taken away: for few and many breaths
 MANY = 100  # steps in all, from which breaths are patient: their optima are better and take longer to find
 POINTS = 2  # times as many for points, whose steps take less and gain less
+COPIED_BYTES = 16 << 20  # of rows that are measured again at a time
 DRAWN_BYTES = 64 << 20  # of second moments, or distances, of flats that are added at a time
 SAME = 2e-4  # share of the objective up to which a breath ended where it began: of few steps, it takes threefold
 
@@ -129,7 +130,7 @@ def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, F
     X, xp, sizes = larger.X, namespace(larger.X), np.array(larger.dims)
     flats = _refit(larger, state)
     labels, distances = (part.T for part in kernels.two_nearest(X, flats))
-    kept, spare = np.arange(larger.k), Counter(larger.dims)
+    kept, spare, at_once = np.arange(larger.k), Counter(larger.dims), max(1, COPIED_BYTES * len(X) // X.nbytes)
     spare.subtract(problem.dims)
     while (left := sum(spare.values())) > 0:
         (missed,) = kernels.fetch([_missed_by(larger, labels, distances)])
@@ -142,8 +143,10 @@ def take_away(problem: Problem, larger: Problem, state: State) -> tuple[Array, F
         there = xp.asarray(np.isin(np.arange(larger.k), kept))
         rows = xp.flatnonzero(~there[labels].all(axis=0))
         others, numbers = flats.take(kept.tolist()), xp.asarray(kept.astype(np.int32))
-        nearest, distances[:, rows] = (part.T for part in kernels.two_nearest(X[rows], others))
-        labels[:, rows] = numbers[nearest]
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
+            nearest, distances[:, some] = (part.T for part in kernels.two_nearest(X[some], others))
+            labels[:, some] = numbers[nearest]
     order = np.empty(len(kept), np.int64)  # of the flats kept, such that their dimensions are the problem's in turn
     order[np.argsort(problem.dims, kind="stable")] = kept[np.argsort(sizes[kept], kind="stable")]
     numbers = np.zeros(larger.k, np.int32)
