@@ -58,14 +58,12 @@ def encode(rows: Rows, found: Plan, code: Code, passes: int = 2) -> tuple[dict[s
                     else:
                         levels = tally.add(Z, windows, bits[terms])
                         if cluster.kind == CODED:
-                            decoded = levels * scale
-                            weighted = (decoded * rows.weights[own[part], None]).astype(np.float32)
+                            decoded = (levels * scale).astype(np.float64)  # terms may depend on one another
+                            weighted = decoded * rows.weights[own[part], None]
                             gram[np.ix_(terms, terms)] += weighted.T @ decoded
                             cross[terms] += weighted.T @ X
             if not last and cluster.kind == CODED and m:
-                ridge = RIDGE * np.diag(gram) + np.finfo(np.float32).tiny
-                V = scipy.linalg.solve(gram + np.diag(ridge), cross, assume_a="pos")
-                _store_basis(cluster, V, code)
+                _store_basis(cluster, _solve(gram, cross), code)
         if not last:
             code = replace(code, levels=tally.fitted())
     groups, clusters = np.zeros(n, np.int64), list[int]()
@@ -140,9 +138,15 @@ def _coefficients(X: np.ndarray, V: np.ndarray) -> np.ndarray:
     if not len(V):
         return np.zeros((len(X), 0), np.float32)
     gram = V.astype(np.float64) @ V.T.astype(np.float64)
-    gram[np.diag_indices_from(gram)] *= 1 + RIDGE
-    gram[np.diag_indices_from(gram)] += np.finfo(np.float32).tiny
-    return (X @ scipy.linalg.solve(gram, V, assume_a="pos").T.astype(np.float32)).astype(np.float32)
+    return (X @ _solve(gram, V).T.astype(np.float32)).astype(np.float32)
+
+
+def _solve(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of normal equations, with a ridge; lengths, which differ most, are taken out, and what has none gets nothing."""
+    lengths = np.sqrt(np.diag(gram))
+    lengths = np.where(lengths > 0, lengths, 1)[:, None]
+    scaled = gram / (lengths * lengths.T) + RIDGE * np.eye(len(gram))
+    return scipy.linalg.solve(scaled, right / lengths, assume_a="pos") / lengths
 
 
 def _scales(rows: Rows, cluster: _Cluster, g: int) -> np.ndarray:
